@@ -1,0 +1,56 @@
+"""The model's side of sharding: it names axes, and whoever runs it says what the names mean.
+
+Inside `placing(placer)` every `activation(x, ...)` and `weight(x, ...)` goes through the placer; outside they return x.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+import jax
+
+
+class Placer(Protocol):
+    """What sharding.py implements: names of axes to placed arrays."""
+
+    def activation(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array: ...
+
+    def weight(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array: ...
+
+    def per_shard(
+        self, function: Callable, inputs: tuple[tuple[str | None, ...], ...], output: tuple[str | None, ...]
+    ) -> Callable: ...
+
+
+_placer: ContextVar[Placer | None] = ContextVar("placer", default=None)
+
+
+@contextmanager
+def placing(placer: Placer | None) -> Iterator[None]:
+    """Traces what runs inside with `placer` deciding where arrays live."""
+    token = _placer.set(placer)
+    try:
+        yield
+    finally:
+        _placer.reset(token)
+
+
+def activation(x: jax.Array, *names: str | None) -> jax.Array:
+    """Constrains an activation whose dimensions are called `names` (None: not sharded)."""
+    placer = _placer.get()
+    return x if placer is None else placer.activation(x, names)
+
+
+def weight(x: jax.Array, *names: str | None) -> jax.Array:
+    """Gathers a weight over the axes that only store it, so that XLA moves weights once and not activations."""
+    placer = _placer.get()
+    return x if placer is None else placer.weight(x, names)
+
+
+def per_shard(
+    function: Callable, inputs: tuple[tuple[str | None, ...], ...], output: tuple[str | None, ...]
+) -> Callable:
+    """Wraps a kernel that XLA can't partition, so that each device runs it on its own part."""
+    placer = _placer.get()
+    return function if placer is None else placer.per_shard(function, inputs, output)

@@ -1,0 +1,61 @@
+"""Linear maps and norms, alone or stacked (a leading axis of layers, for `jax.lax.scan`)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from igllm_jax.models import axes, params
+
+Names = tuple[str | None, str | None]
+
+
+def stacked(layers: int | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Leading shape and axis names of a parameter that stands in `layers` layers (None: one layer, no leading axis)."""
+    return ((), ()) if layers is None else ((layers,), ("layers",))
+
+
+class Linear(nnx.Module):
+    """y = x W (+ b). kernel [in, out], bias [out]; the product runs in x's dtype."""
+
+    def __init__(self, width: tuple[int, int], names: Names, rngs: nnx.Rngs, *, bias: bool, layers: int | None = None):
+        lead, lead_names = stacked(layers)
+        self.names = names
+        self.kernel = params.parameter(rngs, (*lead, *width), (*lead_names, *names), 1 / math.sqrt(width[0]))
+        self.bias = params.parameter(rngs, (*lead, width[1]), (*lead_names, names[1]), params.zeros) if bias else None
+
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        y = x @ axes.weight(self.kernel[...], *self.names).astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale, in float32, returned in x's dtype. Source: Zhang and Sennrich 2019."""
+
+    def __init__(self, width: int, epsilon: float, rngs: nnx.Rngs, *, layers: int | None = None):
+        lead, lead_names = stacked(layers)
+        self.epsilon = epsilon
+        self.scale = params.parameter(rngs, (*lead, width), (*lead_names, "norm"), params.ones)
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / std * scale + bias, in float32, returned in x's dtype. Source: Ba et al. 2016."""
+
+    def __init__(self, width: int, epsilon: float, rngs: nnx.Rngs, *, layers: int | None = None):
+        lead, lead_names = stacked(layers)
+        self.epsilon = epsilon
+        self.scale = params.parameter(rngs, (*lead, width), (*lead_names, "norm"), params.ones)
+        self.bias = params.parameter(rngs, (*lead, width), (*lead_names, "norm"), params.zeros)
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)

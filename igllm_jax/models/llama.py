@@ -1,0 +1,181 @@
+"""The LLaMA decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, LoRA on all seven maps of a layer.
+
+Source: Touvron et al. 2023; rotary embedding in the half-split form of the released Hugging Face weights.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.ad_checkpoint
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from igllm_jax.models import axes, params
+from igllm_jax.models.attention import causal, causal_mask
+from igllm_jax.models.layers import Linear, RMSNorm
+from igllm_jax.models.lora import DropoutSeed, LoRAConfig, LoRALinear
+
+REMAT_POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "qkvctx": jax.checkpoint_policies.save_only_these_names("qkv", "context"),
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of the decoder as its checkpoint gives them. head_width is the width of one head (often width / num_heads)."""
+
+    vocab_size: int
+    width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_width: int
+    mlp_width: int
+    rms_norm_epsilon: float
+    rope_theta: float
+    tie_embeddings: bool
+    attention: str  # see attention.KERNELS
+    remat: str  # what the backward pass computes again: see REMAT_POLICIES
+
+    def __post_init__(self) -> None:
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"model.decoder.remat is {self.remat!r}; choose one of {tuple(REMAT_POLICIES)}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}")
+        if self.head_width % 2:
+            raise ValueError(f"model.decoder.head_width {self.head_width} is odd; rotary positions need pairs")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cache:
+    """Keys (after rotation) and values of one layer, heads before positions: [B, G, S, K]."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+class Layer(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); stacked over `layers`, or one layer (None)."""
+
+    def __init__(self, config: DecoderConfig, lora: LoRAConfig, rngs: nnx.Rngs, *, layers: int | None):
+        width, mlp = config.width, config.mlp_width
+        heads, kv_heads = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
+
+        def linear(site: int, size: tuple[int, int], *names: str) -> LoRALinear:
+            return LoRALinear(size, (names[0], names[1]), lora, rngs, site=site, layers=layers)
+
+        self.config = config
+        self.attention_norm = RMSNorm(width, config.rms_norm_epsilon, rngs, layers=layers)
+        self.q = linear(0, (width, heads), "embed", "heads")
+        self.k = linear(1, (width, kv_heads), "embed", "kv_heads")
+        self.v = linear(2, (width, kv_heads), "embed", "kv_heads")
+        self.o = linear(3, (heads, width), "heads", "embed")
+        self.mlp_norm = RMSNorm(width, config.rms_norm_epsilon, rngs, layers=layers)
+        self.gate = linear(4, (width, mlp), "embed", "mlp")
+        self.up = linear(5, (width, mlp), "embed", "mlp")
+        self.down = linear(6, (mlp, width), "mlp", "embed")
+
+    def __call__(self, x: Float[Array, "b t d"], seed: DropoutSeed | None) -> Float[Array, "b t d"]:
+        """A whole sequence from position 0."""
+        q, k, v = self._queries_keys_values(x, jnp.arange(x.shape[1]), seed)
+        q, k, v = (jax.ad_checkpoint.checkpoint_name(y, "qkv") for y in (q, k, v))
+        context = causal(q, k, v, kernel=self.config.attention)
+        return self._finish(x, jax.ad_checkpoint.checkpoint_name(context, "context"), seed)
+
+    def prefill(self, x: Float[Array, "b t d"], cache_length: int) -> tuple[Float[Array, "b t d"], Cache]:
+        """Like `__call__` without dropout, and the keys and values in a cache of `cache_length` positions."""
+        q, k, v = self._queries_keys_values(x, jnp.arange(x.shape[1]), None)
+        pad = ((0, 0), (0, 0), (0, cache_length - x.shape[1]), (0, 0))
+        cache = Cache(*(jnp.pad(y.swapaxes(1, 2), pad) for y in (k, v)))
+        return self._finish(x, causal(q, k, v, kernel=self.config.attention), None), cache
+
+    def step(
+        self, x: Float[Array, "b 1 d"], cache: Cache, position: Int[Array, ""]
+    ) -> tuple[Float[Array, "b 1 d"], Cache]:
+        """One token at `position`; the cache holds everything before it."""
+        q, k, v = self._queries_keys_values(x, position[None], None)
+        keys = jax.lax.dynamic_update_slice(cache.keys, k.swapaxes(1, 2), (0, 0, position, 0))
+        values = jax.lax.dynamic_update_slice(cache.values, v.swapaxes(1, 2), (0, 0, position, 0))
+        is_seen = causal_mask(1, keys.shape[2], position)
+        context = attend_cached(q, keys, values, is_seen)
+        return self._finish(x, context, None), Cache(keys, values)
+
+    def _queries_keys_values(self, x: jax.Array, positions: jax.Array, seed: DropoutSeed | None) -> list[jax.Array]:
+        y = self.attention_norm(x)
+        by_head = (*x.shape[:2], -1, self.config.head_width)
+        q, k, v = (f(y, seed).reshape(by_head) for f in (self.q, self.k, self.v))
+        q, k = (rotate(z, positions, self.config.rope_theta) for z in (q, k))
+        q = axes.activation(q, "batch", None, "heads", None)
+        return [q, *(axes.activation(z, "batch", None, "kv_heads", None) for z in (k, v))]
+
+    def _finish(self, x: jax.Array, context: jax.Array, seed: DropoutSeed | None) -> jax.Array:
+        x = axes.activation(x + self.o(context.reshape(*x.shape[:2], -1), seed), "batch", None, None)
+        y = self.mlp_norm(x)
+        y = axes.activation(jax.nn.silu(self.gate(y, seed)) * self.up(y, seed), "batch", None, "mlp")
+        return axes.activation(x + self.down(y, seed), "batch", None, None)
+
+
+def attend_cached(
+    q: Float[Array, "b 1 h k"], keys: Float[Array, "b g s k"], values: Float[Array, "b g s k"], is_seen: jax.Array
+) -> Float[Array, "b 1 h k"]:
+    """One query against a cache laid out heads first (`attend` wants positions first, which would copy the cache)."""
+    batch, _, heads, width = q.shape
+    q = (q * (width**-0.5)).reshape(batch, keys.shape[1], -1, width)
+    scores = jnp.einsum("bgrk,bgsk->bgrs", q, keys, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(is_seen[0], scores, jnp.finfo(jnp.float32).min), axis=-1).astype(values.dtype)
+    return jnp.einsum("bgrs,bgsk->bgrk", weights, values).reshape(batch, 1, heads, width)
+
+
+def rotate(x: Float[Array, "b t h k"], positions: Int[Array, "t"], theta: float) -> Float[Array, "b t h k"]:
+    """Rotary positions: the pair (i, i + K/2) turned by position / theta^(2i/K) radians, computed in float32.
+
+    Source: Su et al. 2021.
+    """
+    half = x.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles_rad = positions[:, None].astype(jnp.float32) * frequencies
+    cos, sin = jnp.cos(angles_rad)[None, :, None, :], jnp.sin(angles_rad)[None, :, None, :]
+    first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+class Decoder(nnx.Module):
+    """embedding [V, D], layers (stacked), final_norm, head/kernel [D, V] (absent where the embedding serves as head)."""
+
+    def __init__(self, config: DecoderConfig, lora: LoRAConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.embedding = params.parameter(rngs, (config.vocab_size, config.width), ("vocab", "embed"), 0.02)
+        self.layers = Layer(config, lora, rngs, layers=config.num_layers)
+        self.final_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs)
+        has_head = not config.tie_embeddings
+        size = (config.width, config.vocab_size)
+        self.head = Linear(size, ("embed", "vocab"), rngs, bias=False) if has_head else None
+
+    def embed(self, tokens: Int[Array, "b t"], dtype: jnp.dtype) -> Float[Array, "b t d"]:
+        table = axes.weight(self.embedding[...], "vocab", "embed")
+        return axes.activation(table.astype(dtype)[tokens], "batch", None, None)
+
+    def __call__(self, x: Float[Array, "b t d"], seed: DropoutSeed | None) -> Float[Array, "b t d"]:
+        """The last layer's output, before the final norm (which only the positions that count need)."""
+        graphdef, state = nnx.split(self.layers)
+
+        def body(x: jax.Array, layer: tuple[nnx.State, jax.Array]) -> tuple[jax.Array, None]:
+            own_seed = None if seed is None else seed.fold(layer[1])
+            return nnx.merge(graphdef, layer[0])(x, own_seed), None
+
+        policy = REMAT_POLICIES[self.config.remat]
+        scanned = body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)
+        x, _ = jax.lax.scan(scanned, x, (state, jnp.arange(self.config.num_layers)))
+        return x
+
+    def head_kernel(self) -> Float[Array, "d v"]:
+        """The vocabulary head's weights."""
+        if self.head is None:
+            return axes.weight(self.embedding[...].T, "embed", "vocab")
+        return axes.weight(self.head.kernel[...], "embed", "vocab")

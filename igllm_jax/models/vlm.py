@@ -1,0 +1,81 @@
+"""The whole model: image and text row in, hidden states of the answer out; token logits and numbers read from these."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from igllm_jax.models.clip import VisionConfig, VisionTower
+from igllm_jax.models.float_heads import FloatHead
+from igllm_jax.models.llama import Decoder, DecoderConfig
+from igllm_jax.models.lora import DropoutSeed, LoRAConfig
+from igllm_jax.models.params import Skeleton, flatten
+from igllm_jax.models.projectors import Projector
+
+
+@dataclass(frozen=True)
+class VLMConfig:
+    """What the model is. head: see float_heads.FLOAT_HEADS. dtype: in which it computes ("bfloat16" or "float32")."""
+
+    vision: VisionConfig
+    projector: str
+    decoder: DecoderConfig
+    lora: LoRAConfig
+    head: str
+    dtype: str
+
+
+class VLM(nnx.Module):
+    """vision, projector, decoder, float_head (absent where numbers are text)."""
+
+    def __init__(self, config: VLMConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.vision = VisionTower(config.vision, rngs)
+        self.projector = Projector(config.projector, config.vision.width, config.decoder.width, rngs)
+        self.decoder = Decoder(config.decoder, config.lora, rngs)
+        has_head = config.head != "none"
+        self.float_head = FloatHead(config.head, config.decoder.width, rngs) if has_head else None
+
+    def embed(
+        self, images: UInt8[Array, "b s s 3"], tokens: Int[Array, "b t"], image_offset: int
+    ) -> Float[Array, "b t_plus_i d"]:
+        """Token embeddings with the I projected image features put in at `image_offset`."""
+        dtype = jnp.dtype(self.config.dtype)
+        image = self.projector(self.vision(images, dtype))
+        text = self.decoder.embed(tokens, dtype)
+        return jnp.concatenate([text[:, :image_offset], image, text[:, image_offset:]], axis=1)
+
+    def answer_states(
+        self,
+        images: UInt8[Array, "b s s 3"],
+        tokens: Int[Array, "b t"],
+        image_offset: int,
+        answer_offset: int,
+        seed: DropoutSeed | None = None,
+    ) -> Float[Array, "b a d"]:
+        """Final-norm hidden states that predict tokens[:, answer_offset:], A = T - answer_offset.
+
+        Position t of the row is predicted by the state at t - 1, so the first one returned sits on the last token of
+        the prompt; the long prefix before it never meets the final norm or the vocabulary.
+        """
+        x = self.decoder(self.embed(images, tokens, image_offset), seed)
+        first = answer_offset + self.config.vision.num_patches - 1
+        return self.decoder.final_norm(x[:, first:-1])
+
+    def numbers(self, states: Float[Array, "b a d"]) -> Float[Array, "b a"]:
+        """The float head's reading of every state, float32; zeros where the model has none."""
+        if self.float_head is None:
+            return jnp.zeros(states.shape[:-1], jnp.float32)
+        return self.float_head(states)
+
+
+def skeleton(config: VLMConfig) -> Skeleton:
+    """The model's parameters by name, shape and axes; `skeleton(config).build(params)` is the model."""
+    return Skeleton.of(lambda rngs: VLM(config, rngs))
+
+
+def initialise(config: VLMConfig, seed: int | jax.Array) -> dict[str, jax.Array]:
+    """Random float32 parameters by path, a function of the seed (jit it with out_shardings for a large model)."""
+    return flatten(VLM(config, nnx.Rngs(params=jax.random.key(seed))))
