@@ -1,0 +1,1 @@
+"""Scenes, their code and their scores: numpy and scipy only."""

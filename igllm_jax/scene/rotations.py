@@ -1,0 +1,200 @@
+"""Rotation representations: what a rotation looks like as numbers in the code, and back. All angles here are radians.
+
+A label's rotation is `euler_xyz_extrinsic_rad`: three angles about the fixed axes x, then y, then z, so that the
+matrix is R = Rz(c) Ry(b) Rx(a) and acts on columns.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+SMALLEST_LENGTH = 1e-9  # relative length under which a predicted direction is taken as absent
+CUBE_PERIOD_RAD = np.pi / 2  # a cube looks the same after a quarter turn about its vertical axis
+CUBE_PERIOD_DEG = 90.0
+
+
+@dataclass(frozen=True)
+class Representation:
+    """One way of writing a rotation.
+
+    num_numbers: how many numbers the code holds.
+    from_euler: euler_xyz_extrinsic_rad (3 numbers) -> the representation's numbers, as the training code has them.
+    from_matrix: rotation matrix float64 [3, 3] -> the representation's numbers.
+    to_matrix: the representation's numbers, as predicted (finite, perhaps not legal) -> rotation matrix float64 [3, 3].
+    """
+
+    num_numbers: int
+    from_euler: Callable[[Sequence[float]], tuple[float, ...]]
+    from_matrix: Callable[[np.ndarray], tuple[float, ...]]
+    to_matrix: Callable[[Sequence[float]], np.ndarray]
+
+
+def euler_to_matrix(euler_xyz_extrinsic_rad: Sequence[float]) -> np.ndarray:
+    """Rotation matrix float64 [3, 3] = Rz(c) Ry(b) Rx(a) of extrinsic xyz angles (a, b, c) in radians."""
+    return Rotation.from_euler("xyz", np.asarray(euler_xyz_extrinsic_rad, np.float64)).as_matrix()
+
+
+def matrix_to_euler(matrix: np.ndarray) -> tuple[float, float, float]:
+    """Extrinsic xyz angles in radians of a rotation matrix [3, 3]; the middle one in [-pi/2, pi/2].
+
+    The last angle is taken after undoing the first, so nothing special happens at the gimbal pose, where only the
+    difference or sum of the two is defined.
+    Source: I. Herter, K. Lott, "Algorithms for decomposing 3-D orthogonal matrices into primitive rotations", 1993.
+    """
+    m = np.asarray(matrix, np.float64)
+    first = np.arctan2(m[2, 1], m[2, 2])
+    sin, cos = np.sin(first), np.cos(first)
+    middle = np.arctan2(-m[2, 0], np.hypot(m[0, 0], m[1, 0]))
+    last = np.arctan2(sin * m[0, 2] - cos * m[0, 1], cos * m[1, 1] - sin * m[1, 2])
+    return float(first), float(middle), float(last)
+
+
+def matrix_to_intrinsic(matrix: np.ndarray) -> tuple[float, float, float]:
+    """Intrinsic XYZ angles in radians (about the turning axes X, then Y, then Z): R = Rx(a) Ry(b) Rz(c).
+
+    The transposed matrix has the same form with the angles negated, so its extrinsic angles are these with the sign
+    turned.
+    """
+    m = np.asarray(matrix, np.float64).T  # = Rz(-c) Ry(-b) Rx(-a)
+    first, middle, last = matrix_to_euler(m)
+    return -first, -middle, -last
+
+
+def rows_to_matrix(numbers: Sequence[float]) -> np.ndarray:
+    """Rotation matrix [3, 3] whose first two rows follow six numbers, which need not be unit length or orthogonal.
+
+    A row that is zero, or parallel to the first, is replaced by a coordinate axis, so that six zeros are the identity.
+    Source: Zhou et al., "On the Continuity of Rotation Representations in Neural Networks", 2019 (Gram-Schmidt).
+    """
+    given = np.asarray(numbers, np.float64).reshape(2, 3)
+    axes = np.eye(3)
+    first = _direction([given[0], axes[0]], None)
+    second = _direction([given[1], axes[1], axes[2], axes[0]], first)
+    return np.stack([first, second, np.cross(first, second)])
+
+
+def _direction(candidates: list[np.ndarray], normal: np.ndarray | None) -> np.ndarray:
+    """Unit vector of the first candidate that has a length, after its part along `normal` is taken off."""
+    for candidate in candidates:
+        size = np.abs(candidate).max()
+        if size < SMALLEST_LENGTH:
+            continue
+        vector = candidate / size  # scaled first: squares of large predictions would overflow
+        if normal is not None:
+            vector = vector - normal * (normal @ vector)
+        length = np.linalg.norm(vector)
+        if length > SMALLEST_LENGTH:
+            return vector / length
+    raise AssertionError("the coordinate axes cannot all be parallel to one vector")
+
+
+def quaternion_to_matrix(numbers: Sequence[float]) -> np.ndarray:
+    """Rotation matrix [3, 3] of a quaternion (x, y, z, w) of any length; four zeros are the identity."""
+    quaternion = np.asarray(numbers, np.float64)
+    size = np.abs(quaternion).max()
+    if size < SMALLEST_LENGTH:
+        return np.eye(3)
+    return Rotation.from_quat(quaternion / size).as_matrix()
+
+
+def yaw_to_matrix(numbers: Sequence[float]) -> np.ndarray:
+    """Rotation matrix [3, 3] of a CLEVR cube whose code says `numbers[0]` (see `clevr_yaw_rad`)."""
+    return euler_to_matrix((0.0, 0.0, numbers[0] + CUBE_PERIOD_RAD / 2))
+
+
+def cube_yaw_rad(yaw_rad: float) -> float:
+    """A cube's turn about the vertical axis as its code says it, radians in [-pi/4, pi/4): (yaw mod pi/2) - pi/4."""
+    return yaw_rad % CUBE_PERIOD_RAD - CUBE_PERIOD_RAD / 2
+
+
+def clevr_yaw_rad(rotation: float, *, unit: str, shape: str | None) -> float:
+    """The one number that CLEVR code holds: radians; for a cube modulo its symmetry, 2 pi ((deg mod 90) - 45) / 360.
+
+    rotation: the label's `rotation`, in `unit` ("deg" or "rad").
+
+    Example: 100 degrees on a cube is 10 degrees past a quarter turn, so the code says -35 degrees = -0.611.
+    """
+    degrees = float(rotation) if unit == "deg" else float(np.degrees(rotation))
+    if shape == "cube":
+        return float(2 * np.pi * (degrees % CUBE_PERIOD_DEG - CUBE_PERIOD_DEG / 2) / 360)
+    return float(np.radians(degrees))
+
+
+def geodesic_deg(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Angle in degrees, 0 to 180, of the rotation that leads from one to the other: [..., 3, 3] twice -> [...].
+
+    From sine and cosine together, since the arc cosine of the trace alone loses half the digits near 0 and 180.
+    """
+    between = np.swapaxes(predicted, -1, -2) @ true
+    axis = np.stack(
+        [
+            between[..., 2, 1] - between[..., 1, 2],
+            between[..., 0, 2] - between[..., 2, 0],
+            between[..., 1, 0] - between[..., 0, 1],
+        ],
+        axis=-1,
+    )
+    cosine_twice = np.trace(between, axis1=-2, axis2=-1) - 1
+    return np.degrees(np.arctan2(np.linalg.norm(axis, axis=-1), cosine_twice))
+
+
+def yaw_error_deg(predicted_rad: float, true_rad: float, *, period_rad: float) -> float:
+    """Smallest difference in degrees between two yaws in radians, where turns by `period_rad` look the same."""
+    half = period_rad / 2
+    return float(np.degrees(abs((predicted_rad - true_rad + half) % period_rad - half)))
+
+
+def _numbers(array: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(number) for number in array)
+
+
+def _rotation(euler_xyz_extrinsic_rad: Sequence[float]) -> Rotation:
+    return Rotation.from_euler("xyz", np.asarray(euler_xyz_extrinsic_rad, np.float64))
+
+
+REPRESENTATIONS: dict[str, Representation] = {
+    # Extrinsic xyz, written as the label has it, not brought into a standard range.
+    "euler": Representation(
+        num_numbers=3,
+        from_euler=lambda euler: tuple(float(angle) for angle in euler),
+        from_matrix=matrix_to_euler,
+        to_matrix=euler_to_matrix,
+    ),
+    # Intrinsic XYZ.
+    "euler_int": Representation(
+        num_numbers=3,
+        from_euler=lambda euler: matrix_to_intrinsic(euler_to_matrix(euler)),
+        from_matrix=matrix_to_intrinsic,
+        to_matrix=lambda numbers: Rotation.from_euler("XYZ", np.asarray(numbers, np.float64)).as_matrix(),
+    ),
+    # Rotation vector: the axis, as long as the angle in radians.
+    "aa": Representation(
+        num_numbers=3,
+        from_euler=lambda euler: _numbers(_rotation(euler).as_rotvec()),
+        from_matrix=lambda matrix: _numbers(Rotation.from_matrix(matrix).as_rotvec()),
+        to_matrix=lambda numbers: Rotation.from_rotvec(np.asarray(numbers, np.float64)).as_matrix(),
+    ),
+    # The first two rows of the matrix.
+    "6d": Representation(
+        num_numbers=6,
+        from_euler=lambda euler: _numbers(euler_to_matrix(euler)[:2].reshape(-1)),
+        from_matrix=lambda matrix: _numbers(np.asarray(matrix, np.float64)[:2].reshape(-1)),
+        to_matrix=rows_to_matrix,
+    ),
+    # x, y, z, w.
+    "quat": Representation(
+        num_numbers=4,
+        from_euler=lambda euler: _numbers(_rotation(euler).as_quat()),
+        from_matrix=lambda matrix: _numbers(Rotation.from_matrix(matrix).as_quat()),
+        to_matrix=quaternion_to_matrix,
+    ),
+    # CLEVR's cube: one angle about the vertical axis, modulo a quarter turn.
+    "yaw": Representation(
+        num_numbers=1,
+        from_euler=lambda euler: (cube_yaw_rad(matrix_to_euler(euler_to_matrix(euler))[2]),),
+        from_matrix=lambda matrix: (cube_yaw_rad(matrix_to_euler(matrix)[2]),),
+        to_matrix=yaw_to_matrix,
+    ),
+}
