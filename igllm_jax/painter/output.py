@@ -1,0 +1,86 @@
+"""Finished outputs only: everything is written in a hidden folder beside its place and renamed at the end."""
+
+import contextlib
+import io
+import shutil
+import signal
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from igllm_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def finished_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
+    """Yields a hidden folder to write `names` (paths relative to `folder`) into; moves them into `folder` on success.
+
+    When the body raises or is interrupted (Ctrl-C, SIGTERM), nothing is moved and the hidden folder is removed.
+    names: in the order of moving, so what marks the set as complete comes last.
+    Raises: UserError when outputs exist and `overwrite` is false, or when `folder` can't be made.
+    """
+    existing = [name for name in names if (folder / name).exists()]
+    if existing and not overwrite:
+        raise UserError(
+            f"{folder / existing[0]} exists already ({len(existing)} of {len(names)} outputs do); "
+            "choose another --out, or give --overwrite to replace them"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    except OSError as error:
+        raise UserError(f"can't write into {folder}: {error.strerror}; choose another --out") from error
+    try:
+        with _interruptible():
+            for name in names:
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+        for name in existing:  # gone before anything new arrives, so old labels never stand beside new images
+            (folder / name).unlink()
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).rename(folder / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turns SIGTERM into KeyboardInterrupt meanwhile, so that a stopped run cleans up as an interrupted one does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class TarWriter:
+    """An uncompressed tar whose bytes depend on the files' names and contents alone (no times, no owners)."""
+
+    def __init__(self, path: Path) -> None:
+        # USTAR: one header block in front of each file, so readers can seek by offset.
+        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
+    def add(self, name: str, content: bytes) -> None:
+        """Appends one file."""
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        self._tar.addfile(entry, io.BytesIO(content))
+
+    def __enter__(self) -> "TarWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tar.close()

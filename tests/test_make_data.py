@@ -1,0 +1,92 @@
+"""`igllm make-data`: files, layouts, errors, interruptions."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from igllm_jax import make_data
+from igllm_jax.errors import UserError
+from igllm_jax.painter.output import finished_outputs
+from igllm_jax.scene.checkerboard import is_seen
+
+
+def run(*arguments: object) -> int:
+    return make_data.main([str(argument) for argument in arguments])
+
+
+def test_twod_writes_points_in_the_cells_of_each_split(tmp_path: Path) -> None:
+    assert run("twod", "--out", tmp_path / "2D", "--num_train", 211, "--num_val", 103, "--seed", 5) == 0
+    with np.load(tmp_path / "2D" / "2d.npz") as points:
+        assert {split: points[split].shape for split in points.files} == {
+            "checkerboard_sparse": (211, 2),
+            "checkerboard_dense": (211, 2),
+            "random": (103, 2),
+        }
+        for split in points.files:
+            assert is_seen(points[split], split).all()
+            assert points[split].min() >= 0 and points[split].max() <= 1
+        assert not is_seen(points["random"], "checkerboard_sparse").all()
+    assert [path.name for path in (tmp_path / "2D").iterdir()] == ["2d.npz"]
+
+
+def test_twod_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run("twod", "--out", tmp_path / name, "--num_train", 7, "--num_val", 7, "--seed", seed)
+    a, b, c = ((tmp_path / name / "2d.npz").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_existing_outputs_need_overwrite(tmp_path: Path) -> None:
+    run("twod", "--out", tmp_path, "--num_train", 3, "--num_val", 2)
+    with pytest.raises(UserError, match=r"2d\.npz exists already.*--overwrite"):
+        run("twod", "--out", tmp_path, "--num_train", 5, "--num_val", 2)
+    assert run("twod", "--out", tmp_path, "--num_train", 5, "--num_val", 2, "--overwrite") == 0
+    with np.load(tmp_path / "2d.npz") as points:
+        assert len(points["checkerboard_dense"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["twod"], "--out"),
+        (["twod", "--out", "x", "--num_train", "0"], "at least 1, got '0'"),
+        (["twod", "--out", "x", "--num_val", "many"], "at least 1, got 'many'"),
+        (["threed", "--out", "x"], "invalid choice: 'threed'"),
+        ([], "task"),
+    ],
+)
+def test_bad_arguments_are_user_errors(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_data.main(arguments)
+
+
+def test_a_file_in_the_way_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match="can't write into"):
+        run("twod", "--out", tmp_path / "out")
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), finished_outputs(tmp_path, ["a/1", "2"], overwrite=False) as partial:
+        (partial / "a/1").write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_overwrite_keeps_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "1").write_text("old")
+    with pytest.raises(RuntimeError), finished_outputs(tmp_path, ["1"], overwrite=True) as partial:
+        (partial / "1").write_text("new")
+        raise RuntimeError
+    assert (tmp_path / "1").read_text() == "old"
+
+
+def test_make_data_does_not_import_jax() -> None:
+    """Workers start in a fraction of a second, and no accelerator is taken, only while this holds."""
+    program = "import sys, igllm_jax.make_data, igllm_jax.painter.twod; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
