@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Bad input, said in one line: what is wrong, where, and what to do. The command line prints it and exits with 2."""
+    """Bad input in one line: what is wrong, where, and what to do. The command line prints it and exits with 2."""

@@ -26,7 +26,7 @@ REMAT_POLICIES = {
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes of the decoder as its checkpoint gives them. head_width is the width of one head (often width / num_heads)."""
+    """Sizes of the decoder as its checkpoint gives them. head_width: of one head, often width / num_heads."""
 
     vocab_size: int
     width: int
@@ -146,12 +146,12 @@ def rotate(x: Float[Array, "b t h k"], positions: Int[Array, "t"], theta: float)
 
 
 class Decoder(nnx.Module):
-    """embedding [V, D], layers (stacked), final_norm, head/kernel [D, V] (absent where the embedding serves as head)."""
+    """embedding [V, D], layers (stacked; absent for 0), final_norm, head/kernel [D, V] (absent where tied)."""
 
     def __init__(self, config: DecoderConfig, lora: LoRAConfig, rngs: nnx.Rngs):
         self.config = config
         self.embedding = params.parameter(rngs, (config.vocab_size, config.width), ("vocab", "embed"), 0.02)
-        self.layers = Layer(config, lora, rngs, layers=config.num_layers)
+        self.layers = Layer(config, lora, rngs, layers=config.num_layers) if config.num_layers else None
         self.final_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs)
         has_head = not config.tie_embeddings
         size = (config.width, config.vocab_size)
@@ -163,6 +163,8 @@ class Decoder(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t d"], seed: DropoutSeed | None) -> Float[Array, "b t d"]:
         """The last layer's output, before the final norm (which only the positions that count need)."""
+        if self.layers is None:
+            return x
         graphdef, state = nnx.split(self.layers)
 
         def body(x: jax.Array, layer: tuple[nnx.State, jax.Array]) -> tuple[jax.Array, None]:

@@ -1,0 +1,1 @@
+"""Config files for `igllm --config`; each has `get_config(argument)`."""

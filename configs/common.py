@@ -1,0 +1,124 @@
+"""Every key of a run, with the reference's settings at full size (CLIP ViT-L/14-336 and Vicuna-7B)."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The complete config; the task's own file changes a few of these."""
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 32  # images per step, over all devices
+    config.task = "clevr"
+    config.head = "tanh_mlp_gelu"  # none (numbers as text) | linear | tanh_mlp_gelu
+    config.rotation_rep = ""  # euler | euler_int | aa | 6d | quat; empty where the task has one way only
+
+    config.tokenizer = ConfigDict()
+    config.tokenizer.path = ""  # tokenizer.model, or the folder of one; empty: the one in model.base
+    config.tokenizer.train_vocab_size = 0  # > 0: train a small one on the task's own text at set-up
+
+    config.data = data()
+    config.model = model()
+
+    config.optim = ConfigDict()
+    config.optim.trainable = "lora"  # what trains: a table of igllm_jax/optim.py
+    config.optim.lr = 2e-5  # LoRA, or the whole base where that trains
+    config.optim.projector_lr = 2e-5
+    config.optim.float_head_lr = 2e-4
+    config.optim.warmup = 0.03  # share of the steps
+    config.optim.beta1 = 0.9
+    config.optim.beta2 = 0.999
+    config.optim.epsilon = 1e-8
+    config.optim.weight_decay = 0.0
+    config.optim.clip_norm = 1.0
+    config.optim.accumulate = 1  # micro-batches per step
+
+    config.train = ConfigDict()
+    config.train.num_steps = 40_000
+    config.train.float_weight = 1.0
+    config.train.loss_chunk = 128  # answer positions that meet the vocabulary at once
+    config.train.log_every = 10
+    config.train.checkpoint_every = 500
+    config.train.keep_checkpoints = 1  # the last N, and the best besides
+    config.train.tensorboard = True  # where tensorboardX is installed
+    config.train.wandb = False
+
+    config.eval = ConfigDict()
+    config.eval.loss_every = 100
+    config.eval.loss_samples = 256  # held-out examples per loss
+    config.eval.generate_every = 2000  # 0: never
+    config.eval.generate_samples = 32
+    config.eval.max_new_tokens = 1024
+    config.eval.best_metric = "loss"  # loss, or a scene metric of the generated sample such as l2; smaller is better
+
+    config.mesh = ConfigDict()
+    config.mesh.layout = "train"  # a row of sharding.LAYOUTS
+    config.mesh.data = 1
+    config.mesh.fsdp = -1  # what is left
+    config.mesh.tensor = 1
+    return config
+
+
+def data() -> ConfigDict:
+    """Where the examples come from and how they look."""
+    data = ConfigDict()
+    for split in ("train", "val"):
+        data[split] = ConfigDict()
+        data[split].images = ""  # TAR | FOLDER | 2d.npz:SPLIT | tfds:NAME/SPLIT
+        data[split].labels = ""  # LABELS.json | 2d.npz:SPLIT
+        data[split].num_samples = 0  # the first N; 0: all
+    data.sources = ()  # a mixture for training: ((images, labels, weight), ...); empty: data.train alone
+    data.image_size = 336
+    data.image_aspect_ratio = "pad"  # pad | square
+    data.image_mean = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
+    data.image_std = (0.26862954, 0.26130258, 0.27577711)
+    data.prompt = "vicuna_v1"
+    data.max_length = 2048  # tokens with the image
+    data.shuffle_attributes = True
+    data.use_synonyms = True
+    data.rotation_unit = "deg"  # of CLEVR's labels
+    data.buckets = 4  # compiled row lengths
+    data.num_workers = 4
+    data.prefetch = 4  # batches
+    data.cache = ""  # a folder for decoded images
+    return data
+
+
+def model() -> ConfigDict:
+    """ViT-L/14-336, linear projector, Vicuna-7B v1.3 (LLaMA-1), LoRA on every map of every layer."""
+    model = ConfigDict()
+    model.base = ""  # a folder that tools/convert_weights.py made; empty: random initialisation
+    model.dtype = "bfloat16"  # of the computation
+    model.frozen_dtype = "bfloat16"  # in which frozen weights are kept
+    model.projector = "linear"  # linear | mlp2x_gelu
+
+    model.vision = ConfigDict()
+    model.vision.image_size = 336
+    model.vision.patch_size = 14
+    model.vision.width = 1024
+    model.vision.num_layers = 24
+    model.vision.num_heads = 16
+    model.vision.mlp_width = 4096
+    model.vision.layer_norm_epsilon = 1e-5
+    model.vision.activation = "quick_gelu"
+    model.vision.feature_layer = -2
+
+    model.decoder = ConfigDict()
+    model.decoder.vocab_size = 32_000
+    model.decoder.width = 4096
+    model.decoder.num_layers = 32
+    model.decoder.num_heads = 32
+    model.decoder.num_kv_heads = 32
+    model.decoder.head_width = 128
+    model.decoder.mlp_width = 11_008
+    model.decoder.rms_norm_epsilon = 1e-6
+    model.decoder.rope_theta = 10_000.0
+    model.decoder.tie_embeddings = False
+    model.decoder.attention = "xla"  # xla | chunked | cudnn (GPU) | splash (TPU)
+    model.decoder.remat = "full"  # none | dots | qkvctx | full
+
+    model.lora = ConfigDict()
+    model.lora.rank = 128
+    model.lora.alpha = 256.0
+    model.lora.dropout = 0.05
+    model.lora.dropout_kind = "hash"  # hash | threefry
+    return model

@@ -1,0 +1,39 @@
+"""`igllm COMMAND ...` = `python -m igllm_jax COMMAND ...`."""
+
+import importlib
+import sys
+
+from igllm_jax.errors import UserError
+
+# command -> module with main(arguments) -> exit code, and what it does
+COMMANDS = {
+    "make-data": ("igllm_jax.make_data", "make an own data set in the released layout"),
+    "pack": ("igllm_jax.pack", "pack a data set as ArrayRecord"),
+    "train": ("igllm_jax.train", "train, or resume a run"),
+    "generate": ("igllm_jax.generate", "write scene code for images"),
+    "evaluate": ("igllm_jax.evaluate", "score predictions against labels"),
+    "plan": ("igllm_jax.plan", "say whether a run fits a machine, without the machine"),
+}
+
+
+def main() -> int:
+    """Runs one command; a user's mistake ends in one line and exit code 2."""
+    usage = "usage: igllm COMMAND ...\n" + "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
+    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if name in ("-h", "--help"):
+        print(usage)
+        return 0 if len(sys.argv) > 1 else 2
+    if name not in COMMANDS:
+        print(f"error: there is no command {name!r}\n{usage}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(COMMANDS[name][0]).main(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

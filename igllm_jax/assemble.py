@@ -1,0 +1,110 @@
+"""A run's model put together: skeleton, frozen weights and the state that trains, from a config."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from igllm_jax import config as configs
+from igllm_jax import optim
+from igllm_jax.errors import UserError
+from igllm_jax.interop import base
+from igllm_jax.models.params import Params, Skeleton, nest
+from igllm_jax.models.vlm import VLMConfig, initialise, skeleton
+from igllm_jax.sharding import Layout
+from igllm_jax.train_step import TrainState, initial_state
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """model: what it is. skeleton: its parameters by name. frozen, trainable: the shapes of both kinds by path, placed
+    and typed (frozen in model.frozen_dtype, trainable in float32)."""
+
+    model: VLMConfig
+    skeleton: Skeleton
+    frozen: Params
+    trainable: Params
+    optim: optim.OptimOptions
+    seed: int
+    base: str
+    layout: Layout
+
+    @classmethod
+    def of(cls, config: ConfigDict, layout: Layout) -> "Assembly":
+        """Checks the config against the base weights; allocates nothing.
+
+        Raises: UserError where the sizes of model.base are not the config's, or an axis can't be cut.
+        """
+        model = configs.model_config(config)
+        if config.model.base:
+            _check_base(model, config.model.base)
+        bones = skeleton(model)
+        trains = optim.trainable_paths(bones.shapes, config.optim.trainable)
+        places = layout.params(bones.shapes, bones.axes)
+
+        def typed(path: str, dtype: str) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(bones.shapes[path].shape, jnp.dtype(dtype), sharding=places[path])
+
+        frozen = {path: typed(path, config.model.frozen_dtype) for path in bones.shapes if path not in trains}
+        trainable = {path: typed(path, "float32") for path in bones.shapes if path in trains}
+        options = configs.optim_options(config)
+        return cls(model, bones, frozen, trainable, options, config.seed, config.model.base, layout)
+
+    def load_frozen(self) -> Params:
+        """Frozen weights: from the base, or drawn from the seed."""
+        return self._values(self.frozen)
+
+    def initial_state(self) -> TrainState:
+        """Step 0: trainables from the base where it has them, else drawn from the seed."""
+        return initial_state(nest(self._values(self.trainable)), self.optim)
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and places of the state, for restoring a checkpoint."""
+        shapes = jax.eval_shape(lambda params: initial_state(params, self.optim), nest(self.trainable))
+        return place_like(shapes, nest(self.trainable), self.layout)
+
+    def _values(self, wanted: Mapping[str, Any]) -> Params:
+        stored = base.paths(self.base) if self.base else {}
+        found = base.restore(self.base, {path: wanted[path] for path in wanted if path in stored}) if stored else {}
+        drawn = {path: shape for path, shape in wanted.items() if path not in found}
+        return {**found, **draw(self.model, drawn, self.seed)}
+
+
+def draw(model: VLMConfig, wanted: Mapping[str, Any], seed: int) -> Params:
+    """Random parameters of these paths, typed and placed as `wanted` says; the same values on any mesh."""
+    if not wanted:
+        return {}
+
+    def make(seed: jax.Array) -> Params:
+        values = initialise(model, seed)
+        return {path: values[path].astype(shape.dtype) for path, shape in wanted.items()}
+
+    places = {path: shape.sharding for path, shape in wanted.items()}
+    return jax.jit(make, out_shardings=places)(jnp.uint32(seed))
+
+
+def place_like(shapes: TrainState, params: Any, layout: Layout) -> TrainState:
+    """Gives every array of a state a place: a moment lives where its parameter does, everything else everywhere."""
+    by_path = {tuple(path): leaf.sharding for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def place(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        ends = (by_path.get(tuple(path[start:])) for start in range(len(path)))
+        sharding = next((found for found in ends if found is not None), layout.replicated())
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def _check_base(model: VLMConfig, folder: str) -> None:
+    found = base.read_config(folder)
+    pairs = [("model.projector", model.projector, found.projector)]
+    own_choice = {"attention", "remat", "image_mean", "image_std"}
+    for part in ("vision", "decoder"):
+        wanted, stored = vars(getattr(model, part)), vars(getattr(found, part))
+        pairs += [(f"model.{part}.{key}", wanted[key], stored[key]) for key in wanted if key not in own_choice]
+    wrong = [f"--config.{key}={stored}" for key, wanted, stored in pairs if wanted != stored]
+    if wrong:
+        raise UserError(f"the weights in model.base={folder} have other sizes than the config; give {' '.join(wrong)}")

@@ -1,0 +1,238 @@
+"""Config files: loading with overrides, checking, and handing each part its own frozen dataclass."""
+
+import dataclasses
+import difflib
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from igllm_jax.data.pipeline import DataOptions, Source
+from igllm_jax.decode import DecodeOptions
+from igllm_jax.errors import UserError
+from igllm_jax.models.clip import VisionConfig
+from igllm_jax.models.float_heads import FLOAT_HEADS
+from igllm_jax.models.llama import DecoderConfig
+from igllm_jax.models.lora import LoRAConfig
+from igllm_jax.models.vlm import VLMConfig
+from igllm_jax.optim import OptimOptions
+from igllm_jax.scene.tasks import find_task
+from igllm_jax.train_step import LossOptions
+
+CONFIG_FILE = "config.json"
+# A resumed run may change these: they don't change what is learned from a step on (save for the number of steps).
+RESUME_MAY_CHANGE = (
+    "train.num_steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard",
+    "train.wandb", "train.loss_chunk", "eval.", "mesh.", "data.num_workers", "data.prefetch", "data.cache",
+    "data.train.images", "data.train.labels", "data.val.", "model.decoder.attention", "model.decoder.remat",
+    "tokenizer.path",
+)  # fmt: skip
+
+
+def set_argument(config: ConfigDict, argument: str | None, allowed: Iterable[str]) -> ConfigDict:
+    """Applies what stands behind the colon of `--config=FILE:key=value,key=value`.
+
+    Raises: UserError for anything that is not key=value with an allowed key.
+    """
+    allowed = tuple(allowed)
+    for part in filter(None, (argument or "").split(",")):
+        key, separator, value = part.partition("=")
+        if not separator or key not in allowed:
+            raise UserError(f"config argument {part!r}: expected key=value with key one of {', '.join(allowed)}")
+        config[key] = value
+    return config
+
+
+def load(arguments: list[str]) -> tuple[ConfigDict, list[str]]:
+    """Reads `--config FILE[:ARGUMENT]` and `--config.KEY=VALUE`s; returns the locked config and the other arguments.
+
+    Raises: UserError where there is no such file, key or value; a misspelt key names the nearest one.
+    """
+    own, others = _split(arguments)
+    if not any(argument.startswith("--config=") for argument in own):
+        raise UserError("--config is missing: for example --config=configs/tiny.py:task=twod")
+    spec = next(argument for argument in own if argument.startswith("--config=")).removeprefix("--config=")
+    path = Path(spec.partition(":")[0])
+    if not path.is_file():
+        raise UserError(f"there is no config file {path}")
+    sys.path.insert(0, str(path.resolve().parent.parent))  # so that a config can import its neighbours
+    try:
+        return check(_parse(own)), others
+    finally:
+        sys.path.pop(0)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The --config arguments, as `--config...=value`, and the others."""
+    own: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith(("--config=", "--config.")) and argument != "--config":
+            others.append(argument)
+        elif "=" in argument:
+            own.append(argument)
+        else:
+            value = next(rest, None)
+            if value is None:
+                raise UserError(f"{argument} needs a value")
+            own.append(f"{argument}={value}")
+    return own, others
+
+
+def _parse(own: list[str]) -> ConfigDict:
+    values = flags.FlagValues()
+    argv = ["igllm", *own]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    plain = next(argument for argument in own if argument.startswith("--config="))
+    try:
+        values(["igllm", plain])
+        for argument in own:
+            if argument != plain:
+                _check_key(values["config"].value, argument.partition("=")[0].removeprefix("--config."))
+        values.unparse_flags()
+        values(argv)
+    except (flags.Error, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"--config: {' '.join(str(error).split())}") from error
+    return values["config"].value
+
+
+def _check_key(config: ConfigDict, key: str) -> None:
+    keys = flatten(config)
+    if key in keys:
+        return
+    if any(other.startswith(f"{key}.") for other in keys):
+        raise UserError(f"--config.{key} is a group of keys; set one of them, such as --config.{key}.{next(iter(config[key]))}")
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+    raise UserError(f"there is no config key {key!r}; the nearest is {near[0]!r}")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = isinstance(value, Mapping | ConfigDict)
+        flat.update(flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
+    return flat
+
+
+def check(config: ConfigDict) -> ConfigDict:
+    """The config itself, once the values that stand in tables exist there.
+
+    Raises: UserError naming key, value and choices.
+    """
+    find_task(config.task).representation(config.rotation_rep)
+    if config.head not in FLOAT_HEADS:
+        raise UserError(f"head is {config.head!r}; choose one of {', '.join(FLOAT_HEADS)}")
+    if config.data.image_size != config.model.vision.image_size:
+        raise UserError(
+            f"data.image_size {config.data.image_size} and model.vision.image_size {config.model.vision.image_size} differ"
+        )
+    for key in ("batch_size", "train.num_steps", "optim.accumulate", "train.log_every", "train.checkpoint_every"):
+        if flatten(config)[key] < 1:
+            raise UserError(f"{key} is {flatten(config)[key]}; it must be at least 1")
+    if config.batch_size % config.optim.accumulate:
+        raise UserError(f"batch_size {config.batch_size} can't be cut in optim.accumulate={config.optim.accumulate} parts")
+    return config
+
+
+# a config on disk
+
+
+def write(config: ConfigDict, workdir: Path) -> None:
+    """Writes workdir/config.json (temporary name, then renamed)."""
+    temporary = workdir / f".{CONFIG_FILE}.{os.getpid()}"
+    temporary.write_text(config.to_json(indent=2) + "\n")
+    temporary.rename(workdir / CONFIG_FILE)
+
+
+def read(workdir: Path) -> ConfigDict:
+    """The config of a run.
+
+    Raises: UserError where the folder holds no run.
+    """
+    path = Path(workdir) / CONFIG_FILE
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(f"{workdir} is no run: it has no {CONFIG_FILE}; `igllm train --workdir {workdir}` makes one") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+
+
+def check_resume(config: ConfigDict, saved: ConfigDict) -> None:
+    """Raises: UserError listing the keys that a resumed run may not change."""
+    new, old = (flatten(json.loads(c.to_json())) for c in (config, saved))
+    keys = sorted(key for key in {*new, *old} if new.get(key) != old.get(key) and not key.startswith(RESUME_MAY_CHANGE))
+    if keys:
+        changes = ", ".join(f"{key} from {old.get(key)!r} to {new.get(key)!r}" for key in keys)
+        raise UserError(f"the run in the workdir has another config: {changes}; take another --workdir, or the old values")
+
+
+# each part's own options
+
+
+def data_options(config: ConfigDict) -> DataOptions:
+    """What the pipeline needs: the keys of the same names."""
+    named = {field.name for field in dataclasses.fields(DataOptions)}
+    values = {key: value for key, value in config.data.items() if key in named}
+    values["image_mean"] = tuple(config.data.image_mean)
+    patches = (config.model.vision.image_size // config.model.vision.patch_size) ** 2
+    for key, value in (("task", config.task), ("rotation_rep", config.rotation_rep), ("head", config.head)):
+        values[key] = value
+    return DataOptions(**values, num_image_tokens=patches)
+
+
+def source(config: ConfigDict, split: str) -> Source:
+    """`train` or `val`.
+
+    Raises: UserError where the config names no files for it.
+    """
+    chosen = config.data[split]
+    if not chosen.images:
+        raise UserError(f"data.{split}.images is empty: set --config.data.{split}.images and .labels")
+    return Source(chosen.images, chosen.labels, chosen.num_samples)
+
+
+def train_sources(config: ConfigDict) -> list[tuple[Source, float]]:
+    """The sources of the training mixture with their weights; one where data.sources is empty."""
+    if not config.data.sources:
+        return [(source(config, "train"), 1.0)]
+    return [(Source(images, labels, 0), float(weight)) for images, labels, weight in config.data.sources]
+
+
+def model_config(config: ConfigDict) -> VLMConfig:
+    """What the model is."""
+    model = config.model
+    mean, std = tuple(config.data.image_mean), tuple(config.data.image_std)
+    try:
+        return VLMConfig(
+            vision=VisionConfig(**model.vision, image_mean=mean, image_std=std),
+            projector=model.projector,
+            decoder=DecoderConfig(**model.decoder),
+            lora=LoRAConfig(**model.lora),
+            head=config.head,
+            dtype=model.dtype,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def optim_options(config: ConfigDict) -> OptimOptions:
+    """Learning rates by group, and AdamW's settings."""
+    optim = config.optim
+    rates = {"lora": optim.lr, "base": optim.lr, "projector": optim.projector_lr, "float_head": optim.float_head_lr}
+    names = ("trainable", "warmup", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "accumulate")
+    settings = {name: optim[name] for name in names}
+    return OptimOptions(**settings, learning_rates=rates, num_steps=config.train.num_steps)
+
+
+def loss_options(config: ConfigDict) -> LossOptions:
+    return LossOptions(float_weight=config.train.float_weight, chunk=config.train.loss_chunk, seed=config.seed)
