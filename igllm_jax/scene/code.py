@@ -71,6 +71,11 @@ class Reading:
     problems: tuple[Problem, ...]
 
 
+def label_word(key: str, word: str) -> str:
+    """The word that labels use for `word` as the attribute `key`: `cube` for `block`; any other word stays as it is."""
+    return _LABEL_WORD.get(key, {}).get(word, word)
+
+
 def write(
     scene: Scene,
     task: Task | str,
@@ -289,7 +294,7 @@ class _Line:
             if word is None:
                 self.problems.append(f"{key} is not a word in single quotes")
             elif is_first:
-                self.words[key] = _LABEL_WORD.get(key, {}).get(word, word)
+                self.words[key] = label_word(key, word)
         elif key in self.counts:
             if parts is None or len(parts) != self.counts[key]:
                 self.problems.append(f"{key} does not have {self.counts[key]} number(s)")

@@ -99,7 +99,12 @@ def _numbers(entry: Mapping[str, Any], key: str, count: int) -> tuple[float, ...
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def _shown(value: Any) -> str:
@@ -124,16 +129,47 @@ def read_labels(path: str | Path, task: Task | str) -> list[Scene]:
             Scene((Object(location=(float(x), float(y))),), npz_name(file, split, index))
             for index, (x, y) in enumerate(points)
         ]
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"labels {path}: cannot be read ({error.strerror or error}); check the path") from None
-    return parse_labels(text, task, where=str(path))
+    return parse_labels(_read_file(path), task, where=str(path))
 
 
 def parse_labels(text: str | bytes, task: Task | str, *, where: str) -> list[Scene]:
     """Every scene of a label file's text; `where` names the file in error messages."""
     task = find_task(task)
+    scenes = []
+    for index, label in enumerate(_entries(text, where)):
+        try:
+            scenes.append(Scene.from_label(label, task))
+        except UserError as error:
+            raise UserError(f"labels {where}, scene {index}: {error}") from None
+    return scenes
+
+
+def infer_task(labels: str | Path) -> str:
+    """The name of a task that reads these labels, for predictions that do not say theirs.
+
+    Points are `twod`, turns of one number or none `clevr`. Turns of three numbers are `so3`, `sixdof` or `shapenet`,
+    which are read and scored alike, so that it does not matter for a score which one of them is named.
+    """
+    if npz_spec(labels) is not None:
+        return "twod"
+    entries = [entry for entry in _entries(_read_file(labels), str(labels)) if isinstance(entry, Mapping)]
+    lists = [entry.get("objects") for entry in entries]
+    objects = [item for items in lists if isinstance(items, list) for item in items if isinstance(item, Mapping)]
+    if not any(isinstance(item.get("rotation"), list) for item in objects):
+        return "clevr"
+    if len(objects) > len(entries):
+        return "shapenet"
+    return "sixdof" if any("3d_coords" in item for item in objects) else "so3"
+
+
+def _read_file(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"labels {path}: cannot be read ({error.strerror or error}); check the path") from None
+
+
+def _entries(text: str | bytes, where: str) -> list[Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -142,13 +178,7 @@ def parse_labels(text: str | bytes, task: Task | str, *, where: str) -> list[Sce
         content = content.get("scenes")
     if not isinstance(content, list):
         raise UserError(f'labels {where}: expected a list of scenes or {{"scenes": [...]}}')
-    scenes = []
-    for index, label in enumerate(content):
-        try:
-            scenes.append(Scene.from_label(label, task))
-        except UserError as error:
-            raise UserError(f"labels {where}, scene {index}: {error}") from None
-    return scenes
+    return content
 
 
 def npz_spec(spec: str | Path) -> tuple[str, str] | None:

@@ -1,0 +1,271 @@
+"""`igllm evaluate`: scores predictions files against labels. Needs numpy and scipy, no accelerator."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igllm_jax.errors import UserError
+from igllm_jax.scene.checkerboard import CELLS, is_seen, is_seen_from
+from igllm_jax.scene.code import Problem, Reading, read
+from igllm_jax.scene.metrics import report
+from igllm_jax.scene.predictions import Predictions, match_names, read_predictions, write_atomically
+from igllm_jax.scene.scene import Scene, infer_task, npz_spec, read_labels, read_points
+from igllm_jax.scene.tables import as_csv, as_markdown, as_text, confusion_table, main_table, object_count_table
+from igllm_jax.scene.tasks import ROTATION_UNITS, TASKS, Task, check_rotation_unit
+
+FORMATS = ("table", "markdown", "csv", "json")
+
+
+def evaluate(
+    labels: str,
+    predictions: str | Sequence[str],
+    *,
+    task: str | None = None,
+    rotation_rep: str | None = None,
+    rotation_unit: str | None = None,
+    train_split: str | None = None,
+    reference_averages: bool = False,
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Reports, see `scene.metrics.report`, of one or several predictions files: path -> report.
+
+    What is None is taken from the predictions file, then from the kind of labels. Images without a prediction are left
+    out of every average and counted in `num_missing`, predictions without a label in `num_unlabelled`.
+
+    Raises: UserError for unreadable files, contradicting settings and predictions of other images.
+    """
+    paths = [predictions] if isinstance(predictions, str) else list(predictions)
+    loaded = {path: read_predictions(path) for path in paths}
+    settled = _settle_task(labels, loaded, task)
+    scenes = read_labels(labels, settled)
+    return {
+        path: _evaluate_one(
+            labels,
+            scenes,
+            path,
+            found,
+            settled,
+            rotation_rep=_settle_rotation_rep(path, settled, rotation_rep, found.rotation_rep),
+            rotation_unit=check_rotation_unit(
+                _agreed(path, "rotation_unit", rotation_unit, found.rotation_unit) or ROTATION_UNITS[0]
+            ),
+            train_split=_agreed(path, "train_split", train_split, found.train_split),
+            averaging={"reference_averages": reference_averages, "bootstrap": bootstrap, "seed": seed},
+        )
+        for path, found in loaded.items()
+    }
+
+
+def _evaluate_one(
+    labels: str,
+    scenes: Sequence[Scene],
+    path: str,
+    found: Predictions,
+    task: Task,
+    *,
+    rotation_rep: str,
+    rotation_unit: str,
+    train_split: str | None,
+    averaging: dict[str, Any],
+) -> dict[str, Any]:
+    names = match_names([scene.image for scene in scenes], found.answers)
+    pairs = [(scene, name) for scene, name in zip(scenes, names, strict=True) if name is not None]
+    if not pairs:
+        raise UserError(
+            f"predictions {path}: none of its {len(found.answers)} images is among the {len(scenes)} of {labels} ("
+            f"{_example(found.answers)} against {_example([scene.image for scene in scenes])}); is it the right split?"
+        )
+    kept = [scene for scene, _ in pairs]
+    readings = [read_output(found.answers[name], task, rotation_rep=rotation_rep) for _, name in pairs]
+    result = report(
+        kept,
+        readings,
+        task,
+        rotation_rep=rotation_rep,
+        rotation_unit=rotation_unit,
+        is_seen=_seen_cells(labels, kept, train_split) if task.location_size == 2 and train_split else None,
+        **averaging,
+    )
+    settings = {
+        "labels": labels,
+        "predictions": path,
+        "task": task.name,
+        "rotation_rep": rotation_rep,
+        "rotation_unit": rotation_unit,
+        "train_split": train_split,
+        "reference_averages": averaging["reference_averages"],
+    }
+    counts = {
+        "num_missing": len(scenes) - len(pairs),
+        "num_unlabelled": len(found.answers) - len({name for _, name in pairs}),
+    }
+    return {"metrics": result.pop("metrics"), **settings, **counts, **result}
+
+
+def read_output(text: str, task: Task | str, *, rotation_rep: str) -> Reading:
+    """As `scene.code.read`, but an answer without any text is a problem: no code was written."""
+    reading = read(text, task, rotation_rep=rotation_rep)
+    return reading if text.strip() else Reading((), (Problem(1, "the answer is empty"),))
+
+
+def _example(names) -> str:
+    return repr(next(iter(names), "nothing"))
+
+
+def _agreed(path: str, key: str, given: str | None, found: str | None) -> str | None:
+    """The value asked for, else the file's; raises UserError where they contradict each other."""
+    if given is not None and found is not None and given != found:
+        raise UserError(f"predictions {path}: made with {key}={found!r}, but --{key} {given} was asked for")
+    return found if given is None else given
+
+
+def _settle_task(labels: str, loaded: dict[str, Predictions], given: str | None) -> Task:
+    names = {_agreed(path, "task", given, found.task) for path, found in loaded.items()} - {None}
+    if len(names) > 1:
+        said = ", ".join(f"{path}: {found.task}" for path, found in loaded.items())
+        raise UserError(f"predictions are of different tasks ({said}); compare them one by one")
+    name = names.pop() if names else infer_task(labels)
+    if name not in TASKS:
+        raise UserError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def _settle_rotation_rep(path: str, task: Task, given: str | None, found: str | None) -> str:
+    if task.rotation_size == 1:  # "" and "yaw" are the same
+        given, found = (value and value.replace("yaw", "") for value in (given, found))
+    name = _agreed(path, "rotation_rep", given, found)
+    if name is None:
+        if len(task.rotation_reps) > 2:
+            raise UserError(
+                f"predictions {path}: the file does not say how rotations are written;"
+                f" add --rotation_rep {'|'.join(task.rotation_reps)}"
+            )
+        name = task.rotation_reps[0]
+    task.representation(name)
+    return name
+
+
+def _seen_cells(labels: str, scenes: Sequence[Scene], train_split: str) -> list[bool]:
+    """For each 2D scene whether it lies in cells that `train_split` covers, read off that split's points if there."""
+    xy = np.array([scene.objects[0].location for scene in scenes])
+    npz = npz_spec(labels)
+    assert npz is not None  # labels of 2D are
+    try:
+        training_xy = read_points(npz[0], train_split)
+    except UserError:
+        if train_split not in CELLS:
+            raise
+        return [bool(flag) for flag in is_seen(xy, train_split)]
+    return [bool(flag) for flag in is_seen_from(xy, train_split, training_xy)]
+
+
+def render(reports: dict[str, dict[str, Any]], style: str, *, confusion: bool = False) -> str:
+    """The reports as `table` (plain text), `markdown`, `csv` or `json`.
+
+    The first two show metrics and counts side by side, then for each file the breakdown by number of objects where
+    there are several numbers, and with `confusion` the confusions of words. CSV leaves the confusions out, JSON has
+    everything.
+    """
+    if style == "json":
+        return _json(reports)
+    if style == "csv":
+        return as_csv(reports)
+    lay_out = as_markdown if style == "markdown" else as_text
+    title = "### {}\n\n" if style == "markdown" else "{}\n"
+    short = _short_names(list(reports))
+    parts = [lay_out(main_table({short[path]: result for path, result in reports.items()}))]
+    for path, result in reports.items():
+        if len(result["by_object_count"]) > 1:
+            parts.append(title.format(f"By number of objects: {short[path]}") + lay_out(object_count_table(result)))
+        if confusion:
+            for key, words in result["confusion"].items():
+                parts.append(title.format(f"Confusion of {key}: {short[path]}") + lay_out(confusion_table(words, key)))
+    return "\n".join(parts)
+
+
+def _short_names(paths: list[str]) -> dict[str, str]:
+    names = [Path(path).name for path in paths]
+    return dict(zip(paths, names if len(set(names)) == len(names) else paths, strict=True))
+
+
+def _json(reports: dict[str, dict[str, Any]]) -> str:
+    """One report as it is, several as `{"reports": {PATH: report}}`."""
+    content = next(iter(reports.values())) if len(reports) == 1 else {"reports": reports}
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="igllm evaluate", description="Score predictions against labels.")
+    parser.add_argument("--labels", required=True, help="LABELS.json, or FILE.npz:SPLIT for 2D")
+    parser.add_argument(
+        "--predictions",
+        required=True,
+        action="append",
+        metavar="PRED.json",
+        help="what igllm generate wrote; give it several times to see several side by side",
+    )
+    parser.add_argument("--task", choices=list(TASKS), help="default: what the predictions or the labels say")
+    parser.add_argument("--rotation_rep", help="how rotations are written (euler, euler_int, aa, 6d, quat; CLEVR: yaw)")
+    parser.add_argument("--rotation_unit", choices=ROTATION_UNITS, help="unit of CLEVR's rotation labels")
+    parser.add_argument("--train_split", help="2D: the split that was trained on, to tell seen from unseen cells")
+    parser.add_argument("--out", metavar="METRICS.json", help="write everything as JSON")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="what is printed")
+    parser.add_argument("--confusion", action="store_true", help="print the confusions of words too")
+    parser.add_argument("--bootstrap", type=int, default=0, metavar="N", help="resamples for 95 %% intervals, say 1000")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the resamples")
+    parser.add_argument(
+        "--reference_averages",
+        action="store_true",
+        help="leave out scenes whose l2 is exactly 0 or that have no objects on a side, as the reference does",
+    )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Prints the scores and writes them to --out. Raises UserError for anything that the user can mend."""
+    arguments = _parser().parse_args(argv)
+    if arguments.bootstrap < 0:
+        raise UserError(f"--bootstrap must be 0 or more, not {arguments.bootstrap}")
+    if arguments.seed < 0:
+        raise UserError(f"--seed must be 0 or more, not {arguments.seed}")
+    reports = evaluate(
+        arguments.labels,
+        arguments.predictions,
+        task=arguments.task,
+        rotation_rep=arguments.rotation_rep,
+        rotation_unit=arguments.rotation_unit,
+        train_split=arguments.train_split,
+        reference_averages=arguments.reference_averages,
+        bootstrap=arguments.bootstrap,
+        seed=arguments.seed,
+    )
+    if arguments.out:
+        write_atomically(arguments.out, _json(reports))
+    print(render(reports, arguments.format, confusion=arguments.confusion), end="")
+    for path, result in reports.items():
+        for note in _notes(result):
+            print(f"note: {path}: {note}", file=sys.stderr)
+    return 0
+
+
+def _notes(result: dict[str, Any]) -> list[str]:
+    """What a reader of the numbers should know about one report."""
+    notes = []
+    if result["num_missing"]:
+        total = result["num_scenes"] + result["num_missing"]
+        notes.append(f"{result['num_missing']} of {total} labelled images have no prediction and are left out")
+    if result["num_unlabelled"]:
+        notes.append(f"{result['num_unlabelled']} predictions belong to no labelled image and are left out")
+    if result["num_without_pairs"]:
+        notes.append(f"{result['num_without_pairs']} scenes have no matched pair; only ace and parsed count them")
+    if result["num_left_out"]:
+        notes.append(f"{result['num_left_out']} scenes are left out of every average, as the reference does")
+    if result["task"] == "twod" and not result["train_split"]:
+        notes.append("--train_split would tell seen from unseen cells")
+    return notes

@@ -1,0 +1,119 @@
+"""The predictions file: JSON with the text that a model wrote for each image, and which label it belongs to."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from igllm_jax.errors import UserError
+
+SETTINGS = ("task", "rotation_rep", "rotation_unit", "train_split")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """answers: image name -> the text that was written. The settings are None where the file does not say them.
+
+    train_split: for 2D, the split that the model was trained on.
+    """
+
+    answers: dict[str, str]
+    task: str | None = None
+    rotation_rep: str | None = None
+    rotation_unit: str | None = None
+    train_split: str | None = None
+
+
+def write_predictions(
+    path: str | Path,
+    predictions: Predictions,
+    *,
+    model_path: str,
+    model_base: str | None,
+    model_name: str,
+) -> None:
+    """Writes the file under a temporary name and renames it, so that it is never seen half written."""
+    content: dict[str, Any] = {"model_path": model_path, "model_base": model_base, "model_name": model_name}
+    # Reference: it has no settings in the file, and its evaluation guesses rotation_rep from the file's name.
+    content |= {key: value for key in SETTINGS if (value := getattr(predictions, key)) is not None}
+    content["answers"] = {name: {"outputs": text} for name, text in predictions.answers.items()}
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_atomically(path: str | Path, text: str) -> None:
+    """Writes `text` (UTF-8) to a temporary file beside `path` and renames it; makes the folder.
+
+    Raises: UserError where that is not possible.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """The predictions of a file, as `generate` or the reference's inference writes it.
+
+    Raises: UserError that says what is wrong with the file.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"predictions {path}: cannot be read ({error.strerror or error}); check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"predictions {path}: not JSON ({error}); is the file complete?") from None
+    answers = content.get("answers") if isinstance(content, dict) else None
+    if not isinstance(answers, dict):
+        raise UserError(f'predictions {path}: expected {{"answers": {{IMAGE: {{"outputs": TEXT}}}}}}')
+    for name, answer in answers.items():
+        if not isinstance(answer, dict) or not isinstance(answer.get("outputs"), str):
+            raise UserError(f'predictions {path}: answer of {name!r} must be {{"outputs": TEXT}}')
+    settings = {key: content.get(key) for key in SETTINGS}
+    for key, value in settings.items():
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"predictions {path}: {key} must be text, not {value!r}")
+    return Predictions({name: _printable(answer["outputs"]) for name, answer in answers.items()}, **settings)
+
+
+def _printable(text: str) -> str:
+    """`text` with lone surrogates replaced: JSON can hold them, but no file or terminal can."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def match_names(images: Sequence[str], answers: Mapping[str, str] | Iterable[str]) -> list[str | None]:
+    """For each labelled image the name under which its answer is found, None where there is none.
+
+    Two names are the same image where they are equal, or one is the end of the other, folder by folder:
+    `val/a.png` is found as `a.png` and as `data/val/a.png`, not as `train/a.png`.
+
+    Raises: UserError where two names fit one image equally well, or one name two images.
+    """
+    by_file: dict[str, list[str]] = {}
+    known = set(answers)
+    for name in answers:
+        by_file.setdefault(PurePosixPath(name).name, []).append(name)
+    found: list[str | None] = []
+    owner: dict[str, str] = {}
+    for image in images:
+        fitting = (
+            [image] if image in known else [n for n in by_file.get(PurePosixPath(image).name, ()) if _same(n, image)]
+        )
+        if len(fitting) > 1:
+            raise UserError(f"predictions {fitting[0]!r} and {fitting[1]!r} both fit the labelled image {image!r}")
+        if fitting and owner.setdefault(fitting[0], image) != image:
+            raise UserError(f"prediction {fitting[0]!r} fits both labelled images {owner[fitting[0]]!r} and {image!r}")
+        found.append(fitting[0] if fitting else None)
+    return found
+
+
+def _same(name: str, image: str) -> bool:
+    one, other = PurePosixPath(name).parts, PurePosixPath(image).parts
+    count = min(len(one), len(other))
+    return one[-count:] == other[-count:]

@@ -1,0 +1,108 @@
+"""Reports side by side as text, Markdown or CSV."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from igllm_jax.scene.metrics import METRICS
+
+COUNTS: dict[str, str] = {
+    # entry of a report -> how tables name it
+    "num_scenes": "scenes",
+    "num_missing": "labelled images without prediction",
+    "num_unlabelled": "predictions without label",
+    "num_unparsed": "scenes not read entirely",
+    "num_unread": "scenes without a readable object",
+    "num_without_pairs": "scenes without a matched pair",
+    "num_left_out": "scenes left out of the averages",
+}
+ABSENT = "-"
+
+Rows = list[list[str]]
+Reports = Mapping[str, Mapping[str, Any]]
+
+
+def format_value(name: str, value: float | None) -> str:
+    """A metric's value with as many digits as it deserves: percentages 1, degrees 2, counts 3, distances 4."""
+    if value is None:
+        return ABSENT
+    if "(%)" in METRICS[name]:
+        return f"{value:.1f}"
+    return f"{value:.{ {'geod': 2, 'yaw': 2, 'ace': 3}.get(name, 4) }f}"
+
+
+def main_table(reports: Reports) -> Rows:
+    """Header and rows: every metric that some report has, then the counts; one column per report (name -> report)."""
+    rows = [["metric", *reports]]
+    for name in METRICS:
+        if any(name in report["metrics"] for report in reports.values()):
+            rows.append([f"{name}: {METRICS[name]}", *(_cell(report, name) for report in reports.values())])
+    for key, words in COUNTS.items():
+        if any(report.get(key) for report in reports.values()):
+            rows.append([words, *(str(report.get(key, 0)) for report in reports.values())])
+    return rows
+
+
+def _cell(report: Mapping[str, Any], name: str) -> str:
+    text = format_value(name, report["metrics"].get(name))
+    low_high = report.get("intervals", {}).get(name)
+    if low_high:
+        text += f" [{format_value(name, low_high[0])}, {format_value(name, low_high[1])}]"
+    return text
+
+
+def object_count_table(report: Mapping[str, Any]) -> Rows:
+    """Header and rows: one row per number of true objects, one column per metric."""
+    names = [name for name in METRICS if name in report["metrics"]]
+    rows = [["objects", "scenes", *names]]
+    for count, group in report["by_object_count"].items():
+        cells = [format_value(name, group["metrics"].get(name)) for name in names]
+        rows.append([count, str(group["num_scenes"]), *cells])
+    return rows
+
+
+def confusion_table(confusion: Mapping[str, Mapping[str, int]], attribute: str) -> Rows:
+    """Header and rows of one attribute's confusion: true words down, predicted words across, matched pairs inside."""
+    predicted = sorted({word for row in confusion.values() for word in row})
+    rows = [[f"{attribute}: true \\ predicted", *predicted]]
+    rows += [[true, *(str(row.get(word, 0)) for word in predicted)] for true, row in confusion.items()]
+    return rows
+
+
+def as_text(rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded with spaces, the first to the left and the others to the right; a rule under the header."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(_pad(cell, widths[i], i) for i, cell in enumerate(row)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]) + "\n"
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(3, *(len(row[i]) for row in escaped)) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(_pad(cell, widths[i], i) for i, cell in enumerate(row)) + " |" for row in escaped]
+    rule = "|" + "|".join("-" * (width + 1) + (":" if i else "-") for i, width in enumerate(widths)) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
+def _pad(cell: str, width: int, column: int) -> str:
+    return cell.rjust(width) if column else cell.ljust(width)
+
+
+def as_csv(reports: Reports) -> str:
+    """One row per report, group of scenes (`all`, or a number of true objects) and metric or count, unrounded."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["predictions", "objects", "metric", "value", "low", "high"])
+    for name, report in reports.items():
+        intervals = report.get("intervals", {})
+        for metric, value in report["metrics"].items():
+            writer.writerow([name, "all", metric, value, *intervals.get(metric, ["", ""])])
+        for key in COUNTS:
+            writer.writerow([name, "all", key, report.get(key, 0), "", ""])
+        for count, group in report["by_object_count"].items():
+            writer.writerow([name, count, "num_scenes", group["num_scenes"], "", ""])
+            for metric, value in group["metrics"].items():
+                writer.writerow([name, count, metric, value, "", ""])
+    return text.getvalue()
