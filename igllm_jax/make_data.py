@@ -1,12 +1,15 @@
 """`igllm make-data TASK --out DIR`: own data sets in the layout of the released ones."""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 from typing import NoReturn
 
 from igllm_jax.errors import UserError
+
+SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # of an image, in pixels
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,6 +32,15 @@ def _at_least(lowest: int):
     return parse
 
 
+def _image_size(text: str) -> tuple[int, int]:
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, such as 480x320, got {text!r}")
+    if not all(SMALLEST_SIDE <= int(side) <= LARGEST_SIDE for side in (width, height)):
+        raise argparse.ArgumentTypeError(f"expected sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, got {text!r}")
+    return int(width), int(height)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `igllm make-data`."""
     parser = _Parser(prog="igllm make-data", description=__doc__)
@@ -36,30 +48,64 @@ def build_parser() -> argparse.ArgumentParser:
     twod = tasks.add_parser("twod", help="points of the plane: 2d.npz with two checkerboards and the whole square")
     twod.add_argument("--num_train", type=_at_least(1), default=10_000, help="points per checkerboard")
     twod.add_argument("--num_val", type=_at_least(1), default=1_000, help="points of the split `random`")
-    for task in (twod,):
+    clevr = tasks.add_parser("clevr", help="several solids on a ground; CoGenT A in train and val_ID, B in val_OOD")
+    _add_image_options(clevr, image_size="480x320")
+    clevr.add_argument("--min_objects", type=_at_least(1), default=3, help="fewest objects of a scene")
+    clevr.add_argument("--max_objects", type=_at_least(1), default=10, help="most objects of a scene")
+    for task in (twod, clevr):
         task.add_argument("--out", type=Path, required=True, help="folder to write into (made if missing)")
-        task.add_argument("--seed", type=_at_least(0), default=0)
+        task.add_argument("--seed", type=_at_least(0), default=0, help="the data are a function of it")
         task.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     return parser
+
+
+def _add_image_options(task: argparse.ArgumentParser, *, image_size: str) -> None:
+    task.add_argument("--renderer", choices=["flat"], default="flat", help="flat: quick, shaded, painted with NumPy")
+    task.add_argument("--num_train", type=_at_least(1), default=2_000, help="images of the split train")
+    task.add_argument("--num_val", type=_at_least(1), default=200, help="images of each validation split")
+    task.add_argument("--image_size", type=_image_size, default=_image_size(image_size), metavar="WxH", help="pixels")
+    task.add_argument("--workers", type=_at_least(1), default=os.cpu_count() or 1, help="processes (default: cores)")
+
+
+def make_twod(arguments: argparse.Namespace) -> list[Path]:
+    """Writes 2d.npz; returns its path."""
+    from igllm_jax.painter.twod import write_twod
+
+    path = write_twod(
+        arguments.out,
+        num_train=arguments.num_train,
+        num_val=arguments.num_val,
+        seed=arguments.seed,
+        overwrite=arguments.overwrite,
+    )
+    return [path]
+
+
+def make_images(arguments: argparse.Namespace) -> list[Path]:
+    """Paints the images and writes their labels; returns the paths of both."""
+    from igllm_jax.painter.dataset import Recipe, write_dataset
+
+    if arguments.min_objects > arguments.max_objects:
+        raise UserError(
+            f"--min_objects {arguments.min_objects} is more than --max_objects {arguments.max_objects}; change one"
+        )
+    width, height = arguments.image_size
+    recipe = Recipe(arguments.task, arguments.seed, width, height, arguments.min_objects, arguments.max_objects)
+    return write_dataset(
+        arguments.out,
+        recipe,
+        num_train=arguments.num_train,
+        num_val=arguments.num_val,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+    )
 
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code. Raises: UserError for anything the user can mend."""
     arguments = build_parser().parse_args(argv)
     start = time.monotonic()
-    if arguments.task == "twod":
-        from igllm_jax.painter.twod import write_twod
-
-        written = [
-            write_twod(
-                arguments.out,
-                num_train=arguments.num_train,
-                num_val=arguments.num_val,
-                seed=arguments.seed,
-                overwrite=arguments.overwrite,
-            )
-        ]
-    for path in written:
+    for path in make_twod(arguments) if arguments.task == "twod" else make_images(arguments):
         print(path)
     print(f"made in {time.monotonic() - start:.1f} s", file=sys.stderr)
     return 0

@@ -1,18 +1,23 @@
 """`igllm make-data`: files, layouts, errors, interruptions."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from igllm_jax import make_data
 from igllm_jax.errors import UserError
 from igllm_jax.painter.output import finished_outputs
 from igllm_jax.scene.checkerboard import is_seen
+from igllm_jax.scene.scene import read_labels
 
 
 def run(*arguments: object) -> int:
@@ -90,3 +95,69 @@ def test_make_data_does_not_import_jax() -> None:
     """Workers start in a fraction of a second, and no accelerator is taken, only while this holds."""
     program = "import sys, igllm_jax.make_data, igllm_jax.painter.twod; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+SMALL = ("--num_train", 5, "--num_val", 2, "--image_size", "60x40", "--seed", 3)
+
+
+def all_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_clevr_leaves_the_released_layout(tmp_path: Path) -> None:
+    assert run("clevr", "--renderer", "flat", "--out", tmp_path, *SMALL, "--workers", 1) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "labels"}
+    for split, count in (("train", 5), ("val_ID", 2), ("val_OOD", 2)):
+        content = json.loads((tmp_path / f"labels/{split}.json").read_text())
+        assert content["info"]["split"] == split
+        scenes = read_labels(tmp_path / f"labels/{split}.json", "clevr")
+        assert len(scenes) == count and all(3 <= len(scene.objects) <= 10 for scene in scenes)
+        assert set(content["scenes"][0]) == {
+            *("image_index", "image_filename", "split", "objects", "relationships", "directions")
+        }
+        with tarfile.open(tmp_path / f"images/{split}.tar") as tar:
+            assert tar.getnames() == [scene.image for scene in scenes]
+            for member in tar.getmembers():
+                image = Image.open(tar.extractfile(member))  # type: ignore[arg-type]
+                assert (image.format, image.mode, image.size) == ("PNG", "RGB", (60, 40))
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        run("clevr", "--out", tmp_path / str(workers), *SMALL, "--workers", workers)
+    assert all_bytes(tmp_path / "1") == all_bytes(tmp_path / "2")
+
+
+def test_an_image_depends_on_seed_and_index_not_on_how_many(tmp_path: Path) -> None:
+    run("clevr", "--out", tmp_path / "a", *SMALL, "--workers", 1)
+    run("clevr", "--out", tmp_path / "b", *SMALL, "--num_train", 3, "--workers", 1)
+    run("clevr", "--out", tmp_path / "c", *SMALL, "--seed", 4, "--workers", 1)
+    a, b, c = (json.loads((tmp_path / name / "labels/train.json").read_text())["scenes"] for name in "abc")
+    assert a[:3] == b and a[0] != c[0] and a[0]["objects"] != a[1]["objects"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--image_size", "480"], "expected WIDTHxHEIGHT.*'480'"),
+        (["--image_size", "4x4"], "sides of 16 to 4096"),
+        (["--min_objects", "5", "--max_objects", "4"], "--min_objects 5 is more than --max_objects 4"),
+        (["--renderer", "oil"], "invalid choice: 'oil'"),
+    ],
+)
+def test_bad_image_arguments(tmp_path: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run("clevr", "--out", tmp_path / "x", *arguments)
+    assert not (tmp_path / "x").exists()
+
+
+def test_sigterm_during_painting_leaves_nothing(tmp_path: Path) -> None:
+    program = "import sys; from igllm_jax.make_data import main; main(sys.argv[1:])"
+    arguments = ["clevr", "--out", str(tmp_path / "x"), "--num_train", "100000", "--workers", "2"]
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob("x/.unfinished-*/images/train.tar")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) != 0
+    assert list((tmp_path / "x").iterdir()) == []
