@@ -95,7 +95,8 @@ def write(
 
     Example: an object at (0.5, 0.25) gives `Written("add(x=数, y=数)\\n", (0.5, 0.25))`.
 
-    Raises: UserError where the objects cannot be ordered, or the task does not have that rotation_rep.
+    Raises: UserError where the objects cannot be ordered, a word holds FLOAT_TOKEN, or the task does not have that
+        rotation_rep.
     """
     task = find_task(task)
     check_rotation_unit(rotation_unit)
@@ -115,7 +116,12 @@ def write(
         if rng is not None and shuffle_attributes:
             fields = [fields[index] for index in rng.permutation(len(fields))]
         lines.append(f"add({', '.join(f'{key}={_value(value, say)}' for key, value in fields)})\n")
-    return Written("".join(lines), tuple(numbers))
+    text = "".join(lines)
+    if numbers_as_tokens and text.count(FLOAT_TOKEN) != len(numbers):
+        raise UserError(
+            f"image {scene.image}: a word of the label holds {FLOAT_TOKEN}, which stands for numbers; rename it"
+        )
+    return Written(text, tuple(numbers))
 
 
 def in_order(scene: Scene) -> list[Object]:
