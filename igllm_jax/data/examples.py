@@ -1,0 +1,80 @@
+"""The examples of one source: scenes, where their images are, and the images as arrays."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from igllm_jax.data.cache import CachedImages
+from igllm_jax.data.images import preprocess
+from igllm_jax.data.names import digest
+from igllm_jax.data.options import DataOptions, Source
+from igllm_jax.data.records import Records
+from igllm_jax.data.stores import read_whole
+from igllm_jax.data.tars import ImageSource, open_images
+from igllm_jax.errors import UserError
+from igllm_jax.scene.scene import Scene, npz_spec, parse_labels, read_labels, read_points
+
+
+@dataclass
+class Examples:
+    """N scenes, and `image(n)`: uint8 [S, S, 3]. fingerprint: stands for labels, names and sizes."""
+
+    scenes: list[Scene]
+    images: ImageSource
+    places: np.ndarray  # int64 [N]: which of the images each scene describes
+    fingerprint: str
+    options: DataOptions
+    cached: CachedImages | None = None
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def image(self, index: int) -> np.ndarray:
+        return self.cached[index] if self.cached is not None else self.fresh_image(index)
+
+    def fresh_image(self, index: int) -> np.ndarray:
+        """The image, decoded now."""
+        options = self.options
+        image = self.images.read(int(self.places[index]))
+        return preprocess(image, options.image_size, options.image_aspect_ratio, options.image_mean)
+
+
+def load_examples(source: Source, options: DataOptions, limit: int = 0) -> Examples:
+    """Opens a source; with `options.cache` its images are decoded once and for all first.
+
+    limit: take at most so many of the first scenes, 0 for all.
+    Raises: UserError that names the file, for what is missing, empty, unreadable or does not belong together.
+    """
+    images = open_images(source.images)
+    labels = source.labels or source.images
+    scenes, label_digest = _read_scenes(images, labels, options.task)
+    if not scenes:
+        raise UserError(f"labels {labels}: hold no scenes; choose another split")
+    if source.num_samples > len(scenes):
+        raise UserError(
+            f"labels {labels}: hold {len(scenes)} scenes, fewer than num_samples={source.num_samples}; "
+            "set num_samples=0 to take all"
+        )
+    scenes = scenes[: source.num_samples or len(scenes)]
+    scenes = scenes[: limit or len(scenes)]
+    try:
+        places = np.array([images.find(scene.image) for scene in scenes], np.int64)
+    except UserError as error:
+        raise UserError(f"{error} (labels {labels})") from None
+    fingerprint = digest(images.fingerprint, label_digest, len(scenes))
+    examples = Examples(scenes, images, places, fingerprint, options)
+    if options.cache:
+        examples.cached = CachedImages.open(options.cache, examples)
+    return examples
+
+
+def _read_scenes(images: ImageSource, labels: str, task: str) -> tuple[list[Scene], str]:
+    """The scenes of a label file, and a digest of its content."""
+    if isinstance(images, Records) and labels == images.spec:
+        return images.scenes(task), ""
+    npz = npz_spec(labels)
+    if npz is not None:
+        return read_labels(labels, task), hashlib.sha256(read_points(*npz).tobytes()).hexdigest()
+    content = read_whole(labels)
+    return parse_labels(content, task, where=labels), hashlib.sha256(content).hexdigest()

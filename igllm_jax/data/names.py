@@ -1,0 +1,67 @@
+"""How images are named, and found by what labels call them."""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from igllm_jax.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def plain_name(name: str) -> str:
+    """The name without `./` or `/` in front, as tars and labels differ in these."""
+    return str(PurePosixPath(name)).lstrip("/")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of that name is an image. `._x.png` is none: macOS writes these beside x.png."""
+    file = PurePosixPath(name).name
+    return file.lower().endswith(SUFFIXES) and not file.startswith("._")
+
+
+def digest(*parts: object) -> str:
+    """16 hex digits that stand for what can be said in JSON."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+class Names:
+    """The part of an image source that knows names; folders in front may be missing in the source or in the label."""
+
+    origin: str
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def _by_name(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
+
+    @cached_property
+    def _by_file(self) -> dict[str, list[int]]:
+        places: dict[str, list[int]] = {}
+        for index, name in enumerate(self.names):
+            places.setdefault(PurePosixPath(name).name, []).append(index)
+        return places
+
+    def find(self, name: str) -> int:
+        """The number of the image that a label calls `name`.
+
+        Raises: UserError where none or several fit.
+        """
+        name = plain_name(name)
+        if name in self._by_name:
+            return self._by_name[name]
+        candidates = self._by_file.get(PurePosixPath(name).name, [])
+        found = [index for index in candidates if f"/{self.names[index]}".endswith(f"/{name}")] or candidates
+        if len(found) == 1:
+            return found[0]
+        if found:
+            both = " and ".join(self.names[index] for index in found[:2])
+            raise UserError(f"{self.origin}: image {name} may be {both}; put folders into the label's image_filename")
+        raise UserError(
+            f"{self.origin}: holds no image {name}, which the labels name (it has {len(self.names)}, "
+            f"the first is {self.names[0]}); do images and labels belong together?"
+        )

@@ -1,0 +1,219 @@
+"""Batches for training and evaluation.
+
+The global order is a function of (seed, step) alone, so a run may be resumed at any step, with other hosts and another
+number of workers, and sees the same examples, written the same way.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from typing import NoReturn
+
+import grain
+import numpy as np
+from absl import flags
+
+from igllm_jax.batch import Batch
+from igllm_jax.data.examples import Examples, load_examples
+from igllm_jax.data.names import digest
+from igllm_jax.data.options import DataOptions, Source
+from igllm_jax.data.order import Order, Visits, choose_lengths, draw_rng
+from igllm_jax.data.rows import RowMaker, padding_share, prompt_layout, prompt_tokens, stack
+from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.errors import UserError
+
+__all__ = [
+    "BatchStream",
+    "DataOptions",
+    "Source",
+    "TrainPipeline",
+    "eval_batches",
+    "padding_share",
+    "prompt_layout",
+    "prompt_tokens",
+]
+
+_NO_END = 1 << 40  # steps: Grain wants a length
+
+
+class TrainPipeline:
+    """Endless training batches of the global batch's `rows`, by step.
+
+    lengths: every T that a batch can have, ascending; the model compiles once per length.
+    fingerprint: stands for the data (labels, names, sizes, how many samples, weights), to be checked when resuming.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source | tuple[Source, float]],
+        options: DataOptions,
+        tokenizer: Tokenizer,
+        *,
+        seed: int,
+        batch_size: int,
+        rows: Sequence[int] | None = None,
+    ):
+        """sources: with several, each with its weight. batch_size: global B. rows: those built here, default all.
+
+        Raises: UserError for data that is missing, or an example whose row is longer than `options.max_length`.
+        """
+        weighted = [entry if isinstance(entry, tuple) else (entry, 1.0) for entry in sources]
+        if not weighted:
+            raise UserError("data.sources: is empty; name at least one source of training data")
+        self.options = options
+        self.prompt = prompt_layout(options, tokenizer)
+        self._pad_id = tokenizer.eos_id
+        self._seed, self._batch_size = seed, batch_size
+        self._rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+        self._maker = RowMaker(options, tokenizer)
+        self._parts = [load_examples(source, options) for source, _ in weighted]
+        self._starts = np.cumsum([0, *map(len, self._parts)])
+        self.num_examples = int(self._starts[-1])
+        weights = [float(weight) for _, weight in weighted]
+        self.fingerprint = digest([part.fingerprint for part in self._parts], weights)
+        bounds = np.concatenate([_bounds(part, self._maker) for part in self._parts])
+        seen = np.concatenate([np.full(len(part), w / len(part)) for part, w in zip(self._parts, weights, strict=True)])
+        self.lengths = _lengths(bounds, options, options.buckets, seen)
+        visits = Visits([len(part) for part in self._parts], weights, seed)
+        self._order = Order(visits, bounds, self.lengths, batch_size=batch_size, seed=seed)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step; T is the same on all hosts."""
+        visits, examples, length = self._order.step(step)
+        visits, examples = visits[self._rows], examples[self._rows]
+        parts = np.searchsorted(self._starts, examples, side="right") - 1
+        rows, images = [], []
+        for visit, example, part in zip(visits, examples, parts, strict=True):
+            own = int(example - self._starts[part])
+            scene = self._parts[part].scenes[own]
+            rows.append(self._maker.row_within(scene, draw_rng(self._seed, visit), length))
+            images.append(self._parts[part].image(own))
+        return stack(rows, np.stack(images), length, len(rows), self._pad_id)
+
+    def examples(self, step: int) -> np.ndarray:
+        """int64 [rows]: the examples of a step, numbered through all sources."""
+        return self._order.step(step)[1][self._rows]
+
+    def iterate(self, start_step: int = 0) -> "BatchStream":
+        """The batches from `start_step` on, prepared ahead by `options.num_workers` processes, or threads for 0."""
+        return BatchStream(self, start_step)
+
+
+class BatchStream(Iterator[Batch]):
+    """Batches prepared ahead. Close it (or use it in `with`), so that its workers end."""
+
+    def __init__(self, pipeline: TrainPipeline, start_step: int):
+        options = pipeline.options
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads flags, which nobody parses outside absl's own main
+        threads = 1 if options.num_workers else max(1, min(os.cpu_count() or 1, options.prefetch))
+        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(options.prefetch, threads))
+        steps = grain.MapDataset.source(_Steps(pipeline, start_step)).to_iter_dataset(read)
+        if options.num_workers:
+            workers = grain.MultiprocessingOptions(
+                num_workers=options.num_workers, per_worker_buffer_size=max(1, options.prefetch)
+            )
+            steps = steps.mp_prefetch(workers)
+        self._batches = iter(steps)
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        if isinstance(batch, Batch):
+            return batch
+        self.close()
+        _raise(batch)
+
+    def close(self) -> None:
+        """Ends workers and threads."""
+        self._batches.close()
+
+    def __enter__(self) -> "BatchStream":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _Steps:
+    """The steps from `start` on as Grain's source. Errors travel as text: Grain would wrap them beyond recognition."""
+
+    def __init__(self, pipeline: TrainPipeline, start: int):
+        self._pipeline = pipeline
+        self._start = start
+
+    def __len__(self) -> int:
+        return _NO_END
+
+    def __getitem__(self, index: int) -> Batch | dict[str, np.ndarray]:
+        try:
+            return self._pipeline.batch(self._start + index)
+        except UserError as error:
+            return {"error": np.frombuffer(str(error).encode(), np.uint8)}
+
+    def __repr__(self) -> str:
+        return f"_Steps(start={self._start})"
+
+
+def _raise(failure: dict[str, np.ndarray]) -> NoReturn:
+    raise UserError(failure["error"].tobytes().decode())
+
+
+def _bounds(examples: Examples, maker: RowMaker) -> np.ndarray:
+    """int64 [N]: every row's length. Raises: UserError for one above `max_length`; answers are never cut."""
+    options = maker.options
+    bounds = np.array([maker.bound(scene) for scene in examples.scenes], np.int64)
+    longest = int(bounds.argmax())
+    if bounds[longest] + options.num_image_tokens > options.max_length:
+        raise UserError(
+            f"image {examples.scenes[longest].image}: its row may take {bounds[longest]} text tokens and "
+            f"{options.num_image_tokens} of the image, above data.max_length={options.max_length}; "
+            "raise that, or leave the scene out of the labels"
+        )
+    return bounds
+
+
+def _lengths(bounds: np.ndarray, options: DataOptions, count: int, seen: np.ndarray | None = None) -> list[int]:
+    lengths = choose_lengths(bounds, count, options.length_multiple, options.num_image_tokens, seen)
+    longest = options.max_length - options.num_image_tokens  # which rounding up must not pass
+    return sorted({min(length, longest) for length in lengths})
+
+
+def eval_batches(
+    source: Source,
+    options: DataOptions,
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    limit: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Iterator[Batch]:
+    """The source once, in the labels' order, written plainly; all batches have one T, the last is filled up.
+
+    limit: at most so many of the first scenes, 0 for all. rows: those of each global batch built here, default all.
+    """
+    options = replace(options, shuffle_attributes=False, use_synonyms=False)
+    examples = load_examples(source, options, limit)
+    maker = RowMaker(options, tokenizer)
+    length = _lengths(_bounds(examples, maker), options, 1)[0]
+    wanted = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+    shape = (0, options.image_size, options.image_size, 3)
+
+    def build(start: int) -> Batch:
+        here = [int(start + row) for row in wanted if start + row < len(examples)]
+        images = np.stack([examples.image(index) for index in here]) if here else np.zeros(shape, np.uint8)
+        made = [maker.row(examples.scenes[index], None) for index in here]
+        return stack(made, images, length, len(wanted), tokenizer.eos_id)
+
+    starts = iter(range(0, len(examples), batch_size))
+    with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, options.prefetch))) as pool:
+        ahead: list[Future[Batch]] = [pool.submit(build, start) for start in islice(starts, max(1, options.prefetch))]
+        try:
+            while ahead:
+                batch = ahead.pop(0).result()
+                ahead += [pool.submit(build, start) for start in islice(starts, 1)]
+                yield batch
+        finally:
+            for future in ahead:
+                future.cancel()

@@ -1,0 +1,169 @@
+"""One example as a row of tokens. Every piece of text brings its own masks; nothing is tokenised again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from igllm_jax.batch import Batch, PromptLayout
+from igllm_jax.data.options import DataOptions
+from igllm_jax.data.prompts import answer, find_prompt
+from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.errors import UserError
+from igllm_jax.scene.code import write
+from igllm_jax.scene.scene import Object, Scene
+
+_BOUND_DRAWS = 24  # ways of writing one object that are tried for the longest
+
+
+def prompt_tokens(options: DataOptions, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Token ids before the image (begin token included) and after it, up to where the answer starts.
+
+    Each part is encoded on its own, as pretrained weights expect: LLaMA's vocabulary and `vicuna_v1` give 35 and 20.
+    """
+    prompt = find_prompt(options.prompt)
+    return tokenizer.encode(prompt.before_image, bos=True), tokenizer.encode(prompt.after_image)
+
+
+def prompt_layout(options: DataOptions, tokenizer: Tokenizer) -> PromptLayout:
+    """Where image and answer sit in every row."""
+    before, after = prompt_tokens(options, tokenizer)
+    return PromptLayout(image_offset=len(before), answer_offset=len(before) + len(after))
+
+
+@dataclass(frozen=True)
+class Row:
+    """tokens int32 [T], is_answer and is_number bool [T], numbers float32 [T] (0 where there is none); see Batch."""
+
+    tokens: np.ndarray
+    is_answer: np.ndarray
+    is_number: np.ndarray
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class RowMaker:
+    """Writes scenes as rows: prompt, answer, end token."""
+
+    def __init__(self, options: DataOptions, tokenizer: Tokenizer):
+        self.options = options
+        self.tokenizer = tokenizer
+        before, after = prompt_tokens(options, tokenizer)
+        self._prompt = before + after
+        self._line_bounds: dict[str, int] = {}
+        if options.numbers_as_tokens:
+            _ = tokenizer.float_id  # says early where the vocabulary has none
+
+    def row(self, scene: Scene, rng: np.random.Generator | None) -> Row:
+        """The row of a scene; `rng` draws order of attributes and synonyms, None writes it plainly.
+
+        Raises: UserError where the answer has not one float token per number.
+        """
+        written = self._write(scene, rng)
+        answer_ids = [*self.tokenizer.encode(answer(written.text)), self.tokenizer.eos_id]
+        tokens = np.array(self._prompt + answer_ids, np.int32)
+        is_answer = np.arange(len(tokens)) >= len(self._prompt)
+        numbers = np.zeros(len(tokens), np.float32)
+        is_number = np.zeros(len(tokens), bool)
+        if self.options.numbers_as_tokens:
+            is_number = is_answer & (tokens == self.tokenizer.float_id)
+            if is_number.sum() != len(written.numbers):
+                raise UserError(
+                    f"image {scene.image}: {len(written.numbers)} numbers, but {is_number.sum()} float tokens in the "
+                    "answer; is the float token part of a word in the label?"
+                )
+            numbers[is_number] = written.numbers
+        return Row(tokens, is_answer, is_number, numbers)
+
+    def _write(self, scene: Scene, rng: np.random.Generator | None):
+        options = self.options
+        return write(
+            scene,
+            options.task,
+            rotation_rep=options.rotation_rep,
+            numbers_as_tokens=options.numbers_as_tokens,
+            rng=rng,
+            shuffle_attributes=options.shuffle_attributes,
+            use_synonyms=options.use_synonyms,
+            rotation_unit=options.rotation_unit,
+        )
+
+    def row_within(self, scene: Scene, rng: np.random.Generator, length: int) -> Row:
+        """A row of at most `length` tokens, `length` being at least `bound(scene)`.
+
+        The few draws that come out longer than the bound are drawn again, and after some the scene is written plainly.
+        """
+        for _ in range(8):
+            row = self.row(scene, rng)
+            if len(row) <= length:
+                return row
+        return self.row(scene, None)
+
+    def bound(self, scene: Scene) -> int:
+        """How long the scene's row gets, T: not below the plain row's length, and rarely below a drawn one's.
+
+        The lines of an answer are counted one by one and remembered by what they say, as counting every way to write
+        every scene would take longer than an epoch.
+        """
+        if not self.tokenizer.splits_lines:
+            return max(len(self.row(scene, None)), *(len(self.row(scene, rng)) for rng in _some_rngs(_BOUND_DRAWS)))
+        return self._frame + sum(self._line_bound(item, scene.image) for item in scene.objects)
+
+    @cached_property
+    def _frame(self) -> int:
+        return len(self._prompt) + len(self.tokenizer.encode(answer(""))) + 1
+
+    def _line_bound(self, item: Object, image: str) -> int:
+        alone = Scene((item,), image)
+        plain = self._write(alone, None).text
+        key = plain.translate(_SAME_DIGIT) if self.tokenizer.splits_digits else plain
+        if key not in self._line_bounds:
+            texts = [plain, *(self._write(alone, rng).text for rng in self._draws())]
+            empty = len(self.tokenizer.encode(answer("")))
+            self._line_bounds[key] = max(len(self.tokenizer.encode(answer(text))) for text in texts) - empty
+        return self._line_bounds[key]
+
+    def _draws(self) -> list[np.random.Generator]:
+        varies = self.options.shuffle_attributes or self.options.use_synonyms
+        return _some_rngs(_BOUND_DRAWS) if varies else []
+
+
+_SAME_DIGIT = str.maketrans("0123456789", "0000000000")
+
+
+def _some_rngs(count: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(seed) for seed in range(count)]
+
+
+def stack(rows: Sequence[Row], images: np.ndarray, length: int, batch_size: int, pad_id: int) -> Batch:
+    """Rows and their images uint8 [b, S, S, 3] as a Batch of B = `batch_size` rows of T = `length` tokens.
+
+    What is missing to B is filled with rows of weight 0.
+    """
+    shape = (batch_size, length)
+    tokens = np.full(shape, pad_id, np.int32)
+    is_answer, is_number, numbers = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, np.float32)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = row.tokens
+        is_answer[index, : len(row)] = row.is_answer
+        is_number[index, : len(row)] = row.is_number
+        numbers[index, : len(row)] = row.numbers
+    if len(images) < batch_size:
+        images = np.concatenate([images, np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)])
+    weight = (np.arange(batch_size) < len(rows)).astype(np.float32)
+    return Batch(images, tokens, is_answer, is_number, numbers, weight)
+
+
+def padding_share(batch: Batch, num_image_tokens: int = 0) -> float:
+    """The share of a batch's positions that hold nothing: padded text, and rows that only fill the batch.
+
+    num_image_tokens: I, the image slots of each row, which count as positions too.
+    """
+    is_answer, weight = np.asarray(batch.is_answer), np.asarray(batch.weight)
+    rows, length = is_answer.shape
+    ends = length - np.argmax(is_answer[:, ::-1], axis=1)  # a row ends with its last learned token
+    used = ((ends + num_image_tokens) * (weight > 0)).sum()
+    return float(1 - used / (rows * (length + num_image_tokens)))

@@ -1,0 +1,144 @@
+"""Bytes by offset, from local files and from buckets, and the folder for what need not be computed twice."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from igllm_jax.errors import UserError
+
+REMOTE_PREFIXES = ("gs://", "s3://", "file://")  # file:// goes the bucket's way, for trying that way out
+
+
+class ByteStore(Protocol):
+    """Random access into one file; safe to share between threads, and to send to other processes."""
+
+    name: str
+
+    @property
+    def identity(self) -> str:
+        """Changes where the file's content does."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """The bytes from `offset` on, fewer than `size` only where the file ends."""
+
+
+class LocalFile:
+    """A file of this machine, read with `os.pread`, which needs no seek and so no lock."""
+
+    def __init__(self, path: str | Path):
+        self.name = str(path)
+        self._descriptor: int | None = None
+        self._open()
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            try:
+                self._descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise UserError(f"{self.name}: cannot be opened ({error.strerror}); check the path") from None
+        return self._descriptor
+
+    @property
+    def identity(self) -> str:
+        state = os.fstat(self._open())
+        return f"{os.path.realpath(self.name)} {state.st_size} {state.st_mtime_ns}"
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._open(), size, offset)
+
+    def __reduce__(self):  # descriptors do not travel
+        return LocalFile, (self.name,)
+
+    def __del__(self):
+        descriptor, self._descriptor = getattr(self, "_descriptor", None), None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+class RemoteFile:
+    """An object in a bucket (`gs://BUCKET/KEY`, `s3://BUCKET/KEY`), read by byte ranges with tensorstore."""
+
+    def __init__(self, url: str):
+        self.name = url
+        self._store: Any = None
+        self._key = url.rpartition("/")[2]
+
+    def _read(self, byte_range: slice) -> Any:
+        if self._store is None:
+            import tensorstore  # a second to import, and only buckets need it
+
+            self._store = tensorstore.KvStore.open(self.name.rpartition("/")[0] + "/").result()
+        result = self._store.read(self._key, byte_range=byte_range).result()
+        if result.state == "missing":
+            raise UserError(f"{self.name}: does not exist, or may not be read; check the address and your credentials")
+        return result
+
+    def _ask(self, byte_range: slice) -> Any:
+        try:
+            return self._read(byte_range)
+        except UserError:
+            raise
+        except ValueError as error:
+            if "OUT_OF_RANGE" in str(error):
+                raise EOFError from None
+            raise UserError(f"{self.name}: cannot be read ({error}); check the address and your credentials") from None
+
+    @property
+    def identity(self) -> str:
+        try:
+            return f"{self.name} {self._ask(slice(0, 1)).stamp.generation!r}"
+        except EOFError:
+            return f"{self.name} empty"
+
+    def read(self, offset: int, size: int) -> bytes:
+        """As ByteStore.read. Stores refuse a range beyond the object's end, so such a one is asked for open-ended."""
+        try:
+            return self._ask(slice(offset, offset + size)).value
+        except EOFError:
+            pass
+        try:
+            return self._ask(slice(offset, None)).value[:size]
+        except EOFError:
+            return b""
+
+    def __reduce__(self):
+        return RemoteFile, (self.name,)
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether it is the address of something in a bucket."""
+    return str(path).startswith(REMOTE_PREFIXES)
+
+
+def open_bytes(path: str | Path) -> ByteStore:
+    """Random access into a local file or a bucket's object. Raises: UserError where a local file cannot be opened."""
+    return RemoteFile(str(path)) if is_remote(path) else LocalFile(path)
+
+
+def read_whole(path: str | Path) -> bytes:
+    """All bytes of a local or remote file."""
+    store = open_bytes(path)
+    pieces = []
+    offset = 0
+    while piece := store.read(offset, 1 << 24):
+        pieces.append(piece)
+        offset += len(piece)
+    return b"".join(pieces)
+
+
+def cache_file(kind: str, identity: str) -> Path:
+    """Where to keep what was computed from the thing of this identity: in $IGLLM_CACHE or the user's cache folder."""
+    folder = os.environ.get("IGLLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "igllm_jax"
+    return Path(folder).expanduser() / f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.json"
+
+
+def keep(file: Path, content: str) -> None:
+    """Writes a cache file, whole or not at all; where the cache cannot be written, nothing is kept."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(content)
+        partial.rename(file)
+    except OSError:
+        return  # a cache is a convenience: the next process computes the same again
