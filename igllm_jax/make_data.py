@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from igllm_jax.errors import UserError
+from igllm_jax.painter.dataset import PAINTERS, Painter, Recipe, write_dataset
+from igllm_jax.painter.twod import write_twod
 
+IMAGE_TASKS = {
+    "clevr": "several solids on a ground; CoGenT A in train and val_ID, B in val_OOD",
+    "so3": "one toy airplane, turned anyhow; val_OOD shows turns that training leaves out",
+    "sixdof": "one toy airplane, turned and moved, over a ground; val_OOD is painted otherwise",
+    "shapenet": "toys of several classes; val_OOD_texture paints them otherwise, val_OOD_shape has other models",
+}
 SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # of an image, in pixels
 
 
@@ -48,29 +56,31 @@ def build_parser() -> argparse.ArgumentParser:
     twod = tasks.add_parser("twod", help="points of the plane: 2d.npz with two checkerboards and the whole square")
     twod.add_argument("--num_train", type=_at_least(1), default=10_000, help="points per checkerboard")
     twod.add_argument("--num_val", type=_at_least(1), default=1_000, help="points of the split `random`")
-    clevr = tasks.add_parser("clevr", help="several solids on a ground; CoGenT A in train and val_ID, B in val_OOD")
-    _add_image_options(clevr, image_size="480x320")
-    clevr.add_argument("--min_objects", type=_at_least(1), default=3, help="fewest objects of a scene")
-    clevr.add_argument("--max_objects", type=_at_least(1), default=10, help="most objects of a scene")
-    for task in (twod, clevr):
+    for name, help_text in IMAGE_TASKS.items():
+        _add_image_options(tasks.add_parser(name, help=help_text), PAINTERS[name])
+    for task in tasks.choices.values():
         task.add_argument("--out", type=Path, required=True, help="folder to write into (made if missing)")
         task.add_argument("--seed", type=_at_least(0), default=0, help="the data are a function of it")
         task.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     return parser
 
 
-def _add_image_options(task: argparse.ArgumentParser, *, image_size: str) -> None:
+def _add_image_options(task: argparse.ArgumentParser, painter: Painter) -> None:
     task.add_argument("--renderer", choices=["flat"], default="flat", help="flat: quick, shaded, painted with NumPy")
     task.add_argument("--num_train", type=_at_least(1), default=2_000, help="images of the split train")
     task.add_argument("--num_val", type=_at_least(1), default=200, help="images of each validation split")
-    task.add_argument("--image_size", type=_image_size, default=_image_size(image_size), metavar="WxH", help="pixels")
+    task.add_argument("--image_size", type=_image_size, default=painter.image_size, metavar="WxH", help="in pixels")
     task.add_argument("--workers", type=_at_least(1), default=os.cpu_count() or 1, help="processes (default: cores)")
+    fewest, most = painter.num_objects or (1, 1)
+    if painter.num_objects:
+        task.add_argument("--min_objects", type=_at_least(1), default=fewest, help="fewest objects of a scene")
+        task.add_argument("--max_objects", type=_at_least(1), default=most, help="most objects of a scene")
+    else:
+        task.set_defaults(min_objects=fewest, max_objects=most)
 
 
 def make_twod(arguments: argparse.Namespace) -> list[Path]:
     """Writes 2d.npz; returns its path."""
-    from igllm_jax.painter.twod import write_twod
-
     path = write_twod(
         arguments.out,
         num_train=arguments.num_train,
@@ -83,8 +93,6 @@ def make_twod(arguments: argparse.Namespace) -> list[Path]:
 
 def make_images(arguments: argparse.Namespace) -> list[Path]:
     """Paints the images and writes their labels; returns the paths of both."""
-    from igllm_jax.painter.dataset import Recipe, write_dataset
-
     if arguments.min_objects > arguments.max_objects:
         raise UserError(
             f"--min_objects {arguments.min_objects} is more than --max_objects {arguments.max_objects}; change one"

@@ -13,9 +13,11 @@ from PIL import Image
 from igllm_jax.errors import UserError
 from igllm_jax.painter.camera import Camera, clevr_camera
 from igllm_jax.painter.cast import Seen, see_pixels
+from igllm_jax.painter.labels import object_entry, pixel_of, yaw_deg_to_matrix
 from igllm_jax.painter.light import Lamps, clevr_lamps
 from igllm_jax.painter.parts import Part
 from igllm_jax.painter.picture import draw, visible_pixels
+from igllm_jax.painter.recipe import Recipe
 from igllm_jax.painter.solids import COLORS, SIZES, solid_parts
 from igllm_jax.scene.scene import Object
 
@@ -58,7 +60,9 @@ def draw_scene(
         if objects is None:
             continue
         parts = tuple(
-            part for number, thing in enumerate(objects) for part in solid_parts(thing, owner=number, unit="deg")
+            part
+            for number, thing in enumerate(objects)
+            for part in solid_parts(thing, yaw_deg_to_matrix((thing.rotation or (0.0,))[0]), owner=number)
         )
         seen = see_pixels(parts, camera)
         if visible_pixels(parts, seen, count).min() >= fewest:
@@ -82,7 +86,6 @@ def _arrange(rng: np.random.Generator, camera: Camera, count: int, condition: st
         places[number] = *place, SIZES[size]
         shape = _any(rng, SHAPES)
         location = (float(place[0]), float(place[1]), SIZES[size])
-        x, y, depth = camera.project(np.array([location]))[0]
         objects.append(
             Object(
                 size=size,
@@ -91,7 +94,7 @@ def _arrange(rng: np.random.Generator, camera: Camera, count: int, condition: st
                 shape=shape,
                 location=location,
                 rotation=(float(rng.uniform(0, 360)),),
-                pixel=(float(round(x)), float(round(y)), float(depth)),  # CLEVR rounds to whole pixels
+                pixel=pixel_of(camera, location),
             )
         )
     return tuple(objects)
@@ -125,37 +128,23 @@ def relationships(objects: Sequence[Object], camera: Camera) -> dict[str, list[l
     return out
 
 
-def label_entries(objects: Sequence[Object], camera: Camera) -> dict[str, Any]:
+def label(objects: Sequence[Object], camera: Camera) -> dict[str, Any]:
     """`objects`, `relationships` and `directions` of a scene, in CLEVR's schema. Rotations are in degrees."""
-    entries = [
-        {
-            "size": thing.size,
-            "color": thing.color,
-            "material": thing.material,
-            "shape": thing.shape,
-            "3d_coords": list(thing.location or ()),
-            "rotation": (thing.rotation or (0.0,))[0],
-            "pixel_coords": [int(thing.pixel[0]), int(thing.pixel[1]), thing.pixel[2]] if thing.pixel else None,
-        }
-        for thing in objects
-    ]
     return {
-        "objects": entries,
+        "objects": [object_entry(thing) for thing in objects],
         "relationships": relationships(objects, camera),
         "directions": {name: list(vector) for name, vector in camera.ground_directions().items()},
     }
 
 
-def make(
-    rng: np.random.Generator, *, split: str, width: int, height: int, min_objects: int, max_objects: int
-) -> tuple[Image.Image, dict[str, Any]]:
-    """A random picture of `split` and what its label says of it (see `label_entries`)."""
+def make(rng: np.random.Generator, recipe: Recipe, split: str) -> tuple[Image.Image, dict[str, Any]]:
+    """A random picture of `split` and what its label says of it (see `label`)."""
     objects, camera, lamps, parts, seen = draw_scene(
         rng,
         condition=CONDITIONS[split],
-        width=width,
-        height=height,
-        min_objects=min_objects,
-        max_objects=max_objects,
+        width=recipe.width,
+        height=recipe.height,
+        min_objects=recipe.min_objects,
+        max_objects=recipe.max_objects,
     )
-    return draw(parts, camera, lamps, seen), label_entries(objects, camera)
+    return draw(parts, camera, lamps, seen=seen), label(objects, camera)

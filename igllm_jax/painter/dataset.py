@@ -9,7 +9,7 @@ import io
 import json
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,37 @@ import numpy as np
 from PIL import Image
 
 from igllm_jax import progress
-from igllm_jax.painter import clevr
+from igllm_jax.painter import clevr, poses, shapenet
 from igllm_jax.painter.output import TarWriter, finished_outputs
+from igllm_jax.painter.recipe import Recipe
 
 PNG_LEVEL = 1  # the quickest: 5 ms instead of 14 for half as many bytes again
 CHUNK = 8  # images that a worker takes at a time
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What an image depends on beside its split and index. width, height: of it, in pixels."""
+class Painter:
+    """How a task's own data are made.
 
-    task: str
-    seed: int
-    width: int
-    height: int
-    min_objects: int
-    max_objects: int
+    splits: the first one trains. make: (random generator, recipe, split) -> the picture and the label's entries.
+    image_size: width and height in pixels, if nothing else is asked for. num_objects: fewest and most of a scene, as
+    defaults, or None where it is always one. rotation_unit: of the labels' `rotation`. prefix: of image names.
+    """
+
+    splits: tuple[str, ...]
+    make: Callable[[np.random.Generator, Recipe, str], tuple[Image.Image, dict[str, Any]]]
+    image_size: tuple[int, int]
+    num_objects: tuple[int, int] | None
+    rotation_unit: str
+    prefix: str
+
+
+PAINTERS: dict[str, Painter] = {
+    "clevr": Painter(tuple(clevr.CONDITIONS), clevr.make, (480, 320), (3, 10), "deg", "CLEVR"),
+    "so3": Painter(poses.SPLITS, poses.make_so3, (336, 336), None, "rad", "SO3"),
+    "sixdof": Painter(poses.SPLITS, poses.make_sixdof, (480, 320), None, "rad", "6DoF"),
+    "shapenet": Painter(shapenet.SPLITS, shapenet.make, (480, 320), (2, 4), "rad", "ShapeNet"),
+}
 
 
 def image_paths(splits: tuple[str, ...]) -> list[str]:
@@ -46,15 +60,9 @@ def image_paths(splits: tuple[str, ...]) -> list[str]:
 def make_example(recipe: Recipe, split: str, index: int) -> tuple[Image.Image, dict[str, Any]]:
     """One picture and its entry in the label file."""
     rng = np.random.default_rng([recipe.seed, crc32(f"{recipe.task}/{split}".encode()), index])
-    image, label = clevr.make(
-        rng,
-        split=split,
-        width=recipe.width,
-        height=recipe.height,
-        min_objects=recipe.min_objects,
-        max_objects=recipe.max_objects,
-    )
-    name = f"CLEVR_{split}_{index:06d}.png"
+    painter = PAINTERS[recipe.task]
+    image, label = painter.make(rng, recipe, split)
+    name = f"{painter.prefix}_{split}_{index:06d}.png"
     return image, {"image_index": index, "image_filename": name, "split": split, **label}
 
 
@@ -88,7 +96,7 @@ def write_dataset(
     num_val: images of each split but train.
     Raises: UserError when outputs exist and `overwrite` is false, or a scene can't be drawn up.
     """
-    counts = {split: num_train if split == "train" else num_val for split in clevr.CONDITIONS}
+    counts = {split: num_train if split == "train" else num_val for split in PAINTERS[recipe.task].splits}
     names = image_paths(tuple(counts))
     with finished_outputs(folder, names, overwrite=overwrite) as partial:
         examples = progress.track(
@@ -105,7 +113,8 @@ def write_dataset(
                     tar.add(label["image_filename"], png)
                     scenes.append(label)
             # No date, which CLEVR has here: the same command leaves the same bytes.
-            info = {"split": split, "version": "flat", "rotation_unit": "deg", **dataclasses.asdict(recipe)}
+            unit = PAINTERS[recipe.task].rotation_unit
+            info = {"split": split, "version": "flat", "rotation_unit": unit, **dataclasses.asdict(recipe)}
             content = {"info": info, "scenes": scenes}
             (partial / f"labels/{split}.json").write_text(json.dumps(content))
         next(examples, None)  # lets progress and workers come to their end

@@ -150,6 +150,12 @@ def ground(parts: Sequence[Part], camera: Camera, lamps: Lamps) -> np.ndarray:
     return np.asarray(fine).ravel()
 
 
+def backdrop(camera: Camera) -> np.ndarray:
+    """Light float32 [P] behind every pixel, rows first, where there is no ground: a wall, lighter towards its foot."""
+    rows = np.linspace(0.6, 1.1, camera.height, dtype=np.float32)
+    return np.repeat(rows, camera.width)
+
+
 def _shadow(parts: Sequence[Part], gx: np.ndarray, gy: np.ndarray, lamp: np.ndarray) -> np.ndarray:
     """Share float32 [P] of a square lamp that parts hide from the ground points `gx`, `gy` [P]."""
     spread = (np.arange(SHADOW_SAMPLES) + 0.5) / SHADOW_SAMPLES * 2 - 1

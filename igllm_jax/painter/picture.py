@@ -7,7 +7,7 @@ from PIL import Image
 
 from igllm_jax.painter.camera import Camera
 from igllm_jax.painter.cast import GROUND, Seen, edges, see_pixels, see_points, surface
-from igllm_jax.painter.light import GROUND_COLOR, Lamps, ground, ground_bytes, shade, to_bytes
+from igllm_jax.painter.light import GROUND_COLOR, Lamps, backdrop, ground, ground_bytes, shade, to_bytes
 from igllm_jax.painter.parts import Color, Part
 
 # A turned square grid: no two of the four share a row or a column, so slanted edges get all steps in between.
@@ -15,11 +15,17 @@ SUBPIXELS = ((0.125, 0.375), (0.375, 0.875), (0.625, 0.125), (0.875, 0.625))
 
 
 def draw(
-    parts: Sequence[Part], camera: Camera, lamps: Lamps, seen: Seen | None = None, ground_color: Color = GROUND_COLOR
+    parts: Sequence[Part],
+    camera: Camera,
+    lamps: Lamps,
+    *,
+    seen: Seen | None = None,
+    on_ground: bool = True,
+    ground_color: Color = GROUND_COLOR,
 ) -> Image.Image:
-    """RGB picture of the parts on the ground. seen: of `see_pixels`, where the caller has it already."""
+    """RGB picture of the parts, on the ground or before a backdrop. seen: of `see_pixels`, where the caller has it."""
     seen = see_pixels(parts, camera) if seen is None else seen
-    floor = ground(parts, camera, lamps)
+    floor = ground(parts, camera, lamps) if on_ground else backdrop(camera)
     pixels = ground_bytes(floor, ground_color)
     edge = edges(seen, camera)
     smooth = seen.part != GROUND
@@ -46,6 +52,14 @@ def draw(
 
 def _join(a: Seen, b: Seen) -> Seen:
     return Seen(*(np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("part", "face", "depth")))
+
+
+def inside_image(parts: Sequence[Part], camera: Camera, margin: float) -> bool:
+    """Whether all of the parts is in the image and keeps `margin` (of the image's sides) from its border."""
+    x, y, depth = camera.project(np.concatenate([part.corners() for part in parts])).T / np.array(
+        [[camera.width], [camera.height], [1.0]]
+    )
+    return bool(depth.min() > 0 and min(x.min(), y.min()) >= margin and max(x.max(), y.max()) <= 1 - margin)
 
 
 def visible_pixels(parts: Sequence[Part], seen: Seen, num_objects: int) -> np.ndarray:

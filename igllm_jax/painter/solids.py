@@ -1,11 +1,12 @@
 """CLEVR's things as parts: sphere, cube and cylinder, in eight colours, two sizes and two materials."""
 
-import math
-
 import numpy as np
 
 from igllm_jax.painter.parts import Color, Part
+from igllm_jax.scene.code import Predicted
 from igllm_jax.scene.scene import Object
+
+Thing = Object | Predicted  # what can be painted
 
 # Source: the generator's properties.json; it hands these to Blender as linear light, undivided by any gamma.
 COLORS_RGB = {
@@ -24,24 +25,19 @@ KINDS = {"sphere": "ball", "cube": "box", "cylinder": "rod"}
 UNKNOWN_COLOR: Color = (0.75, 0.75, 0.75)
 
 
-def solid_parts(thing: Object, *, owner: int, unit: str) -> list[Part]:
-    """The one part of a CLEVR object; none for an object without a location.
+def solid_parts(thing: Thing, turn: np.ndarray, *, owner: int) -> list[Part]:
+    """The one part of a CLEVR object, turned by the matrix `turn` [3, 3]; none for an object without a location.
 
-    unit: of `rotation`, "deg" or "rad". Words that CLEVR does not have, as predictions may hold, are painted as a small
-    light grey rubber ball: the picture then shows where the object is and that its words are unknown.
+    Words that CLEVR does not have, as predictions may hold, are painted as a small light grey rubber ball: the picture
+    then shows where the object is and that its words are unknown.
     """
     if thing.location is None:
         return []
-    (yaw,) = thing.rotation or (0.0,)
-    yaw_rad = math.radians(yaw) if unit == "deg" else yaw
-    cos, sin = math.cos(yaw_rad), math.sin(yaw_rad)
-    radius = SIZES.get(thing.size or "", SIZES["small"])
-    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
     return [
         Part(
             kind=KINDS.get(thing.shape or "", "ball"),
             center=np.array(thing.location, np.float64),
-            axes=radius * turn,
+            axes=SIZES.get(thing.size or "", SIZES["small"]) * turn,
             colors=(COLORS.get(thing.color or "", UNKNOWN_COLOR),),
             metal=thing.material == "metal",
             owner=owner,

@@ -51,7 +51,7 @@ def test_placement_rules(scenes: list) -> None:
 
 def test_labels_read_back_as_the_scene(scenes: list) -> None:
     for _, objects, camera, *_ in scenes:
-        label = {"image_filename": "x.png", **clevr.label_entries(objects, camera)}
+        label = {"image_filename": "x.png", **clevr.label(objects, camera)}
         assert Scene.from_label(label, "clevr").objects == objects
         for name, opposite in (("right", "left"), ("behind", "front")):
             there, back = label["relationships"][name], label["relationships"][opposite]
@@ -83,7 +83,7 @@ def test_centres_lie_in_the_visible_mask_of_what_nothing_hides(scenes: list) -> 
 def test_rubber_shows_its_colour_at_its_centre(scenes: list) -> None:
     right = total = 0
     for _, objects, camera, lamps, parts, seen in scenes:
-        pixels = np.asarray(draw(parts, camera, lamps, seen))
+        pixels = np.asarray(draw(parts, camera, lamps, seen=seen))
         mask = seen.part.reshape(HEIGHT, WIDTH)
         for number, thing in enumerate(objects):
             x, y = int(thing.pixel[0]), int(thing.pixel[1])

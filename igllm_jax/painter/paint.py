@@ -1,0 +1,66 @@
+"""Pictures of given scenes: of labels, and of what a model predicted."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from igllm_jax.errors import UserError
+from igllm_jax.painter.camera import Camera, clevr_camera
+from igllm_jax.painter.coats import PLAIN_COATS, PLANE_COATS, UNKNOWN_PIECES, dress
+from igllm_jax.painter.labels import turn_of
+from igllm_jax.painter.light import clevr_lamps
+from igllm_jax.painter.parts import Part
+from igllm_jax.painter.picture import draw
+from igllm_jax.painter.poses import SIXDOF_SCALE, SO3_SCALE
+from igllm_jax.painter.shapenet import SCALE as SHAPENET_SCALE
+from igllm_jax.painter.solids import Thing, solid_parts
+from igllm_jax.painter.toys import toy
+from igllm_jax.scene.scene import Scene
+from igllm_jax.scene.tasks import Task, find_task
+
+TOY_SCALES = {"so3": SO3_SCALE, "sixdof": SIXDOF_SCALE, "shapenet": SHAPENET_SCALE}
+
+
+def paint(
+    scene: Scene | Sequence[Thing],
+    task: Task | str,
+    *,
+    width: int = 480,
+    height: int = 320,
+    camera: Camera | None = None,
+    rotation_rep: str | None = None,
+    rotation_unit: str = "deg",
+) -> Image.Image:
+    """RGB picture of a scene: the objects of a label or, drawn alike, those of a model's `Reading`.
+
+    camera: default the task's, not jittered; `fit_camera` gives the one that a label was seen from.
+    rotation_rep: how the turns of predicted objects are to be read (default: the first that the task has).
+    rotation_unit: of the `rotation` of CLEVR labels, "deg" or "rad". What cannot be painted is left out (an object
+    without a place) or painted plainly (a word that is unknown): predictions may hold anything.
+    Raises: UserError for task twod, whose images are one disc (`igllm_jax.data.images.draw_disc`).
+    """
+    task = find_task(task)
+    if task.name == "twod":
+        raise UserError("task twod has no scenes to paint; draw its disc with igllm_jax.data.images.draw_disc(x, y)")
+    things = scene.objects if isinstance(scene, Scene) else scene
+    rep = task.rotation_reps[0] if rotation_rep is None else rotation_rep
+    parts: list[Part] = []
+    for owner, thing in enumerate(things):
+        turn = turn_of(thing, task, rotation_rep=rep, rotation_unit=rotation_unit)
+        if task.name == "clevr":
+            parts += solid_parts(thing, turn, owner=owner)
+        else:
+            parts += _toy_parts(thing, turn, task.name, owner)
+    camera = camera or clevr_camera(width, height)
+    return draw(parts, camera, clevr_lamps(), on_ground=task.name != "so3")
+
+
+def _toy_parts(thing: Thing, turn: np.ndarray, task_name: str, owner: int) -> list[Part]:
+    location = (0.0, 0.0, 0.0) if task_name == "so3" and thing.location is None else thing.location
+    if location is None:
+        return []
+    pieces = toy(thing.shape or "")
+    scale = TOY_SCALES[task_name]
+    coats = {**PLAIN_COATS, **PLANE_COATS}
+    return dress(pieces or UNKNOWN_PIECES, coats, location=np.array(location), turn=turn, scale=scale, owner=owner)
