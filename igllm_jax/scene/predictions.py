@@ -1,5 +1,6 @@
 """The predictions file: JSON with the text that a model wrote for each image, and which label it belongs to."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +55,8 @@ def write_atomically(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 

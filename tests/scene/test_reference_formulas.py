@@ -1,0 +1,213 @@
+"""Metrics against an independent statement of the reference's formulas, from text to averages.
+
+The statement below shares no code with the package: patterns instead of a scanner, rotations from textbook products,
+and averages as plain loops.
+"""
+
+import re
+
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from igllm_jax.scene.code import read, write
+from igllm_jax.scene.metrics import report
+from igllm_jax.scene.scene import Object, Scene
+
+BACK = {"ball": "sphere", "block": "cube", "big": "large", "tiny": "small"}
+BACK |= {"metallic": "metal", "shiny": "metal", "matte": "rubber"}
+COUNTS = {"euler": 3, "euler_int": 3, "aa": 3, "6d": 6, "quat": 4}
+WORDS = {
+    "size": ["large", "small"],
+    "color": ["red", "blue", "gray"],
+    "material": ["metal", "rubber"],
+    "shape": ["cube", "sphere", "chair_1a", "chair_2b", "cylinder"],
+}
+
+
+# ---- the statement
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def triple(pattern: str, line: str, count: int) -> list[float] | None:
+    found = re.search(pattern + r"=\(([^()]*)\)", line)
+    parts = found.group(1).split(",") if found else []
+    return [number(part) for part in parts] if len(parts) == count else None
+
+
+def parse(text: str, rotation_rep: str) -> list[dict]:
+    objects = []
+    for line in text.split("\n"):
+        if line.startswith("add("):
+            words = {}
+            for key in WORDS:
+                found = re.search(key + "='([^']*)'", line)
+                words[key] = BACK.get(found.group(1), found.group(1)) if found else None
+            loc = triple("loc", line, 3) or [0.0, 0.0, 0.0]
+            rotation = triple("rotation", line, COUNTS[rotation_rep])
+            objects.append(words | {"loc": loc, "R": matrix(rotation, rotation_rep)})
+    return objects
+
+
+def about(axis: str, angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array(
+        {
+            "x": [[1, 0, 0], [0, c, -s], [0, s, c]],
+            "y": [[c, 0, s], [0, 1, 0], [-s, 0, c]],
+            "z": [[c, -s, 0], [s, c, 0], [0, 0, 1]],
+        }[axis]
+    )
+
+
+def matrix(numbers: list[float] | None, rotation_rep: str) -> np.ndarray:
+    if numbers is None or not any(numbers):
+        return np.eye(3)
+    v = np.array(numbers)
+    if rotation_rep == "euler":
+        return about("z", v[2]) @ about("y", v[1]) @ about("x", v[0])
+    if rotation_rep == "euler_int":
+        return about("x", v[0]) @ about("y", v[1]) @ about("z", v[2])
+    if rotation_rep == "aa":  # Rodrigues
+        angle = np.linalg.norm(v)
+        x, y, z = v / angle
+        k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+        return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
+    if rotation_rep == "6d":
+        first = v[:3] / np.linalg.norm(v[:3])
+        second = v[3:] - (first @ v[3:]) * first
+        second = second / np.linalg.norm(second)
+        return np.stack([first, second, np.cross(first, second)])
+    x, y, z, w = v / np.linalg.norm(v)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def scores_of_scene(scene: Scene, predicted: list[dict]) -> dict[str, float]:
+    scores: dict[str, list[float]] = {}
+    cost = [[np.sqrt(np.sum((np.array(p["loc"]) - t.location) ** 2)) for t in scene.objects] for p in predicted]
+    rows, columns = linear_sum_assignment(cost) if predicted and scene.objects else ([], [])
+    for row, column in zip(rows, columns, strict=True):
+        p, t = predicted[row], scene.objects[column]
+        found = {"l2": cost[row][column]}
+        for name, key in (("size", "size"), ("color", "color"), ("mat", "material")):
+            found[name] = 100.0 * (p[key] == getattr(t, key))
+        if t.shape != "sphere":
+            found["shape"] = 100.0 * (p["shape"] == t.shape)
+        found["shp_cls"] = 100.0 * ((p["shape"] or "").split("_")[0] == t.shape.split("_")[0])
+        if t.shape not in ("sphere", "cylinder"):
+            true = about("z", t.rotation[2]) @ about("y", t.rotation[1]) @ about("x", t.rotation[0])
+            cosine = (np.trace(p["R"].T @ true) - 1) / 2
+            found["geod"] = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+        for name, value in found.items():
+            scores.setdefault(name, []).append(value)
+    averages = {name: sum(values) / len(values) for name, values in scores.items()}
+    return averages | {"ace": abs(len(predicted) - len(scene.objects))}
+
+
+def averages_over_scenes(scores: list[dict[str, float]]) -> dict[str, float]:
+    names = {name for scene in scores for name in scene}
+    columns = {name: [scene[name] for scene in scores if name in scene] for name in names}
+    return {name: sum(column) / len(column) for name, column in columns.items()}
+
+
+# ---- random scenes, and predictions as a real model leaves them
+
+
+def random_object(rng: np.random.Generator) -> Object:
+    words = {key: str(rng.choice(options)) for key, options in WORDS.items()}
+    location, rotation = rng.uniform(-3, 3, 3), rng.uniform(-np.pi, np.pi, 3)
+    if rng.random() < 0.2:
+        rotation[1] = np.pi / 2 * rng.choice([-1, 1])
+    return Object(
+        **words, location=tuple(location.tolist()), rotation=tuple(rotation.tolist()), pixel=(rng.random(), 0.0, 1.0)
+    )
+
+
+def near(item: Object, rng: np.random.Generator) -> Object:
+    """The object as a model might see it: off a little, sometimes another word."""
+    other = random_object(rng)
+    chosen = {key: getattr(other if rng.random() < 0.3 else item, key) for key in WORDS}
+    assert item.location and item.rotation
+    return Object(
+        **chosen,
+        location=tuple((np.array(item.location) + rng.normal(0, 0.5, 3)).tolist()),
+        rotation=tuple((np.array(item.rotation) + rng.normal(0, 0.4, 3)).tolist()),
+        pixel=item.pixel,
+    )
+
+
+def spoil(line: str, rng: np.random.Generator) -> str:
+    """One of the ways in which lines go wrong, or none."""
+    fields = re.findall(r"\w+=(?:'[^']*'|\([^()]*\))", line)
+    kind = rng.integers(7)
+    index = rng.integers(len(fields))
+    if kind == 0:  # a missing field
+        del fields[index]
+    elif kind == 1:  # an unreadable number
+        numbers = [i for i, field in enumerate(fields) if "(" in field]
+        i = rng.choice(numbers)
+        parts = fields[i].split(", ")
+        k = rng.integers(len(parts))
+        parts[k] = re.sub(r"[-+]?\d+\.\d+", str(rng.choice(["+0.1.2", "--1", "", "abc", "0,5"])), parts[k])
+        fields[i] = ", ".join(parts)
+    elif kind == 2:  # a wrong count of numbers
+        fields = [re.sub(r", [^,()]*\)", ")", field) if "(" in field else field for field in fields]
+    elif kind == 3:  # cut off inside a word
+        return line[: line.index("'") + 2]
+    return f"add({', '.join(fields)})" + (" # why not" if kind == 4 else "")
+
+
+def predicted_text(scene: Scene, rotation_rep: str, rng: np.random.Generator) -> str:
+    seen = [near(item, rng) for item in scene.objects if rng.random() < 0.9]
+    seen += [random_object(rng) for _ in range(rng.integers(0, 2))]
+    text = write(
+        Scene(tuple(seen), scene.image),
+        "shapenet",
+        rotation_rep=rotation_rep,
+        numbers_as_tokens=False,
+        rng=rng,
+        shuffle_attributes=True,
+        use_synonyms=True,
+    ).text
+    lines = [spoil(line, rng) for line in text.splitlines()]
+    if rng.random() < 0.1:
+        lines.append("something else")
+    return "\n".join(lines)
+
+
+def random_case(rotation_rep: str, seed: int) -> tuple[list[Scene], list[str]]:
+    rng = np.random.default_rng(seed)
+    scenes = [
+        Scene(tuple(random_object(rng) for _ in range(rng.integers(0, 7))), f"{index}.png") for index in range(101)
+    ]
+    return scenes, [predicted_text(scene, rotation_rep, rng) for scene in scenes]
+
+
+@pytest.mark.parametrize("task", ["sixdof", "shapenet"])
+@pytest.mark.parametrize("rotation_rep", list(COUNTS))
+def test_every_metric_equals_the_statement(task: str, rotation_rep: str) -> None:
+    scenes, texts = random_case(rotation_rep, seed=len(task))
+    readings = [read(text, task, rotation_rep=rotation_rep) for text in texts]
+    expected = [scores_of_scene(scene, parse(text, rotation_rep)) for scene, text in zip(scenes, texts, strict=True)]
+    result = report(scenes, readings, task, rotation_rep=rotation_rep)
+    metrics = {name: value for name, value in result["metrics"].items() if name != "parsed"}
+    assert metrics == pytest.approx(averages_over_scenes(expected), abs=1e-6)
+    assert set(metrics) == {"l2", "geod", "ace", "size", "color", "mat", "shape", "shp_cls"}
+    assert 20 < result["num_unparsed"] < 101 and result["num_without_pairs"] > 3  # the case is as bad as it claims
+
+    kept = [scores for scores in expected if scores.get("l2", 0) != 0]
+    parity = report(scenes, readings, task, rotation_rep=rotation_rep, reference_averages=True)
+    metrics = {name: value for name, value in parity["metrics"].items() if name != "parsed"}
+    assert metrics == pytest.approx(averages_over_scenes(kept), abs=1e-6)
