@@ -47,7 +47,7 @@ class Task:
 
 
 _WORDS = ("size", "color", "material", "shape")
-_FREE_ROTATION = ("euler", "euler_int", "aa", "6d", "quat")
+_FREE_ROTATION = tuple(name for name in REPRESENTATIONS if name != "yaw")
 
 
 def _task_3d(name: str, rotation_size: int, rotation_reps: tuple[str, ...]) -> Task:
