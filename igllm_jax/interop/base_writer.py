@@ -1,0 +1,136 @@
+"""Writing a base-weights folder one tensor at a time: it appears only when it is complete, and a second run goes on."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tensorstore
+
+from igllm_jax.errors import UserError
+from igllm_jax.interop import base
+from igllm_jax.models.vlm import VLMConfig
+
+CHUNK_BYTES = 16 * 2**20  # of one file: small enough that a host reads little more than its devices hold
+PLAN_FILE = "import.json"
+DONE_FILE = "done.txt"
+
+
+class Writer:
+    """Writes `folder` under the name `folder.partial` beside it; `finish` gives it its name.
+
+    shapes: path -> ShapeDtypeStruct of every array. plan: JSON-ready description of this import; what an interrupted
+    import left is gone on with where its plan is the same, and thrown away otherwise.
+    """
+
+    def __init__(self, folder: Path, shapes: Mapping[str, jax.ShapeDtypeStruct], plan: dict[str, Any]):
+        self.folder = Path(folder).absolute()
+        self.partial = self.folder.with_name(f"{self.folder.name}.partial")
+        self.shapes = dict(shapes)
+        if self.folder.exists():
+            raise UserError(f"{folder} exists: give another --out, or remove it")
+        self.partial.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.partial / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another import is writing {folder} right now") from None
+        plan = json.loads(json.dumps({**plan, "shapes": {p: [list(s.shape), s.dtype.name] for p, s in shapes.items()}}))
+        self.done = self._resume(plan)
+        self._journal = (self.partial / DONE_FILE).open("a", encoding="utf-8")
+        self._arrays: dict[str, Any] = {}
+
+    def _resume(self, plan: dict[str, Any]) -> set[tuple[str, int | None]]:
+        plan_file = self.partial / PLAN_FILE
+        try:
+            if json.loads(plan_file.read_text()) == plan:
+                lines = (self.partial / DONE_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
+                return {_parse(line) for line in lines if line.endswith("\n")}
+        except (OSError, ValueError):
+            pass  # nothing usable was left: start afresh
+        for path in self.partial.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
+        (self.partial / base.WEIGHTS).mkdir()
+        plan_file.write_text(json.dumps(plan))
+        return set()
+
+    def is_done(self, path: str, layer: int | None) -> bool:
+        return (path, layer) in self.done
+
+    def write(self, path: str, layer: int | None, array: np.ndarray) -> None:
+        """Writes a whole array, or one layer of a stacked one, in the dtype of its shape; on disk when it returns."""
+        shape = self.shapes[path]
+        if array.dtype != shape.dtype:
+            array = array.astype(shape.dtype)
+        target = self._array(path)
+        (target if layer is None else target[layer]).write(array).result()
+        self._journal.write(f"{path}\t{'' if layer is None else layer}\n")
+        self._journal.flush()
+        self.done.add((path, layer))
+
+    def _array(self, path: str) -> Any:
+        if path not in self._arrays:
+            shape = self.shapes[path]
+            metadata = {
+                "shape": list(shape.shape),
+                "chunks": chunk_shape(shape),
+                "compressor": None,  # weights hardly compress, and reading would take longer
+                "dtype": shape.dtype.name if shape.dtype.name == "bfloat16" else np.dtype(shape.dtype).str,
+                "dimension_separator": ".",
+            }
+            spec = {**base.array_spec(self.partial, path), "metadata": metadata}
+            self._arrays[path] = tensorstore.open(spec, create=True, open=True).result()
+        return self._arrays[path]
+
+    def finish(self, config: VLMConfig, about: Mapping[str, Any]) -> None:
+        """Writes model.json and gives the folder its name."""
+        for name, value in base.orbax_metadata(self.shapes).items():
+            (self.partial / base.WEIGHTS / name).write_text(json.dumps(value))
+        value = {"format": base.FORMAT, "config": base.config_to_json(config), **about}
+        (self.partial / base.MODEL_FILE).write_text(json.dumps(value, indent=2) + "\n")
+        self._journal.close()
+        self.partial.rename(self.folder)
+        for name in (PLAN_FILE, DONE_FILE, "lock"):
+            (self.folder / name).unlink()
+        self._lock.close()
+
+    def discard(self) -> None:
+        """Removes everything written: what was read turned out to be wrong."""
+        self._journal.close()
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self._lock.close()
+
+
+def _parse(line: str) -> tuple[str, int | None]:
+    path, layer = line.rstrip("\n").split("\t")
+    return path, int(layer) if layer else None
+
+
+def chunk_shape(shape: jax.ShapeDtypeStruct) -> list[int]:
+    """One layer and as many whole rows as fit in CHUNK_BYTES; a divisor of the rows, where there is a fair one, so that
+    no chunk is padded."""
+    has_layers = len(shape.shape) == 3
+    lead, rest = ([1], list(shape.shape[1:])) if has_layers else ([], list(shape.shape))
+    if len(rest) < 2:
+        return lead + rest
+    most = min(rest[0], max(1, CHUNK_BYTES // (rest[1] * shape.dtype.itemsize)))
+    fair = (count for count in range(most, most // 4, -1) if rest[0] % count == 0)
+    return [*lead, next(fair, most), rest[1]]
+
+
+def copy_files(files: Mapping[str, Path], folder: Path) -> None:
+    """Copies files to their names (with folders) under `folder`, whole or not at all."""
+    for name, source in files.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.copyfile(source, temporary)
+        temporary.rename(target)

@@ -1,0 +1,248 @@
+"""Sizes and settings between the config files of Hugging Face, LLaVA and PEFT and our own dataclasses."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from igllm_jax.errors import UserError
+from igllm_jax.interop.tables import DECODER_MAPS
+from igllm_jax.models.clip import ACTIVATIONS, VisionConfig
+from igllm_jax.models.llama import DecoderConfig
+from igllm_jax.models.lora import LoRAConfig
+from igllm_jax.models.vlm import VLMConfig
+
+Json = Mapping[str, Any]
+
+# What a key that a config file leaves out means: files of this format are written without the keys at these values.
+# Source: the defaults of LlamaConfig, CLIPVisionConfig, LlavaConfig (transformers) and LoraConfig (peft).
+LLAMA_DEFAULTS = {
+    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "hidden_act": "silu",
+    "rms_norm_eps": 1e-6, "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
+    "rope_theta": 10000.0, "rope_scaling": None, "rope_parameters": None,
+}  # fmt: skip
+CLIP_DEFAULTS = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+}  # fmt: skip
+LLAVA_DEFAULTS = {
+    "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "projector_hidden_act": "gelu",
+    "multimodal_projector_bias": True, "image_token_index": 32000, "tie_word_embeddings": False,
+}  # fmt: skip
+LORA_DEFAULTS = {
+    "r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "use_dora": False, "fan_in_fan_out": False,
+    "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None, "bias": "none",
+}  # fmt: skip
+# CLIP's images, where the folder has no preprocessor_config.json: every released CLIP tower was trained with these.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def vision_config(config: Json, preprocessor: Json | None, *, feature_layer: int, place: object) -> VisionConfig:
+    """A CLIP tower. config: of a CLIPVisionModel, a CLIPModel or a LLaVA. preprocessor: preprocessor_config.json."""
+    found = {**CLIP_DEFAULTS, **config.get("vision_config", config)}
+    _expect(found, place, model_type=("clip_vision_model", None), hidden_act=tuple(ACTIVATIONS), num_channels=(3,))
+    image = preprocessor or {}
+    try:
+        return VisionConfig(
+            image_size=int(found["image_size"]),
+            patch_size=int(found["patch_size"]),
+            width=int(found["hidden_size"]),
+            num_layers=int(found["num_hidden_layers"]),
+            num_heads=int(found["num_attention_heads"]),
+            mlp_width=int(found["intermediate_size"]),
+            layer_norm_epsilon=float(found["layer_norm_eps"]),
+            activation=str(found["hidden_act"]),
+            feature_layer=feature_layer,
+            image_mean=_three(image.get("image_mean", CLIP_MEAN)),
+            image_std=_three(image.get("image_std", CLIP_STD)),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def decoder_config(config: Json, place: object) -> DecoderConfig:
+    """A LLaMA decoder. config: of a LlamaForCausalLM, a llava_llama or (its text_config) a LLaVA of Hugging Face."""
+    is_nested = "text_config" in config
+    found: dict[str, Any] = {**LLAMA_DEFAULTS, **(config["text_config"] if is_nested else config)}
+    types = ("llama", "llava", "llava_llama", "LlavaLlamaForCausalLM", None)
+    _expect(found, place, model_type=types, hidden_act=("silu",), attention_bias=(False,), mlp_bias=(False,))
+    tied = bool(found["tie_word_embeddings"] or (is_nested and config.get("tie_word_embeddings", False)))
+    try:
+        heads, width = int(found["num_attention_heads"]), int(found["hidden_size"])
+        return DecoderConfig(
+            vocab_size=int(found["vocab_size"]),
+            width=width,
+            num_layers=int(found["num_hidden_layers"]),
+            num_heads=heads,
+            num_kv_heads=int(found["num_key_value_heads"] or heads),
+            head_width=int(found["head_dim"] or width // heads),
+            mlp_width=int(found["intermediate_size"]),
+            rms_norm_epsilon=float(found["rms_norm_eps"]),
+            rope_theta=_rope_theta(found, place),
+            tie_embeddings=tied,
+            attention="xla",
+            remat="full",
+        )
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{place}: {error}") from None
+
+
+def _rope_theta(found: Mapping[str, Any], place: object) -> float:
+    """Newer files keep it in rope_parameters, older ones at the top."""
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = found[key] or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
+            raise UserError(f"{place}: {key} {dict(rope)} is not supported; only plain rotary positions are")
+    rope = found["rope_parameters"] or {}
+    return float(rope["rope_theta"] if "rope_theta" in rope else found["rope_theta"])
+
+
+def lora_config(adapter: Json, place: object) -> LoRAConfig:
+    """A PEFT adapter's rank, scale and dropout (rank-stabilised: as the alpha of the same scale)."""
+    found = {**LORA_DEFAULTS, **adapter}
+    _expect(found, place, peft_type=("LORA", None), use_dora=(False,), fan_in_fan_out=(False,))
+    for key in ("rank_pattern", "alpha_pattern"):
+        if found[key]:
+            raise UserError(f"{place}: {key} gives maps different values, which is not supported: {found[key]}")
+    rank, alpha = int(found["r"]), float(found["lora_alpha"])
+    if found["use_rslora"]:
+        alpha *= math.sqrt(rank)
+    try:
+        return LoRAConfig(rank=rank, alpha=alpha, dropout=float(found["lora_dropout"] or 0.0), dropout_kind="hash")
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def feature_layer_of(config: Json, place: object) -> int:
+    """Which hidden state feeds the projector, by a LLaVA's config (Hugging Face's or the original's)."""
+    is_hf = "vision_config" in config
+    found = {**LLAVA_DEFAULTS, **config} if is_hf else {"mm_vision_select_feature": "patch", **config}
+    layer = found.get("vision_feature_layer") if is_hf else found.get("mm_vision_select_layer")
+    if is_hf:
+        _expect(found, place, vision_feature_select_strategy=("default",), multimodal_projector_bias=(True,))
+    else:
+        _expect(found, place, mm_vision_select_feature=("patch",))
+    if not isinstance(layer, int):
+        key = "vision_feature_layer" if is_hf else "mm_vision_select_layer"
+        raise UserError(f"{place}: {key} is {layer!r}; one layer's number is expected")
+    return layer
+
+
+def _expect(found: Json, place: object, **allowed: tuple[Any, ...]) -> None:
+    for key, values in allowed.items():
+        if found.get(key) not in values:
+            known = ", ".join(str(value) for value in values if value is not None)
+            raise UserError(f"{place}: {key} is {found.get(key)!r}; supported: {known}")
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+# ---- the other way ---------------------------------------------------------------------------------------------------
+
+
+def decoder_to_json(config: DecoderConfig, *, vocab_size: int, dtype: str) -> dict[str, Any]:
+    """LlamaConfig. rope_theta stands twice: at the place of old readers and at that of new ones."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": vocab_size,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_width,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.rms_norm_epsilon,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": config.tie_embeddings,
+        "max_position_embeddings": 2048,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": dtype,
+    }
+
+
+def vision_to_json(config: VisionConfig) -> dict[str, Any]:
+    """CLIPVisionConfig of the blocks that run: the last one's output is the feature."""
+    return {
+        "architectures": ["CLIPVisionModel"],
+        "model_type": "clip_vision_model",
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.num_blocks,
+        "num_attention_heads": config.num_heads,
+        "num_channels": 3,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "hidden_act": config.activation,
+        "layer_norm_eps": config.layer_norm_epsilon,
+    }
+
+
+def llava_to_json(config: VLMConfig, *, vocab_size: int, image_token: int, dtype: str) -> dict[str, Any]:
+    """LlavaConfig, with the float head's kind as the reference calls it.
+
+    A single linear map is written as linear_1, no activation, and an identity for linear_2.
+    """
+    return {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "vision_config": vision_to_json(config.vision),
+        "text_config": decoder_to_json(config.decoder, vocab_size=vocab_size, dtype=dtype),
+        "image_token_index": image_token,
+        "image_seq_length": config.vision.num_patches,
+        "projector_hidden_act": "gelu" if config.projector == "mlp2x_gelu" else "linear",
+        "multimodal_projector_bias": True,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": config.decoder.tie_embeddings,
+        "float_head_type": config.head,
+        "torch_dtype": dtype,
+    }
+
+
+def reference_to_json(config: VLMConfig, *, vision_tower: str, dtype: str) -> dict[str, Any]:
+    """The reference's config.json (llava_llama)."""
+    return {
+        **decoder_to_json(config.decoder, vocab_size=config.decoder.vocab_size, dtype=dtype),
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "model_type": "llava_llama",
+        "mm_vision_tower": vision_tower,
+        "mm_hidden_size": config.vision.width,
+        "mm_projector_type": config.projector,
+        "mm_vision_select_layer": config.vision.feature_layer,
+        "mm_vision_select_feature": "patch",
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "use_mm_proj": True,
+        "float_head_type": config.head,
+    }
+
+
+def lora_to_json(config: LoRAConfig, *, base_model: str) -> dict[str, Any]:
+    """PEFT's adapter_config.json."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": config.rank,
+        "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": [name.split(".")[-1] for name in DECODER_MAPS],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+    }

@@ -1,0 +1,178 @@
+"""Importing: what sources.py found is written as a base-weights folder, one tensor at a time."""
+
+import itertools
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igllm_jax import progress
+from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
+from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.errors import UserError
+from igllm_jax.interop import base
+from igllm_jax.interop.base_writer import Writer, copy_files
+from igllm_jax.interop.sources import KEEP, Plan, Request, is_lora, make_plan
+from igllm_jax.interop.table import Tensor
+from igllm_jax.models import lora
+from igllm_jax.models.vlm import VLMConfig, skeleton
+
+COPIED = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer*",
+    "special_tokens_map.json", "added_tokens.json", "adapter_config.json", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*",
+    "COPYING*",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an import did. bytes: written, in the end. seconds: of this run; a resumed one wrote only `written`."""
+
+    tensors: int
+    written: int
+    bytes: int
+    seconds: float
+    left_out: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def run(request: Request) -> Account:
+    """Imports into `request.out`, which appears only when it is complete; a second run goes on where one was killed.
+
+    Raises: UserError where the files are not what they have to be; nothing is left behind then.
+    """
+    start = time.monotonic()
+    if request.out.exists():
+        raise UserError(f"{request.out} exists: give another --out, or remove it")
+    plan = make_plan(request)
+    tokenizer = find_tokenizer(request, plan.config)
+    shapes = target_shapes(plan, request.dtype)
+    writer = Writer(request.out, shapes, _identity(plan, request, tokenizer))
+    written = 0
+    try:
+        todo = [tensor for tensor in in_file_order(plan) if not writer.is_done(tensor.path, tensor.layer)]
+        counted = iter(progress.track(todo, label="import", unit="tensor"))
+        for _, group in itertools.groupby(counted, key=lambda tensor: tensor.info.file):
+            for tensor in group:
+                writer.write(tensor.path, tensor.layer, read_merged(plan, tensor))
+                written += 1
+            tensor.weights.release(tensor.info.file)
+        for role, folder in _folders(request).items():
+            copy_files(copied_files(folder), writer.partial / base.SOURCES / role)
+        tokenizer.save(writer.partial)
+        writer.finish(plan.config, _about(request, plan, tokenizer))
+    except UserError:
+        writer.discard()
+        raise
+    size = sum(int(np.prod(shape.shape)) * shape.dtype.itemsize for shape in shapes.values())
+    seconds = time.monotonic() - start
+    return Account(len(plan.tensors), written, size, seconds, dict(plan.left_out), tuple(plan.notes))
+
+
+def find_tokenizer(request: Request, config: VLMConfig) -> Tokenizer:
+    """The tokenizer that came along, checked against the embedding and for the float token.
+
+    Raises: UserError where there is none, it does not fit, or it splits the float token.
+    """
+    folder = request.llava or request.decoder
+    assert folder is not None
+    place = request.tokenizer or folder / TOKENIZER_FILE
+    if not place.exists():
+        raise UserError(f"{place} does not exist: give the sentencepiece model of this decoder as --tokenizer FILE")
+    tokenizer = Tokenizer.load(place)
+    rows = config.decoder.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"tokenizer {tokenizer.origin} has {tokenizer.vocab_size} pieces and the embedding {rows} rows: "
+            "it belongs to another decoder; give the right one as --tokenizer FILE"
+        )
+    if not request.numbers_as_text:
+        try:
+            _ = tokenizer.float_id
+        except UserError as error:
+            raise UserError(f"{error}; for a decoder that writes numbers as text add --numbers_as_text") from None
+    return tokenizer
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def target_shapes(plan: Plan, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Path -> shape and dtype of what is written: the file's own dtype, or the one asked for.
+
+    Raises: UserError where the layers of one stack have different dtypes, or one that JAX lacks.
+    """
+    bones = skeleton(plan.config).shapes
+    dtypes: dict[str, dict[str, str]] = {}
+    for (path, _), tensor in plan.tensors.items():
+        dtypes.setdefault(path, {}).setdefault(tensor.info.dtype.name, tensor.name)
+    if dtype == KEEP:
+        mixed = {path: found for path, found in dtypes.items() if len(found) > 1 or "float64" in found}
+        if mixed:
+            path, found = next(iter(mixed.items()))
+            told = ", ".join(f"{name} in {kind}" for kind, name in found.items())
+            raise UserError(f"{path} can't keep its dtype ({told}; {len(mixed)} such): choose one with --dtype")
+    chosen = {path: next(iter(found)) if dtype == KEEP else dtype for path, found in dtypes.items()}
+    return {
+        path: jax.ShapeDtypeStruct(shape.shape, jnp.dtype(chosen[path]))
+        for path, shape in bones.items()
+        if path in chosen
+    }
+
+
+def in_file_order(plan: Plan) -> list[Tensor]:
+    """What is written, file by file, so that only one file's pages are in memory."""
+    written = [tensor for tensor in plan.tensors.values() if not (is_lora(tensor.path) and not plan.config.lora.rank)]
+    return sorted(written, key=lambda tensor: (str(tensor.info.file), tensor.path, tensor.layer or 0))
+
+
+def read_merged(plan: Plan, tensor: Tensor) -> np.ndarray:
+    """A tensor's values; a kernel with its LoRA update where the folder keeps none apart."""
+    array = tensor.read()
+    place = tensor.path.removesuffix("/kernel")
+    pair = [plan.tensors.get((f"{place}/lora_{side}", tensor.layer)) for side in "ab"]
+    if plan.config.lora.rank or pair[0] is None or pair[1] is None:
+        return array
+    parts = {"kernel": array, "lora_a": pair[0].read(), "lora_b": pair[1].read()}
+    with jax.default_matmul_precision("highest"):
+        merged = lora.merge({f"{place}/{name}": jnp.asarray(value) for name, value in parts.items()}, plan.lora)
+    return np.asarray(merged[tensor.path])
+
+
+def _folders(request: Request) -> dict[str, Path]:
+    folders = {"vision": request.vision, "decoder": request.decoder, "llava": request.llava, "adapter": request.adapter}
+    return {role: folder for role, folder in folders.items() if folder}
+
+
+def copied_files(folder: Path) -> dict[str, Path]:
+    """Name -> file of the config, tokenizer and licence files in a folder."""
+    return {path.name: path for pattern in COPIED for path in sorted(folder.glob(pattern)) if path.is_file()}
+
+
+def _identity(plan: Plan, request: Request, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What has to be the same for a second run to go on with what a first one left."""
+    files = {json.dumps(stat) for tensor in plan.tensors.values() for stat in tensor.weights.fingerprint()}
+    return {
+        "config": base.config_to_json(plan.config),
+        "lora": asdict(plan.lora),
+        "files": sorted(files),
+        "dtype": request.dtype,
+        "tokenizer": tokenizer.fingerprint,
+    }
+
+
+def _about(request: Request, plan: Plan, tokenizer: Tokenizer) -> dict[str, Any]:
+    sources = {**_folders(request), "projector": request.projector}
+    return {
+        "sources": {role: str(path) for role, path in sources.items() if path},
+        "merged_lora": asdict(plan.lora) if request.merge_lora else None,
+        "tokenizer": tokenizer.fingerprint,
+        "left_out": dict(plan.left_out),
+        "notes": plan.notes,
+    }

@@ -1,0 +1,269 @@
+"""Which files bring which part of the model: every tensor of an import, found and checked before any is read."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igllm_jax.errors import UserError
+from igllm_jax.interop import hf_config, tables
+from igllm_jax.interop.files import Weights, open_weights, read_json
+from igllm_jax.interop.table import Shape, Source, Tensor, match
+from igllm_jax.models.clip import VisionConfig
+from igllm_jax.models.llama import DecoderConfig
+from igllm_jax.models.lora import LoRAConfig
+from igllm_jax.models.vlm import VLMConfig, skeleton
+
+NO_LORA = LoRAConfig(rank=0, alpha=1.0, dropout=0.0, dropout_kind="hash")
+REFERENCE_FEATURE_LAYER = -2
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+BESIDE_FILES = ("non_lora_trainables.safetensors", "non_lora_trainables.bin")
+KEEP = "keep"
+DTYPES = (KEEP, "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for. vision and decoder, or llava; the other files add to or replace parts of these."""
+
+    out: Path
+    vision: Path | None = None
+    decoder: Path | None = None
+    llava: Path | None = None
+    projector: Path | None = None
+    adapter: Path | None = None
+    tokenizer: Path | None = None
+    feature_layer: int | None = None
+    merge_lora: bool = False
+    numbers_as_text: bool = False
+    dtype: str = KEEP
+
+
+@dataclass
+class Plan:
+    """A checked import. config: of the folder that comes out. tensors: by (path, layer). lora: of the adapter."""
+
+    config: VLMConfig
+    tensors: dict[tuple[str, int | None], Tensor]
+    lora: LoRAConfig
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One opened file or folder, and what it holds beside vision and decoder ("none": nothing)."""
+
+    weights: Weights
+    table: Callable[[str, str], Source]  # of the kinds of projector and float head
+    owns: tuple[str, ...]  # prefixes of our paths: "vision/", "decoder/", "lora"
+    projector: str = "none"
+    head: str = "none"
+
+    def paths(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        """The shapes that this part has to bring."""
+        owns = self.owns + (("projector/",) if self.projector != "none" else ())
+        owns += ("float_head/",) if self.head != "none" else ()
+
+        def is_owned(path: str) -> bool:
+            return "lora" in owns if is_lora(path) else path.startswith(owns)
+
+        return {path: shape for path, shape in shapes.items() if is_owned(path)}
+
+
+def make_plan(request: Request) -> Plan:
+    """Opens every file and finds every tensor; reads none.
+
+    Raises: UserError where something is missing, unknown, misshaped, contradictory or not supported.
+    """
+    if request.llava and request.decoder:
+        raise UserError("--llava brings its own decoder: leave out --decoder")
+    if not request.llava and not (request.vision and request.decoder):
+        raise UserError("give --vision DIR and --decoder DIR, or --llava DIR")
+    if request.merge_lora and not request.adapter:
+        raise UserError("--merge_lora needs --adapter DIR")
+    parts = _open_parts(request)
+    projector, head = _agreed(parts, "projector"), _agreed(parts, "head")
+    _check_kinds(request, projector, head)
+    found_lora = _lora_config(request)
+    config = VLMConfig(
+        vision=_vision_config(request),
+        projector="linear" if projector == "none" else projector,
+        decoder=_decoder_config(request),
+        lora=found_lora,
+        head=head,
+        dtype="float32",
+    )
+    plan = Plan(config, {}, found_lora)
+    shapes = {path: tuple(shape.shape) for path, shape in skeleton(config).shapes.items()}
+    for part in parts:
+        _match_part(plan, part, shapes, request)
+    if projector == "none":
+        plan.notes.append("no projector came along: training starts it from the seed")
+    if request.merge_lora:
+        plan.config = replace(config, lora=NO_LORA)
+    dtype = str(plan.tensors["decoder/embedding", None].info.dtype) if request.dtype == KEEP else request.dtype
+    plan.config = replace(plan.config, dtype="float32" if dtype == "float32" else "bfloat16")
+    return plan
+
+
+def _open_parts(request: Request) -> list[_Part]:
+    """Base first, what was trained on it last: a later part's tensors stand for an earlier one's."""
+    parts: list[_Part] = []
+    if request.llava:
+        parts += _llava_parts(request, request.llava)
+    else:
+        parts.append(_Part(open_weights(_given(request.vision)), lambda *_: tables.CLIP, ("vision/",)))
+        parts.append(_Part(open_weights(_given(request.decoder)), lambda *_: tables.LLAMA, ("decoder/",)))
+    if request.projector:
+        parts.append(_kinds(open_weights(request.projector), tables.non_lora, ()))
+    if request.adapter:
+        parts.append(_kinds(open_weights(request.adapter, names=ADAPTER_FILES), tables.peft, ("lora",)))
+        if any((request.adapter / name).is_file() for name in BESIDE_FILES):
+            parts.append(_kinds(open_weights(request.adapter, names=BESIDE_FILES), tables.non_lora, ()))
+    return parts
+
+
+def _llava_parts(request: Request, folder: Path) -> list[_Part]:
+    config, weights = read_json(folder / "config.json"), open_weights(folder)
+    if "vision_config" in config:
+        if request.vision:
+            raise UserError(f"{folder} brings its own vision tower: leave out --vision")
+        kind = tables.kind_of(weights.infos, "multi_modal_projector", folder)
+        if kind != "none":
+            kind = _hf_projector(config, weights, folder)
+        parts = [_Part(weights, lambda kind, _: tables.llava_hf(kind), ("vision/", "decoder/"), kind)]
+        if (folder / tables.FLOAT_HEAD_FILE).is_file():
+            beside = open_weights(folder / tables.FLOAT_HEAD_FILE)
+            kind = tables.kind_of(beside.infos, "float_head", beside.place)
+            parts.append(_Part(beside, lambda _, head: tables.float_head(head), (), head=kind))
+        return parts
+    if not request.vision:
+        raise UserError(f"{folder} does not describe its vision tower: give the folder of the tower as --vision")
+    has_tower = any(name.startswith("model.vision_tower.") for name in weights.infos)
+    kind = tables.kind_of(weights.infos, "mm_projector", folder)
+    part = _Part(
+        weights, lambda kind, _: tables.llava(kind), ("vision/", "decoder/") if has_tower else ("decoder/",), kind
+    )
+    tower = _Part(open_weights(request.vision), lambda *_: tables.CLIP, ("vision/",))
+    return [part] if has_tower else [tower, part]
+
+
+def _hf_projector(config: Mapping[str, Any], weights: Weights, folder: Path) -> str:
+    """Hugging Face's projector always has two maps; a linear one has no activation and an identity as its second."""
+    act = config.get("projector_hidden_act", hf_config.LLAVA_DEFAULTS["projector_hidden_act"])
+    if act == "gelu":
+        return "mlp2x_gelu"
+    second = {name.rsplit(".", 1)[1]: name for name in weights.infos if ".linear_2." in f".{name}"}
+    kernel, bias = (weights.read(second[name]) if name in second else np.ones(1) for name in ("weight", "bias"))
+    is_identity = kernel.ndim == 2 and np.array_equal(kernel, np.eye(*kernel.shape)) and not bias.any()
+    if act != "linear" or not is_identity:
+        raise UserError(
+            f"{folder}: the projector's activation is {act!r}; only linear and mlp2x_gelu projectors are known"
+        )
+    return "linear"
+
+
+def _kinds(weights: Weights, table: Callable[[str, str], Source], owns: tuple[str, ...]) -> _Part:
+    """A part whose names say which projector and float head it holds."""
+    projector, head = (tables.kind_of(weights.infos, part, weights.place) for part in ("mm_projector", "float_head"))
+    return _Part(weights, table, owns, projector, head)
+
+
+def _agreed(parts: list[_Part], what: str) -> str:
+    """The one kind of projector or head that the parts hold, "none" where none does."""
+    found = {getattr(part, what): part.weights.place for part in parts if getattr(part, what) != "none"}
+    if len(found) > 1:
+        told = ", ".join(f"{kind} in {place}" for kind, place in found.items())
+        raise UserError(f"the files hold different kinds of {what}: {told}; leave out the one that does not belong")
+    return next(iter(found), "none")
+
+
+def _check_kinds(request: Request, projector: str, head: str) -> None:
+    """The configs' word on projector and head against what the files hold."""
+    for folder in (request.adapter, request.llava):
+        place = folder / "config.json" if folder else None
+        config = read_json(place) if place and place.is_file() else {}
+        for key, found, what in (
+            ("mm_projector_type", projector, "projector"),
+            ("float_head_type", head, "float head"),
+        ):
+            said = config.get(key) or "none"
+            if key in config and found != said and not (what == "projector" and found == "none"):
+                raise UserError(f"{place}: {key} is {said!r}, but the {what} in the files is {found!r}")
+
+
+def _match_part(plan: Plan, part: _Part, shapes: Mapping[str, Shape], request: Request) -> None:
+    wanted = part.paths(shapes)
+    if "lora" in part.owns:
+        names = " ".join(part.weights.infos)
+        maps = {ours for theirs, ours in tables.DECODER_MAPS.items() if f"{theirs}.lora_" in names}
+        absent = [ours for ours in tables.DECODER_MAPS.values() if ours not in maps]
+        if maps and absent and not request.merge_lora:
+            raise UserError(
+                f"{part.weights.place} has no LoRA on {', '.join(absent)}, and here every map of a layer has one: "
+                "add --merge_lora"
+            )
+        wanted = {p: shape for p, shape in wanted.items() if not maps or not is_lora(p) or _map_of(p) in maps}
+    found, left_out = match(part.table(part.projector, part.head), part.weights, wanted)
+    replaced = {tensor.path.split("/")[0] for tensor in found if (tensor.path, tensor.layer) in plan.tensors}
+    plan.notes += [f"the {name} is the one in {part.weights.place}" for name in sorted(replaced)]
+    plan.tensors.update({(tensor.path, tensor.layer): tensor for tensor in found})
+    plan.left_out.update(left_out)
+
+
+def is_lora(path: str) -> bool:
+    return path.endswith(("/lora_a", "/lora_b"))
+
+
+def _map_of(path: str) -> str:
+    return path.split("/")[-2]
+
+
+def _given(path: Path | None) -> Path:
+    assert path is not None
+    return path
+
+
+# ---- configs ---------------------------------------------------------------------------------------------------------
+
+
+def _vision_config(request: Request) -> VisionConfig:
+    folder = _given(request.vision or request.llava)
+    place = folder / "config.json"
+    layer = request.feature_layer if request.feature_layer is not None else _feature_layer(request)
+    return hf_config.vision_config(read_json(place), _preprocessor(folder), feature_layer=layer, place=place)
+
+
+def _feature_layer(request: Request) -> int:
+    """The trained checkpoint's choice, then the base's, then the reference's."""
+    for folder in (request.adapter, request.llava):
+        place = folder / "config.json" if folder else None
+        if place and place.is_file():
+            config = read_json(place)
+            if any(key in config for key in ("mm_vision_select_layer", "vision_config")):
+                return hf_config.feature_layer_of(config, place)
+    return REFERENCE_FEATURE_LAYER
+
+
+def _preprocessor(folder: Path) -> dict[str, Any] | None:
+    if (folder / "preprocessor_config.json").is_file():
+        return read_json(folder / "preprocessor_config.json")
+    if (folder / "processor_config.json").is_file():
+        return read_json(folder / "processor_config.json").get("image_processor")
+    return None
+
+
+def _decoder_config(request: Request) -> DecoderConfig:
+    place = _given(request.llava or request.decoder) / "config.json"
+    return hf_config.decoder_config(read_json(place), place)
+
+
+def _lora_config(request: Request) -> LoRAConfig:
+    if not request.adapter:
+        return NO_LORA
+    place = request.adapter / "adapter_config.json"
+    return hf_config.lora_config(read_json(place), place)
