@@ -17,6 +17,7 @@ IMAGE_TASKS = {
     "sixdof": "one toy airplane, turned and moved, over a ground; val_OOD is painted otherwise",
     "shapenet": "toys of several classes; val_OOD_texture paints them otherwise, val_OOD_shape has other models",
 }
+INTERRUPTED = 130  # exit code, as shells have it
 SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # of an image, in pixels
 
 
@@ -113,7 +114,12 @@ def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code. Raises: UserError for anything the user can mend."""
     arguments = build_parser().parse_args(argv)
     start = time.monotonic()
-    for path in make_twod(arguments) if arguments.task == "twod" else make_images(arguments):
+    try:
+        written = make_twod(arguments) if arguments.task == "twod" else make_images(arguments)
+    except KeyboardInterrupt:
+        print(f"interrupted: nothing was written to {arguments.out}", file=sys.stderr)
+        return INTERRUPTED
+    for path in written:
         print(path)
     print(f"made in {time.monotonic() - start:.1f} s", file=sys.stderr)
     return 0

@@ -15,6 +15,7 @@ from PIL import Image
 
 from igllm_jax import make_data
 from igllm_jax.errors import UserError
+from igllm_jax.painter.dataset import PAINTERS
 from igllm_jax.painter.output import finished_outputs
 from igllm_jax.scene.checkerboard import is_seen
 from igllm_jax.scene.scene import read_labels
@@ -152,12 +153,31 @@ def test_bad_image_arguments(tmp_path: Path, arguments: list[str], message: str)
 
 
 def test_sigterm_during_painting_leaves_nothing(tmp_path: Path) -> None:
-    program = "import sys; from igllm_jax.make_data import main; main(sys.argv[1:])"
+    program = "import sys; from igllm_jax.make_data import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["clevr", "--out", str(tmp_path / "x"), "--num_train", "100000", "--workers", "2"]
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob("x/.unfinished-*/images/train.tar")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.terminate()
-    assert process.wait(timeout=30) != 0
+    assert process.wait(timeout=30) == make_data.INTERRUPTED
     assert list((tmp_path / "x").iterdir()) == []
+
+
+@pytest.mark.parametrize("task", ["so3", "sixdof", "shapenet"])
+def test_other_tasks_leave_the_same_layout(tmp_path: Path, task: str) -> None:
+    assert run(task, "--renderer", "flat", "--out", tmp_path, *SMALL, "--workers", 1) == 0
+    splits = PAINTERS[task].splits
+    assert sorted(all_bytes(tmp_path)) == sorted(
+        [f"images/{split}.tar" for split in splits] + [f"labels/{split}.json" for split in splits]
+    )
+    for split in splits:
+        scenes = read_labels(tmp_path / f"labels/{split}.json", task)
+        assert len(scenes) == (5 if split == "train" else 2)
+        assert all(len(thing.rotation or ()) == 3 for scene in scenes for thing in scene.objects)
+        with tarfile.open(tmp_path / f"images/{split}.tar") as tar:
+            assert tar.getnames() == [scene.image for scene in scenes]
+
+
+def test_every_painter_has_its_words_on_the_command_line() -> None:
+    assert set(make_data.IMAGE_TASKS) == set(PAINTERS)

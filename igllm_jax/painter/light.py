@@ -142,12 +142,21 @@ def ground(parts: Sequence[Part], camera: Camera, lamps: Lamps) -> np.ndarray:
         dx, dy, dz = gx - np.float32(lamp[0]), gy - np.float32(lamp[1]), np.float32(lamp[2])
         squared = dx * dx + dy * dy + dz * dz
         # The falloff of a lamp above the ground, set to 1 where the origin is, softened to keep the far side visible.
-        falloff = np.sqrt(dz / np.sqrt(squared) * np.float32(lamp @ lamp) ** np.float32(1.0) / squared)
-        light += np.float32(strength) * falloff * (1 - _shadow(parts, gx, gy, lamp))
+        falloff = np.sqrt(dz / np.sqrt(squared) * np.float32(lamp @ lamp) / squared)
+        shadow = _soften(_shadow(parts, gx, gy, lamp).reshape(height, width)).ravel()
+        light += np.float32(strength) * falloff * (1 - shadow)
     coarse = light.reshape(height, width)
     box = (0.5, 0.5, 0.5 + camera.width / GROUND_STEP, 0.5 + camera.height / GROUND_STEP)
     fine = Image.fromarray(coarse).resize((camera.width, camera.height), Image.Resampling.BILINEAR, box=box)
     return np.asarray(fine).ravel()
+
+
+def _soften(grid: np.ndarray) -> np.ndarray:
+    """The mean of each point and its neighbours, weighted 1 2 1 both ways: hides that a lamp is a few samples."""
+    for _ in range(2):
+        padded = np.pad(grid, ((1, 1), (0, 0)), mode="edge")
+        grid = (np.float32(0.25) * (padded[:-2] + padded[2:]) + np.float32(0.5) * grid).T
+    return grid
 
 
 def backdrop(camera: Camera) -> np.ndarray:

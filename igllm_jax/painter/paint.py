@@ -1,5 +1,6 @@
 """Pictures of given scenes: of labels, and of what a model predicted."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,14 +13,12 @@ from igllm_jax.painter.labels import turn_of
 from igllm_jax.painter.light import clevr_lamps
 from igllm_jax.painter.parts import Part
 from igllm_jax.painter.picture import draw
-from igllm_jax.painter.poses import SIXDOF_SCALE, SO3_SCALE
+from igllm_jax.painter.poses import SIXDOF_SCALE, so3_scale
 from igllm_jax.painter.shapenet import SCALE as SHAPENET_SCALE
 from igllm_jax.painter.solids import Thing, solid_parts
 from igllm_jax.painter.toys import toy
 from igllm_jax.scene.scene import Scene
 from igllm_jax.scene.tasks import Task, find_task
-
-TOY_SCALES = {"so3": SO3_SCALE, "sixdof": SIXDOF_SCALE, "shapenet": SHAPENET_SCALE}
 
 
 def paint(
@@ -45,22 +44,25 @@ def paint(
         raise UserError("task twod has no scenes to paint; draw its disc with igllm_jax.data.images.draw_disc(x, y)")
     things = scene.objects if isinstance(scene, Scene) else scene
     rep = task.rotation_reps[0] if rotation_rep is None else rotation_rep
+    camera = camera or clevr_camera(width, height)
+    scales = {"so3": so3_scale(camera), "sixdof": SIXDOF_SCALE, "shapenet": SHAPENET_SCALE}
     parts: list[Part] = []
     for owner, thing in enumerate(things):
         turn = turn_of(thing, task, rotation_rep=rep, rotation_unit=rotation_unit)
+        if task.name == "so3" and thing.location is None:  # always at the origin, which labels leave out
+            thing = dataclasses.replace(thing, location=(0.0, 0.0, 0.0))
         if task.name == "clevr":
             parts += solid_parts(thing, turn, owner=owner)
         else:
-            parts += _toy_parts(thing, turn, task.name, owner)
-    camera = camera or clevr_camera(width, height)
+            parts += _toy_parts(thing, turn, scales[task.name], owner)
     return draw(parts, camera, clevr_lamps(), on_ground=task.name != "so3")
 
 
-def _toy_parts(thing: Thing, turn: np.ndarray, task_name: str, owner: int) -> list[Part]:
-    location = (0.0, 0.0, 0.0) if task_name == "so3" and thing.location is None else thing.location
-    if location is None:
+def _toy_parts(thing: Thing, turn: np.ndarray, scale: float, owner: int) -> list[Part]:
+    if thing.location is None:
         return []
     pieces = toy(thing.shape or "")
-    scale = TOY_SCALES[task_name]
     coats = {**PLAIN_COATS, **PLANE_COATS}
-    return dress(pieces or UNKNOWN_PIECES, coats, location=np.array(location), turn=turn, scale=scale, owner=owner)
+    return dress(
+        pieces or UNKNOWN_PIECES, coats, location=np.array(thing.location), turn=turn, scale=scale, owner=owner
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from igllm_jax.painter.camera import clevr_camera
+from igllm_jax.painter.camera import Camera, clevr_camera
 from igllm_jax.painter.coats import PLANE_COATS, PLANE_COATS_OOD, Coat, dress, lowest
 from igllm_jax.painter.labels import object_entry, pixel_of
 from igllm_jax.painter.light import GROUND_COLOR, clevr_lamps
@@ -21,7 +21,7 @@ from igllm_jax.scene.rotations import geodesic_deg, matrix_to_euler, quaternion_
 from igllm_jax.scene.scene import Object
 
 SPLITS = ("train", "val_ID", "val_OOD")
-SO3_SCALE = 2.9
+SO3_SCALE = 3.3  # in a square image
 SO3_HOLE_DEG = 30.0  # training shows no turn within this angle of no turn at all; val_OOD shows only those
 SIXDOF_SCALE = 1.4
 SIXDOF_REACH = 2.6  # x and y are drawn from -REACH to REACH
@@ -50,6 +50,11 @@ def random_turn_within(rng: np.random.Generator, most_deg: float) -> np.ndarray:
             )
 
 
+def so3_scale(camera: Camera) -> float:
+    """How large the toy of so3 is: as large as fits the image, however it is turned."""
+    return SO3_SCALE * min(camera.width, camera.height) / max(camera.width, camera.height)
+
+
 def plane_parts(turn: np.ndarray, *, location: np.ndarray, scale: float, coats: dict[str, Coat]) -> list[Part]:
     """The airplane's parts, as object 0."""
     return dress(plane(), coats, location=location, turn=turn, scale=scale, owner=0)
@@ -64,7 +69,7 @@ def make_so3(rng: np.random.Generator, recipe: Recipe, split: str) -> tuple[Imag
         while geodesic_deg(turn, np.eye(3)) <= SO3_HOLE_DEG:
             turn = random_turn(rng)
     camera = clevr_camera(recipe.width, recipe.height)
-    parts = plane_parts(turn, location=np.zeros(3), scale=SO3_SCALE, coats=PLANE_COATS)
+    parts = plane_parts(turn, location=np.zeros(3), scale=so3_scale(camera), coats=PLANE_COATS)
     thing = Object(shape=PLANE, rotation=matrix_to_euler(turn), pixel=pixel_of(camera, np.zeros(3)))
     return draw(parts, camera, clevr_lamps(), on_ground=False), {"objects": [object_entry(thing)]}
 

@@ -105,7 +105,7 @@ def chair(number: int) -> tuple[Piece, ...]:
 
 
 def table(number: int) -> tuple[Piece, ...]:
-    """Number by number: round tops on one foot, long tops on four legs; a drawer on one side tells front from back."""
+    """Number by number: round tops on one foot, long tops on four legs; a book and a cup tell front from back."""
     draw = _Draw("table", number)
     deep, wide, high = (draw.between(*r) for r in ((0.42, 0.6), (0.62, 0.85), (0.3, 0.5)))
     if number % 3 == 1:
@@ -118,7 +118,8 @@ def table(number: int) -> tuple[Piece, ...]:
     else:
         top = [piece("box", "body", (0.0, 0.0, high), (deep, wide, 0.05))]
         top += _legs(deep - 0.08, wide - 0.08, -high - 0.04, high - 0.05, 0.06, round_legs=number % 2 == 0)
-    return (*top, piece("box", "accent", (deep - 0.2, 0.1, high - 0.15), (0.18, draw.between(0.15, 0.3), 0.1)))
+    book = piece("box", "accent", (deep - 0.22, 0.14, high + 0.08), (0.12, draw.between(0.14, 0.24), 0.04))
+    return (*top, book, piece("rod", "dark", (deep - 0.2, -0.2, high + 0.12), (0.06, 0.06, 0.08)))
 
 
 def car(number: int) -> tuple[Piece, ...]:
