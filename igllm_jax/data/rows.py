@@ -10,8 +10,7 @@ from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.data.options import DataOptions
 from igllm_jax.data.prompts import answer, find_prompt
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.errors import UserError
-from igllm_jax.scene.code import write
+from igllm_jax.scene.code import Written, write
 from igllm_jax.scene.scene import Object, Scene
 
 _BOUND_DRAWS = 24  # ways of writing one object that are tried for the longest
@@ -30,6 +29,29 @@ def prompt_layout(options: DataOptions, tokenizer: Tokenizer) -> PromptLayout:
     """Where image and answer sit in every row."""
     before, after = prompt_tokens(options, tokenizer)
     return PromptLayout(image_offset=len(before), answer_offset=len(before) + len(after))
+
+
+def write_scene(scene: Scene, options: DataOptions, rng: np.random.Generator | None) -> Written:
+    """The scene's code as the options want it; `rng` draws order of attributes and synonyms, None writes it plainly."""
+    return write(
+        scene,
+        options.task,
+        rotation_rep=options.rotation_rep,
+        numbers_as_tokens=options.numbers_as_tokens,
+        rng=rng,
+        shuffle_attributes=options.shuffle_attributes,
+        use_synonyms=options.use_synonyms,
+        rotation_unit=options.rotation_unit,
+    )
+
+
+def sample_texts(scenes: Sequence[Scene], options: DataOptions, *, seed: int, count: int) -> list[str]:
+    """The prompt and `count` answers as training writes them: what a small vocabulary is trained on."""
+    prompt = find_prompt(options.prompt)
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(len(scenes), size=count)
+    texts = [answer(write_scene(scenes[index], options, rng).text) for index in chosen]
+    return [f"{prompt.before_image}{prompt.after_image}", *texts]
 
 
 @dataclass(frozen=True)
@@ -58,11 +80,8 @@ class RowMaker:
             _ = tokenizer.float_id  # says early where the vocabulary has none
 
     def row(self, scene: Scene, rng: np.random.Generator | None) -> Row:
-        """The row of a scene; `rng` draws order of attributes and synonyms, None writes it plainly.
-
-        Raises: UserError where the answer has not one float token per number.
-        """
-        written = self._write(scene, rng)
+        """The row of a scene; `rng` draws order of attributes and synonyms, None writes it plainly."""
+        written = write_scene(scene, self.options, rng)
         answer_ids = [*self.tokenizer.encode(answer(written.text)), self.tokenizer.eos_id]
         tokens = np.array(self._prompt + answer_ids, np.int32)
         is_answer = np.arange(len(tokens)) >= len(self._prompt)
@@ -70,26 +89,8 @@ class RowMaker:
         is_number = np.zeros(len(tokens), bool)
         if self.options.numbers_as_tokens:
             is_number = is_answer & (tokens == self.tokenizer.float_id)
-            if is_number.sum() != len(written.numbers):
-                raise UserError(
-                    f"image {scene.image}: {len(written.numbers)} numbers, but {is_number.sum()} float tokens in the "
-                    "answer; is the float token part of a word in the label?"
-                )
             numbers[is_number] = written.numbers
         return Row(tokens, is_answer, is_number, numbers)
-
-    def _write(self, scene: Scene, rng: np.random.Generator | None):
-        options = self.options
-        return write(
-            scene,
-            options.task,
-            rotation_rep=options.rotation_rep,
-            numbers_as_tokens=options.numbers_as_tokens,
-            rng=rng,
-            shuffle_attributes=options.shuffle_attributes,
-            use_synonyms=options.use_synonyms,
-            rotation_unit=options.rotation_unit,
-        )
 
     def row_within(self, scene: Scene, rng: np.random.Generator, length: int) -> Row:
         """A row of at most `length` tokens, `length` being at least `bound(scene)`.
@@ -118,10 +119,10 @@ class RowMaker:
 
     def _line_bound(self, item: Object, image: str) -> int:
         alone = Scene((item,), image)
-        plain = self._write(alone, None).text
+        plain = write_scene(alone, self.options, None).text
         key = plain.translate(_SAME_DIGIT) if self.tokenizer.splits_digits else plain
         if key not in self._line_bounds:
-            texts = [plain, *(self._write(alone, rng).text for rng in self._draws())]
+            texts = [plain, *(write_scene(alone, self.options, rng).text for rng in self._draws())]
             empty = len(self.tokenizer.encode(answer("")))
             self._line_bounds[key] = max(len(self.tokenizer.encode(answer(text))) for text in texts) - empty
         return self._line_bounds[key]
