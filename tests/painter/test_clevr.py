@@ -9,6 +9,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.painter import clevr
 from igllm_jax.painter.cast import GROUND
 from igllm_jax.painter.picture import draw, visible_pixels
+from igllm_jax.painter.recipe import Recipe
 from igllm_jax.painter.solids import COLORS_RGB, SIZES
 from igllm_jax.scene.scene import Scene
 
@@ -32,6 +33,18 @@ def test_cogent(scenes: list) -> None:
             if thing.shape != "sphere":
                 of_a = (thing.shape == "cube") == (thing.color in ("gray", "blue", "brown", "yellow"))
                 assert of_a == (condition == "A")
+
+
+@pytest.mark.parametrize(("split", "cube_colors"), [
+    ("train", {"gray", "blue", "brown", "yellow"}),
+    ("val_ID", {"gray", "blue", "brown", "yellow"}),
+    ("val_OOD", {"red", "green", "purple", "cyan"}),
+])  # fmt: skip
+def test_splits_have_their_conditions(split: str, cube_colors: set[str]) -> None:
+    recipe = Recipe("clevr", 0, 120, 80, 3, 10)
+    labels = [clevr.make(np.random.default_rng(index), recipe, split)[1] for index in range(13)]
+    cubes = {thing["color"] for label in labels for thing in label["objects"] if thing["shape"] == "cube"}
+    assert cubes == cube_colors
 
 
 def test_placement_rules(scenes: list) -> None:
