@@ -212,6 +212,50 @@ def llava_to_json(config: VLMConfig, *, vocab_size: int, image_token: int, dtype
     }
 
 
+def processor_to_json(config: VLMConfig, *, image_token: int) -> dict[str, dict[str, Any]]:
+    """File name -> JSON: how Hugging Face's processor prepares images and text for this model."""
+    vision = config.vision
+    size = {"height": vision.image_size, "width": vision.image_size}
+    image = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": vision.image_size},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": size,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(vision.image_mean),
+        "image_std": list(vision.image_std),
+    }
+    text = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<unk>",
+        "padding_side": "left",
+        "legacy": True,
+        "image_token": "<image>",
+        "added_tokens_decoder": {
+            str(image_token): {
+                "content": "<image>", "special": True, "normalized": False,
+                "lstrip": False, "rstrip": False, "single_word": False,
+            }
+        },
+    }  # fmt: skip
+    both = {
+        "processor_class": "LlavaProcessor",
+        "image_token": "<image>",
+        "patch_size": vision.patch_size,
+        "num_additional_image_tokens": 1,  # the class token, which the strategy takes off again
+        "vision_feature_select_strategy": "default",
+    }
+    return {"preprocessor_config.json": image, "tokenizer_config.json": text, "processor_config.json": both}
+
+
 def reference_to_json(config: VLMConfig, *, vision_tower: str, dtype: str) -> dict[str, Any]:
     """The reference's config.json (llava_llama)."""
     return {

@@ -21,6 +21,7 @@ from igllm_jax.interop.base_writer import Writer, copy_files
 from igllm_jax.interop.sources import KEEP, Plan, Request, is_lora, make_plan
 from igllm_jax.interop.table import Tensor
 from igllm_jax.models import lora
+from igllm_jax.models.lora import LoRAConfig
 from igllm_jax.models.vlm import VLMConfig, skeleton
 
 COPIED = (
@@ -136,13 +137,18 @@ def read_merged(plan: Plan, tensor: Tensor) -> np.ndarray:
     """A tensor's values; a kernel with its LoRA update where the folder keeps none apart."""
     array = tensor.read()
     place = tensor.path.removesuffix("/kernel")
-    pair = [plan.tensors.get((f"{place}/lora_{side}", tensor.layer)) for side in "ab"]
-    if plan.config.lora.rank or pair[0] is None or pair[1] is None:
+    a, b = (plan.tensors.get((f"{place}/lora_{side}", tensor.layer)) for side in "ab")
+    if plan.config.lora.rank or a is None or b is None:
         return array
-    parts = {"kernel": array, "lora_a": pair[0].read(), "lora_b": pair[1].read()}
+    return merge_kernel(array, a.read(), b.read(), plan.lora)
+
+
+def merge_kernel(kernel: np.ndarray, a: np.ndarray, b: np.ndarray, config: LoRAConfig) -> np.ndarray:
+    """One layer's kernel with its update, in the kernel's dtype."""
+    parts = {"kernel": kernel, "lora_a": a, "lora_b": b}
     with jax.default_matmul_precision("highest"):
-        merged = lora.merge({f"{place}/{name}": jnp.asarray(value) for name, value in parts.items()}, plan.lora)
-    return np.asarray(merged[tensor.path])
+        merged = lora.merge({f"map/{name}": jnp.asarray(value) for name, value in parts.items()}, config)
+    return np.asarray(merged["map/kernel"])
 
 
 def _folders(request: Request) -> dict[str, Path]:

@@ -1,0 +1,76 @@
+"""The command behind tools/convert_weights.py: `import` and `export`."""
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from igllm_jax.errors import UserError
+from igllm_jax.interop import exporting, importing
+from igllm_jax.interop.sources import DTYPES, KEEP, Request
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; 0, or 2 after one line that says what the user can mend."""
+    options = parse(arguments)
+    try:
+        return run_import(options) if options.command == "import" else run_export(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        again = "; run the same command again to go on" if options.command == "import" else ""
+        print(f"error: {error.filename or options.out}: {error.strerror or error}{again}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 2
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="convert_weights.py", description="PyTorch weights in and out.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    into = commands.add_parser("import", help="to a folder for model.base, igllm generate --model and notebooks")
+    into.add_argument("--vision", type=Path, metavar="DIR", help="a CLIPVisionModel or CLIPModel")
+    into.add_argument("--decoder", type=Path, metavar="DIR", help="a LLaMA or Vicuna")
+    into.add_argument("--llava", type=Path, metavar="DIR", help="a merged LLaVA, in its own or Hugging Face's layout")
+    into.add_argument("--projector", type=Path, metavar="FILE", help="LLaVA's mm_projector.bin")
+    into.add_argument("--adapter", type=Path, metavar="DIR", help="a PEFT adapter, or a checkpoint of the reference")
+    into.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.model (default: the decoder's)")
+    into.add_argument(
+        "--feature_layer", type=int, help="hidden state of the tower (default: as the configs say, or -2)"
+    )
+    into.add_argument("--merge_lora", action="store_true", help="add the adapter to the weights instead of keeping it")
+    into.add_argument("--numbers_as_text", action="store_true", help="accept a tokenizer that splits the float token")
+    out = commands.add_parser("export", help="a run or an imported folder, for PyTorch")
+    model = out.add_mutually_exclusive_group(required=True)
+    model.add_argument("--workdir", type=Path, metavar="RUN", help="a run")
+    model.add_argument("--model", type=Path, metavar="DIR", help="an imported folder")
+    out.add_argument("--step", default="last", help="of the run: N, best or last (default)")
+    out.add_argument("--format", required=True, choices=tuple(exporting.FORMATS))
+    for command in (into, out):
+        command.add_argument("--dtype", choices=DTYPES, default=KEEP, help="of the tensors (default: as they are)")
+        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="must not exist yet")
+    return parser.parse_args(arguments)
+
+
+def run_import(options: argparse.Namespace) -> int:
+    account = importing.run(Request(**{field.name: getattr(options, field.name) for field in fields(Request)}))
+    for note in account.notes:
+        print(f"note: {note}")
+    for reason, count in account.left_out.items():
+        print(f"left out: {count} x {reason}")
+    resumed = f" ({account.tensors - account.written} were there already)" if account.written < account.tensors else ""
+    told = f"{account.tensors} tensors{resumed}, {account.bytes / 1e9:.2f} GB in {account.seconds:.1f} s"
+    print(f"{options.out}: {told}")
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    if options.workdir:
+        model = exporting.from_run(options.workdir, options.step)
+    else:
+        model = exporting.from_folder(options.model)
+    account = exporting.export(model, options.format, options.out, options.dtype)
+    told = f"{account['tensors']} tensors, {account['bytes'] / 1e9:.2f} GB in {account['seconds']:.1f} s"
+    print(f"{options.out}: {told}")
+    return 0

@@ -1,0 +1,284 @@
+"""Exporting: what was trained, and what it was trained on, in the layouts of PEFT, the reference and Hugging Face."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax import ShapeDtypeStruct
+
+from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.errors import UserError
+from igllm_jax.interop import base, hf_config, tables
+from igllm_jax.interop.base_writer import copy_files
+from igllm_jax.interop.files import import_torch, write_torch
+from igllm_jax.interop.importing import copied_files, merge_kernel
+from igllm_jax.interop.safetensors_writer import Outgoing, write, write_sharded
+from igllm_jax.interop.sources import KEEP
+from igllm_jax.interop.table import Rule, Source
+from igllm_jax.models.params import Params
+from igllm_jax.models.vlm import VLMConfig, skeleton
+
+BASE_PARTS = ("vision/", "decoder/")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole model whose frozen weights are read when they are asked for.
+
+    arrays: path -> array in memory, what was trained above all. base: folder of everything else, None where nothing is.
+    stored: path -> ShapeDtypeStruct of what the base holds. about: where the model came from, for people.
+    """
+
+    config: VLMConfig
+    arrays: Params
+    trained: tuple[str, ...]
+    base: str | None
+    stored: Params
+    tokenizer: Tokenizer
+    about: Mapping[str, Any]
+
+    def dtype(self, path: str) -> np.dtype:
+        return np.dtype((self.arrays if path in self.arrays else self.stored)[path].dtype)
+
+    def read(self, path: str, layer: int | None = None) -> np.ndarray:
+        """An array, or one layer of a stacked one."""
+        if path not in self.arrays:
+            assert self.base is not None
+            return base.read_array(self.base, path, layer)
+        array = np.asarray(self.arrays[path])
+        return array if layer is None else array[layer]
+
+    def read_merged(self, path: str, layer: int | None = None) -> np.ndarray:
+        """Like `read`, a kernel with its LoRA update."""
+        place = path.removesuffix("/kernel")
+        array = self.read(path, layer)
+        if f"{place}/lora_a" not in self.shapes:
+            return array
+        a, b = (self.read(f"{place}/lora_{side}", layer) for side in "ab")
+        return merge_kernel(array, a, b, self.config.lora)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {path: tuple(shape.shape) for path, shape in skeleton(self.config).shapes.items()}
+
+
+def from_run(workdir: Path, step: str) -> Model:
+    """The model of a run at "last", "best" or a step."""
+    from igllm_jax import checkpoint
+    from igllm_jax import config as configs
+
+    config = configs.read(workdir)
+    found = checkpoint.find_step(workdir, step)
+    arrays = checkpoint.load_params(workdir, found)
+    trained = tuple(arrays)
+    folder = config.model.base or None
+    model = configs.model_config(config)
+    if folder is None:  # everything began at the seed, the frozen part too
+        arrays = {**_drawn(config), **arrays}
+    stored = base.paths(folder) if folder else {}
+    about = {"run": str(workdir), "step": found, "sources": base.read_model(folder)["sources"] if folder else {}}
+    return _complete(Model(model, arrays, trained, folder, stored, Tokenizer.load(workdir), about))
+
+
+def _drawn(config: Any) -> Params:
+    import jax
+
+    from igllm_jax.assemble import Assembly
+    from igllm_jax.sharding import Layout, make_mesh
+
+    one = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    return {
+        path: np.asarray(array) for path, array in Assembly.of(config, Layout.of("decode", one)).load_frozen().items()
+    }
+
+
+def from_folder(folder: Path) -> Model:
+    """The model of an imported folder; its adapter, projector and float head count as trained."""
+    config, stored = base.read_config(folder), base.paths(folder)
+    trained = tuple(path for path in stored if not path.startswith(BASE_PARTS) or _is_lora(path))
+    about = {"folder": str(folder), "sources": base.read_model(folder)["sources"]}
+    return _complete(Model(config, {}, trained, str(folder), stored, Tokenizer.load(folder), about))
+
+
+def _complete(model: Model) -> Model:
+    absent = [path for path in model.shapes if path not in model.arrays and path not in model.stored]
+    if absent:
+        parts = sorted({path.split("/")[0] for path in absent})
+        raise UserError(f"{model.base} holds no {', '.join(parts)} (train it first): {', '.join(absent)}")
+    return model
+
+
+def _is_lora(path: str) -> bool:
+    return path.endswith(("/lora_a", "/lora_b"))
+
+
+def export(model: Model, kind: str, out: Path, dtype: str = KEEP) -> dict[str, Any]:
+    """Writes `out`, which appears only when it is complete. kind: a key of FORMATS. Returns an account.
+
+    dtype: of the tensors; "keep" is the trained dtype for "peft" and "safetensors", the decoder's for "llava-hf".
+    Raises: UserError where the model has no such form.
+    """
+    start = time.monotonic()
+    if out.exists():
+        raise UserError(f"{out} exists: give another --out, or remove it")
+    partial = out.absolute().with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        tensors = FORMATS[kind](model, partial, dtype)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    return {"tensors": tensors, "bytes": size, "seconds": time.monotonic() - start}
+
+
+# ---- the formats -----------------------------------------------------------------------------------------------------
+
+
+def _export_peft(model: Model, folder: Path, dtype: str) -> int:
+    """A PEFT adapter with the reference's non_lora_trainables.bin and config.json beside it."""
+    config = model.config
+    if not config.lora.rank:
+        raise UserError("this model has no LoRA apart from its base: export it as llava-hf or safetensors")
+    beside = tables.non_lora(config.projector, config.head)
+    import_torch(folder / "non_lora_trainables.bin")
+    sources = model.about["sources"]
+    lora = _outgoing(model, tables.peft("none", "none"), dtype, {p for p in model.shapes if _is_lora(p)})
+    others = _outgoing(model, beside, dtype, {p for p in model.shapes if not p.startswith(BASE_PARTS)})
+    write(lora, folder / "adapter_model.safetensors")
+    write_torch({name: tensor.read() for name, tensor in others.items()}, folder / "non_lora_trainables.bin")
+    _write_json(
+        folder / "adapter_config.json",
+        hf_config.lora_to_json(config.lora, base_model=sources.get("decoder", sources.get("llava", ""))),
+    )
+    stored = model.dtype("decoder/embedding").name
+    tower = sources.get("vision", sources.get("llava", ""))
+    _write_json(folder / "config.json", hf_config.reference_to_json(config, vision_tower=tower, dtype=stored))
+    model.tokenizer.save(folder)
+    return len(lora) + len(others)
+
+
+def _export_safetensors(model: Model, folder: Path, dtype: str) -> int:
+    """What was trained, under our own names, and the model that it belongs to."""
+    tensors = {
+        path: Outgoing(model.shapes[path], _dtype(model, path, dtype), lambda path=path: model.read(path))  # type: ignore[misc]
+        for path in sorted(model.trained)
+    }
+    write(tensors, folder / "trained.safetensors")
+    _write_json(folder / base.MODEL_FILE, {"config": base.config_to_json(model.config), **model.about})
+    model.tokenizer.save(folder)
+    return len(tensors)
+
+
+def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
+    """LoRA merged; the float head in a file of its own, as Hugging Face's model has no place for one."""
+    config = model.config
+    if not config.vision.num_blocks:
+        raise UserError(
+            "the features come before the first vision block, which LlavaForConditionalGeneration can't say"
+        )
+    chosen = dtype if dtype != KEEP else model.dtype("decoder/embedding").name
+    body = {path for path in model.shapes if not path.startswith("float_head/") and not _is_lora(path)}
+    tensors = _outgoing(model, tables.llava_hf(config.projector), chosen, body)
+    image_token, vocab_size = _add_image_token(model, tensors)
+    tensors |= _identities(model, np.dtype(_named(chosen)))
+    write_sharded(tensors, folder)
+    if config.head != "none":
+        head = {path for path in model.shapes if path.startswith("float_head/")}
+        beside = _outgoing(model, tables.float_head(config.head), KEEP, head)
+        write(beside, folder / tables.FLOAT_HEAD_FILE)
+    described = hf_config.llava_to_json(config, vocab_size=vocab_size, image_token=image_token, dtype=chosen)
+    _write_json(folder / "config.json", described)
+    for name, value in hf_config.processor_to_json(config, image_token=image_token).items():
+        _write_json(folder / name, value)
+    if model.base:
+        for place in (Path(model.base) / base.SOURCES / role for role in ("decoder", "llava")):
+            licences = {name: file for name, file in copied_files(place).items() if not name.endswith(".json")}
+            copy_files({name: file for name, file in licences.items() if not name.startswith("tokenizer")}, folder)
+    model.tokenizer.save(folder)
+    return len(tensors)
+
+
+FORMATS: Mapping[str, Callable[[Model, Path, str], int]] = {
+    "peft": _export_peft,
+    "llava-hf": _export_llava_hf,
+    "safetensors": _export_safetensors,
+}
+
+
+def _outgoing(model: Model, source: Source, dtype: str, paths: set[str]) -> dict[str, Outgoing]:
+    """A table's names for these paths, LoRA merged into kernels."""
+    shapes = {path: shape for path, shape in model.shapes.items() if path in paths}
+    absent = sorted(set(shapes) - source.paths())
+    if absent:
+        raise AssertionError(f"the table of {source.name} lacks {absent}")
+
+    def one(rule: Rule, layer: int | None) -> Outgoing:
+        ours = shapes[rule.ours] if layer is None else shapes[rule.ours][1:]
+        chosen = _dtype(model, rule.ours, dtype)
+
+        def read() -> np.ndarray:
+            return rule.layout.to_theirs(model.read_merged(rule.ours, layer).astype(chosen))
+
+        return Outgoing(rule.layout.their_shape(ours), chosen, read)
+
+    return {name: one(rule, layer) for name, (rule, layer) in source.names(shapes).items()}
+
+
+def _dtype(model: Model, path: str, dtype: str) -> np.dtype:
+    return model.dtype(path) if dtype == KEEP else _named(dtype)
+
+
+def _named(dtype: str) -> np.dtype:
+    return np.dtype(ShapeDtypeStruct((), dtype).dtype)
+
+
+def _add_image_token(model: Model, tensors: dict[str, Outgoing]) -> tuple[int, int]:
+    """(id of the image's placeholder, rows of the embedding).
+
+    The first id that the tokenizer does not use; where there is none, one row more in embedding and head: the mean of
+    the others, whose logit never exceeds the largest, so that greedy decoding never writes it.
+    """
+    rows, used = model.config.decoder.vocab_size, model.tokenizer.vocab_size
+    if used < rows:
+        return used, rows
+    for name in (name for name in tensors if name.endswith(("embed_tokens.weight", "lm_head.weight"))):
+        tensors[name] = _with_mean_row(tensors[name])
+    return rows, rows + 1
+
+
+def _with_mean_row(tensor: Outgoing) -> Outgoing:
+    def read() -> np.ndarray:
+        array = tensor.read()
+        mean = array.astype(np.float32).mean(axis=0, keepdims=True)
+        return np.concatenate([array, mean.astype(array.dtype)])
+
+    return replace(tensor, shape=(tensor.shape[0] + 1, tensor.shape[1]), read=read)
+
+
+def _identities(model: Model, dtype: np.dtype) -> dict[str, Outgoing]:
+    """What Hugging Face's model has and ours does not: the post-layernorm, which the features skip, and the second map
+    of a projector that is a single one."""
+    vision, width = model.config.vision.width, model.config.decoder.width
+    norm = "vision_tower.vision_model.post_layernorm"
+    found = {
+        f"{norm}.weight": Outgoing((vision,), dtype, lambda: np.ones(vision, dtype)),
+        f"{norm}.bias": Outgoing((vision,), dtype, lambda: np.zeros(vision, dtype)),
+    }
+    if model.config.projector == "linear":
+        second = "multi_modal_projector.linear_2"
+        found[f"{second}.weight"] = Outgoing((width, width), dtype, lambda: np.eye(width, dtype=dtype))
+        found[f"{second}.bias"] = Outgoing((width,), dtype, lambda: np.zeros(width, dtype))
+    return found
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
