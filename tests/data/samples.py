@@ -70,8 +70,8 @@ def png(rng: np.random.Generator, width: int = 19, height: int = 13) -> bytes:
     return buffer.getvalue()
 
 
-def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as tar:
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)

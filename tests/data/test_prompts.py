@@ -21,13 +21,13 @@ def test_code_of_other_texts():
 def test_prompt_text():
     prompt = PROMPTS["vicuna_v1"]
     assert prompt.before_image == (
-        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-        "and polite answers to the user's questions. USER: "
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. USER: "
     )
     assert prompt.after_image == "\nWhat Python Blender code could be used to produce the scene? ASSISTANT:"
     assert PROMPTS["llava_v1"].before_image == prompt.before_image.replace("user", "human")
 
 
 def test_unknown_prompt():
-    with pytest.raises(UserError, match="no prompt 'vicuna'; choose data.prompt among vicuna_v1, llava_v1, short"):
+    with pytest.raises(UserError, match=r"no prompt 'vicuna'; choose data.prompt among vicuna_v1, llava_v1, short"):
         find_prompt("vicuna")

@@ -111,7 +111,7 @@ def test_rows_within_a_length(tokenizer):
 
 def test_float_token_in_a_label(tiny):
     scene = Scene((Object(color="数", location=(0.0, 0.0, 0.0)),), "x.png")
-    with pytest.raises(UserError, match="image x.png: a word of the label holds 数"):
+    with pytest.raises(UserError, match=r"image x.png: a word of the label holds 数"):
         RowMaker(samples.options(), tiny).row(scene, None)
 
 

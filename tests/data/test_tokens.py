@@ -110,5 +110,5 @@ def test_a_vocabulary_that_splits_the_float_token(tmp_path):
     )
     (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
     tokenizer = Tokenizer.load(tmp_path)
-    with pytest.raises(UserError, match="splits the float token 数; use a vocabulary .* or set head=none"):
+    with pytest.raises(UserError, match=r"splits the float token 数; use a vocabulary .* or set head=none"):
         _ = tokenizer.float_id
