@@ -1,4 +1,4 @@
-"""A small model that trains from random initialisation on a CPU, for every task: `configs/tiny.py:task=clevr,head=none`.
+"""A small model that trains from random initialisation on a CPU: `configs/tiny.py:task=clevr,head=none`, any task.
 
 Everything trains; its tokenizer is trained at set-up on the task's own text. Data: what `igllm make-data TASK --out
 data/tiny/TASK` leaves.

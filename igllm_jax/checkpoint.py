@@ -52,7 +52,7 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(state.optimizer),
             meta=ocp.args.JsonSave({**meta, "step": step}),
         )
-        self.manager.save(step, items, metrics=None if score is None else {SCORE: float(score)}, force=True)
+        self.manager.save(step, args=items, metrics=None if score is None else {SCORE: float(score)}, force=True)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of `step`, placed as `like` (arrays or ShapeDtypeStructs with shardings), and its meta.
@@ -66,7 +66,7 @@ class Checkpoints:
             optimizer=ocp.args.StandardRestore(target[1]),
             meta=ocp.args.JsonRestore(),
         )
-        found = self.manager.restore(step, items)
+        found = self.manager.restore(step, args=items)
         at = jax.device_put(np.int32(step), like.step.sharding) if hasattr(like.step, "sharding") else np.int32(step)
         return TrainState(at, found["params"], found["optimizer"]), found["meta"]
 
@@ -78,8 +78,8 @@ class Checkpoints:
         if wrong:
             path = wrong[0]
             raise UserError(
-                f"checkpoint {self.folder / str(step)} does not fit the config: {path} is {_spelled(found.get(path))} there "
-                f"and {_spelled(wanted.get(path))} here ({len(wrong)} such); use the config that made it"
+                f"checkpoint {self.folder / str(step)} does not fit the config: {path} is {_spelled(found.get(path))} "
+                f"there and {_spelled(wanted.get(path))} here ({len(wrong)} such); use the config that made it"
             )
 
     def wait(self) -> None:
@@ -123,7 +123,9 @@ def find_step(workdir: Path | str, step: int | str) -> int:
         return max(steps) if best is None else best
     if str(step).isdigit() and int(step) in steps:
         return int(step)
-    raise UserError(f"{workdir} has no checkpoint {step!r}; there are {', '.join(map(str, sorted(steps)))}, last and best")
+    raise UserError(
+        f"{workdir} has no checkpoint {step!r}; there are {', '.join(map(str, sorted(steps)))}, last and best"
+    )
 
 
 def load_params(workdir: Path | str, step: int | str = "last") -> Params:

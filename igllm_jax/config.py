@@ -13,7 +13,6 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from igllm_jax.data.pipeline import DataOptions, Source
-from igllm_jax.decode import DecodeOptions
 from igllm_jax.errors import UserError
 from igllm_jax.models.clip import VisionConfig
 from igllm_jax.models.float_heads import FLOAT_HEADS
@@ -86,21 +85,25 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _parse(own: list[str]) -> ConfigDict:
+    plain = next(argument for argument in own if argument.startswith("--config="))
+    try:
+        unchanged = _define([plain])
+        for argument in own:
+            if argument != plain:
+                _check_key(unchanged, argument.partition("=")[0].removeprefix("--config."))
+        return _define(own)
+    except UserError:
+        raise
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(f"--config: {' '.join(str(error).split())}") from error
+
+
+def _define(own: list[str]) -> ConfigDict:
+    """The config file with its overrides, by ml_collections on flags of its own."""
     values = flags.FlagValues()
     argv = ["igllm", *own]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    plain = next(argument for argument in own if argument.startswith("--config="))
-    try:
-        values(["igllm", plain])
-        for argument in own:
-            if argument != plain:
-                _check_key(values["config"].value, argument.partition("=")[0].removeprefix("--config."))
-        values.unparse_flags()
-        values(argv)
-    except (flags.Error, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"--config: {' '.join(str(error).split())}") from error
+    values(argv)
     return values["config"].value
 
 
@@ -109,7 +112,9 @@ def _check_key(config: ConfigDict, key: str) -> None:
     if key in keys:
         return
     if any(other.startswith(f"{key}.") for other in keys):
-        raise UserError(f"--config.{key} is a group of keys; set one of them, such as --config.{key}.{next(iter(config[key]))}")
+        raise UserError(
+            f"--config.{key} is a group of keys; set one of them, such as --config.{key}.{next(iter(config[key]))}"
+        )
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
     raise UserError(f"there is no config key {key!r}; the nearest is {near[0]!r}")
 
@@ -132,14 +137,15 @@ def check(config: ConfigDict) -> ConfigDict:
     if config.head not in FLOAT_HEADS:
         raise UserError(f"head is {config.head!r}; choose one of {', '.join(FLOAT_HEADS)}")
     if config.data.image_size != config.model.vision.image_size:
-        raise UserError(
-            f"data.image_size {config.data.image_size} and model.vision.image_size {config.model.vision.image_size} differ"
-        )
+        sizes = f"{config.data.image_size} and model.vision.image_size {config.model.vision.image_size}"
+        raise UserError(f"data.image_size {sizes} differ; set both")
     for key in ("batch_size", "train.num_steps", "optim.accumulate", "train.log_every", "train.checkpoint_every"):
         if flatten(config)[key] < 1:
             raise UserError(f"{key} is {flatten(config)[key]}; it must be at least 1")
     if config.batch_size % config.optim.accumulate:
-        raise UserError(f"batch_size {config.batch_size} can't be cut in optim.accumulate={config.optim.accumulate} parts")
+        raise UserError(
+            f"batch_size {config.batch_size} can't be cut in optim.accumulate={config.optim.accumulate} parts"
+        )
     return config
 
 
@@ -162,7 +168,9 @@ def read(workdir: Path) -> ConfigDict:
     try:
         return ConfigDict(json.loads(path.read_text()))
     except FileNotFoundError:
-        raise UserError(f"{workdir} is no run: it has no {CONFIG_FILE}; `igllm train --workdir {workdir}` makes one") from None
+        raise UserError(
+            f"{workdir} is no run: it has no {CONFIG_FILE}; `igllm train --workdir {workdir}` makes one"
+        ) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
 
@@ -173,7 +181,9 @@ def check_resume(config: ConfigDict, saved: ConfigDict) -> None:
     keys = sorted(key for key in {*new, *old} if new.get(key) != old.get(key) and not key.startswith(RESUME_MAY_CHANGE))
     if keys:
         changes = ", ".join(f"{key} from {old.get(key)!r} to {new.get(key)!r}" for key in keys)
-        raise UserError(f"the run in the workdir has another config: {changes}; take another --workdir, or the old values")
+        raise UserError(
+            f"the run in the workdir has another config: {changes}; take another --workdir, or the old values"
+        )
 
 
 # each part's own options
@@ -205,7 +215,7 @@ def train_sources(config: ConfigDict) -> list[tuple[Source, float]]:
     """The sources of the training mixture with their weights; one where data.sources is empty."""
     if not config.data.sources:
         return [(source(config, "train"), 1.0)]
-    return [(Source(images, labels, 0), float(weight)) for images, labels, weight in config.data.sources]
+    return [(Source(images, labels), float(weight)) for images, labels, weight in config.data.sources]
 
 
 def model_config(config: ConfigDict) -> VLMConfig:
@@ -228,7 +238,12 @@ def model_config(config: ConfigDict) -> VLMConfig:
 def optim_options(config: ConfigDict) -> OptimOptions:
     """Learning rates by group, and AdamW's settings."""
     optim = config.optim
-    rates = {"lora": optim.lr, "base": optim.lr, "projector": optim.projector_lr, "float_head": optim.float_head_lr}
+    rates = (
+        ("lora", optim.lr),
+        ("base", optim.lr),
+        ("projector", optim.projector_lr),
+        ("float_head", optim.float_head_lr),
+    )
     names = ("trainable", "warmup", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "accumulate")
     settings = {name: optim[name] for name in names}
     return OptimOptions(**settings, learning_rates=rates, num_steps=config.train.num_steps)

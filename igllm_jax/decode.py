@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int, UInt8
 
 from igllm_jax.models import axes, lora
 from igllm_jax.models.llama import Cache, Layer
-from igllm_jax.models.params import Params, Skeleton
+from igllm_jax.models.params import Skeleton
 from igllm_jax.models.vlm import VLM, VLMConfig, skeleton
 
 NO_LORA = lora.LoRAConfig(rank=0, alpha=1.0, dropout=0.0, dropout_kind="hash")
@@ -97,9 +97,7 @@ def make_decode(
     """
     parts = Parts.of(config)
 
-    def decode(
-        params: dict[str, Any], images: UInt8[Array, "b s s 3"], is_used: Bool[Array, "b"]
-    ) -> Decoded:
+    def decode(params: dict[str, Any], images: UInt8[Array, "b s s 3"], is_used: Bool[Array, "b"]) -> Decoded:
         with axes.placing(placer):
             model: VLM = parts.rest.build(params["rest"])
             layers = [parts.layer.build(layer) for layer in params["layers"]]
@@ -181,4 +179,3 @@ def _is_allowed(recent: Int[Array, "b m"], vocab_size: int, options: DecodeOptio
             matches = jnp.all(recent[:, -len(before) :] == jnp.array(before, jnp.int32), axis=1)
         allowed &= ~(matches[:, None] & (ids == last))
     return allowed
-

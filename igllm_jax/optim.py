@@ -30,13 +30,13 @@ TRAINABLE: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class OptimOptions:
-    """trainable: a key of TRAINABLE. learning_rates: group -> peak learning rate. warmup: share of the steps.
+    """trainable: a key of TRAINABLE. learning_rates: (group, peak learning rate) pairs. warmup: share of the steps.
 
     clip_norm: global norm of the gradient. accumulate: micro-batches per step. num_steps: where the cosine reaches 0.
     """
 
     trainable: str
-    learning_rates: Mapping[str, float]
+    learning_rates: tuple[tuple[str, float], ...]
     warmup: float
     num_steps: int
     beta1: float
@@ -84,7 +84,7 @@ def optimizer(options: OptimOptions) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(lambda path, _: by_path["/".join(str(part.key) for part in path)], tree)
 
     rates = {
-        group: optax.scale_by_learning_rate(schedule(rate, options)) for group, rate in options.learning_rates.items()
+        group: optax.scale_by_learning_rate(schedule(rate, options)) for group, rate in options.learning_rates
     }
     return optax.chain(
         optax.clip_by_global_norm(options.clip_norm),

@@ -297,7 +297,7 @@ def numpy_to_torch(array: np.ndarray) -> Any:
     """A torch tensor with the array's values; bf16 stays bf16."""
     import torch
 
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())

@@ -65,7 +65,7 @@ def write(tensors: Mapping[str, Outgoing], path: Path) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, tensor in progress.track(tensors.items(), total=len(tensors), label=path.name, unit="tensor"):
-            array = np.ascontiguousarray(tensor.read(), tensor.dtype)
+            array = np.asarray(tensor.read(), tensor.dtype, order="C")
             if array.shape != tensor.shape:
                 raise AssertionError(f"{name} has shape {array.shape}, announced as {tensor.shape}")
             array.tofile(file)

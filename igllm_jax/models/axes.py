@@ -6,11 +6,12 @@ Inside `placing(placer)` every `activation(x, ...)` and `weight(x, ...)` goes th
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 
 
+@runtime_checkable
 class Placer(Protocol):
     """What sharding.py implements: names of axes to placed arrays."""
 
