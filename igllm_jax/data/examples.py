@@ -72,7 +72,7 @@ def load_examples(source: Source, options: DataOptions, limit: int = 0) -> Examp
 def _read_scenes(images: ImageSource, labels: str, task: str) -> tuple[list[Scene], str]:
     """The scenes of a label file, and a digest of its content."""
     if isinstance(images, Records) and labels == images.spec:
-        return images.scenes(task), ""
+        return images.scenes(task), images.label_digest
     npz = npz_spec(labels)
     if npz is not None:
         return read_labels(labels, task), hashlib.sha256(read_points(*npz).tobytes()).hexdigest()

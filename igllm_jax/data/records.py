@@ -1,19 +1,145 @@
-"""Prepared TFDS data sets as sources."""
+"""Prepared TFDS data sets as sources: own ones that `igllm pack` wrote, and TFDS's CLEVR. No TensorFlow is needed.
+
+A record of a packed set holds `image` (the file's bytes), `file_name`, and `label` (the scene as JSON, as the label
+file had it). CLEVR's holds `image`, `file_name` and `objects`, whose fields have the names of CLEVR's label files.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from igllm_jax.data.images import decode_image
+from igllm_jax.data.names import Names, digest
+from igllm_jax.data.stores import cache_file, keep
+from igllm_jax.errors import UserError
+from igllm_jax.scene.scene import Scene, parse_labels
 
 RECORDS_PREFIX = "tfds:"
+LABELS_FILE = "labels-{split}.json"  # in a packed set's folder: all labels, so that no image is read to know them
 
 
 def is_records(spec: object) -> bool:
-    """Whether it names a split of a prepared TFDS data set, `tfds:NAME/SPLIT` or `tfds:FOLDER/SPLIT`."""
+    """Whether it names a split of a prepared TFDS data set: `tfds:NAME/SPLIT` or `tfds:FOLDER/SPLIT`."""
     return str(spec).startswith(RECORDS_PREFIX)
 
 
-class Records:
-    @classmethod
-    def open(cls, spec: str):
-        raise NotImplementedError
+class Records(Names):
+    """The images and labels of one split, in the records' order."""
 
-    spec: str
+    def __init__(self, spec: str):
+        """Raises: UserError where there is no such set or split, or one that has no random access."""
+        self.spec = self.origin = spec
+        name, _, self._split = spec.removeprefix(RECORDS_PREFIX).rpartition("/")
+        if not name or not self._split:
+            raise UserError(f"{spec}: expected tfds:NAME/SPLIT or tfds:FOLDER/SPLIT")
+        self._builder = _builder(name, spec)
+        info = self._builder.info
+        if self._split not in info.splits:
+            raise UserError(f"{spec}: there is no split {self._split}; choose one of {', '.join(sorted(info.splits))}")
+        if info.file_format.name != "ARRAY_RECORD":
+            raise UserError(
+                f"{spec}: is stored as {info.file_format.value}, which has no random access; "
+                "prepare it with file_format='array_record' (tfds build --file_format=array_record)"
+            )
+        has = set(info.features)
+        if not ({"image", "file_name", "label"} <= has or {"image", "file_name", "objects"} <= has):
+            raise UserError(
+                f"{spec}: its records have {', '.join(sorted(has))}; needed are image, file_name and label or objects "
+                "(sets that `igllm pack` wrote and TFDS's clevr have them)"
+            )
+        if not info.splits[self._split].num_examples:
+            raise UserError(f"{spec}: the split is empty; choose one of {', '.join(sorted(info.splits))}")
+        self.labels = self._read_labels()
+        self.names = [label["image_filename"] for label in self.labels]
 
-    def scenes(self, task: str):
-        raise NotImplementedError
+    def __reduce__(self):  # readers stay here; the labels are in the cache or the set's folder
+        return Records, (self.spec,)
+
+    @cached_property
+    def _records(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        return self._builder.as_data_source(self._split, decoders={"image": tfds.decode.SkipDecoding()})
+
+    def _read_labels(self) -> list[dict[str, Any]]:
+        """Every label, as CLEVR's label files have them."""
+        packed = Path(self._builder.data_dir) / LABELS_FILE.format(split=self._split)
+        if packed.exists():
+            return json.loads(packed.read_text())
+        file = cache_file("records", f"{packed} {self.fingerprint}")
+        if file.exists():
+            return json.loads(file.read_text())
+        labels = [_label(self._records[index], self._builder.info.features) for index in range(len(self._records))]
+        keep(file, json.dumps(labels))
+        return labels
+
+    def scenes(self, task: str) -> list[Scene]:
+        """The labels as scenes. Raises: UserError where one does not fit the task."""
+        return parse_labels(json.dumps(self.labels), task, where=self.spec)
+
+    @cached_property
+    def label_digest(self) -> str:
+        """Stands for the labels' content."""
+        return digest(self.labels)
+
+    def read_bytes(self, index: int) -> bytes:
+        """One image file's content."""
+        return self._records[index]["image"]
+
+    def read(self, index: int) -> Image.Image:
+        """The image, RGB. Raises: UserError where it cannot be decoded."""
+        return decode_image(self.read_bytes(index), f"{self.origin}: image {self.names[index]}")
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the images' content: how many bytes in which pieces."""
+        split = self._builder.info.splits[self._split]
+        return digest("records", self._builder.name, split.name, list(split.shard_lengths), split.num_bytes)
+
+
+def _builder(name: str, spec: str) -> Any:
+    """The set in a folder (or one version folder below it), or the one that TFDS finds under that name."""
+    import tensorflow_datasets as tfds
+
+    folder = Path(name)
+    if folder.is_dir():
+        found = [
+            file.parent for depth in ("", "*/", "*/*/") for file in sorted(folder.glob(f"{depth}dataset_info.json"))
+        ]
+        if len(found) != 1:
+            several = f"holds several data sets ({', '.join(map(str, found))}); name one" if found else "holds none"
+            raise UserError(f"{spec}: the folder {several}; a data set's folder is the one with dataset_info.json")
+        return tfds.builder_from_directory(found[0])
+    try:
+        return tfds.core.read_only_builder.builder_from_files(name)
+    except tfds.core.registered.DatasetNotFoundError:
+        raise UserError(
+            f"{spec}: neither a folder nor a prepared data set; check the path, or where $TFDS_DATA_DIR points"
+        ) from None
+
+
+def _label(record: Mapping[str, Any], features: Any) -> dict[str, Any]:
+    """A record's label, as a label file would have it."""
+    name = _text(record["file_name"])
+    if "label" in record:
+        return {**json.loads(_text(record["label"])), "image_filename": name}
+    fields = record["objects"]
+    kinds = features["objects"].feature
+    count = len(next(iter(fields.values()))) if fields else 0
+    objects = [{key: _value(fields[key][index], kinds[key]) for key in fields} for index in range(count)]
+    return {"image_filename": name, "objects": objects}
+
+
+def _value(value: Any, kind: Any) -> Any:
+    if hasattr(kind, "int2str"):  # a ClassLabel
+        return kind.int2str(int(value))
+    return _text(value) if isinstance(value, bytes | str) else np.asarray(value).tolist()
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

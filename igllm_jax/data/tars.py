@@ -189,7 +189,7 @@ def open_images(spec: str | Path) -> ImageSource:
     Raises: UserError where there is no such thing, or no image in it.
     """
     if is_records(spec):
-        return Records.open(str(spec))
+        return Records(str(spec))
     npz = npz_spec(spec)
     if npz is not None:
         return Discs(*npz)

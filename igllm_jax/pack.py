@@ -1,0 +1,145 @@
+"""`igllm pack --data DIR --out DIR`: a data set in the released layout as ArrayRecord, with TFDS, without TensorFlow.
+
+The pipeline reads it as `tfds:FOLDER/SPLIT`, and so does `tfds.data_source`: records with `image`, `file_name` and
+`label` (the scene as JSON), in the labels' order.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from igllm_jax import progress
+from igllm_jax.data.records import LABELS_FILE
+from igllm_jax.data.tars import Folder, TarReader, open_images
+from igllm_jax.errors import UserError
+
+_VERSION = "1.0.0"
+
+
+class _Split:
+    """One split's images and labels, checked against each other before anything is written."""
+
+    def __init__(self, images: Path, labels: Path):
+        self.name = labels.stem
+        source = open_images(images)
+        assert isinstance(source, TarReader | Folder)
+        self.images = source
+        self.labels = _raw_labels(labels)
+        try:
+            self.places = [source.find(label["image_filename"]) for label in self.labels]
+        except UserError as error:
+            raise UserError(f"{error} (labels {labels})") from None
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(key, record) of every scene, in order."""
+        scenes = zip(self.places, self.labels, strict=True)
+        for index, (place, label) in enumerate(progress.track(scenes, total=len(self.places), label=self.name)):
+            record = {
+                "image": self.images.read_bytes(place),
+                "file_name": label["image_filename"],
+                "label": json.dumps(label),
+            }
+            yield index, record
+
+
+def _raw_labels(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"labels {path}: not JSON ({error}); is the file complete?") from None
+    scenes = content.get("scenes") if isinstance(content, dict) else content
+    if not isinstance(scenes, list) or not all(_has_name(scene) for scene in scenes):
+        raise UserError(f'labels {path}: expected a list of scenes or {{"scenes": [...]}}, each with image_filename')
+    return scenes
+
+
+def _has_name(scene: Any) -> bool:
+    return isinstance(scene, dict) and isinstance(scene.get("image_filename"), str)
+
+
+def find_splits(data: Path) -> list[_Split]:
+    """Every split that has both `labels/SPLIT.json` and `images/SPLIT.tar` (or a folder `images/SPLIT`).
+
+    Raises: UserError where there is none, or images and labels do not belong together.
+    """
+    splits = []
+    for labels in sorted((data / "labels").glob("*.json")):
+        places = (data / "images" / f"{labels.stem}.tar", data / "images" / labels.stem)
+        splits += [_Split(place, labels) for place in places if place.exists()][:1]
+    if not splits:
+        raise UserError(
+            f"{data}: has no split with both labels/SPLIT.json and images/SPLIT.tar; give the folder that holds these "
+            "(2D data are drawn when read, and need no packing)"
+        )
+    return splits
+
+
+def pack(data: Path, out: Path, name: str) -> Path:
+    """Writes `out`/`name`/1.0.0 whole or not at all; returns that folder."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(f"--name {name}: use small letters, digits and underscores, a letter first")
+    final = out / name / _VERSION
+    if final.exists():
+        raise UserError(f"{final} exists already; choose another --out or --name, or remove it")
+    splits = find_splits(data)
+    import tensorflow_datasets as tfds
+
+    class Packed(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc]
+        """Images with their scenes' labels."""
+
+        VERSION = tfds.core.Version(_VERSION)
+        code_path = None  # TFDS would look for download checksums beside this file, with a package it does not install
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "file_name": tfds.features.Text(),
+                "label": tfds.features.Text(),
+            }
+            # In the labels' order, so that the first N scenes are the same ones, packed or not.
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager):
+            return {split.name: split.records() for split in splits}
+
+        def _generate_examples(self):
+            raise NotImplementedError("splits bring their own generators")
+
+    Packed.name = name
+    tfds.disable_progress_bar()
+    builder = Packed(data_dir=str(out), file_format="array_record")
+    with contextlib.redirect_stdout(sys.stderr):  # TFDS tells what it does; our output is the folder's name
+        builder.download_and_prepare()
+    for split in splits:
+        _write_labels(final / LABELS_FILE.format(split=split.name), split.labels)
+    return final
+
+
+def _write_labels(file: Path, labels: list[dict[str, Any]]) -> None:
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(labels))
+    partial.rename(file)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code. Raises: UserError for anything the user can mend."""
+    parser = argparse.ArgumentParser(prog="igllm pack", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with images/SPLIT.tar and labels/SPLIT.json")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write NAME/1.0.0 into")
+    parser.add_argument("--name", help="name of the data set (default: the name of the --data folder)")
+    arguments = parser.parse_args(argv)
+    name = arguments.name or re.sub(r"\W+", "_", arguments.data.resolve().name).lower()
+    folder = pack(arguments.data, arguments.out, name)
+    print(folder)
+    for file in sorted(folder.glob(LABELS_FILE.format(split="*"))):
+        split = file.stem.removeprefix("labels-")
+        print(f"read it with --config.data.train.images=tfds:{folder}/{split}", file=sys.stderr)
+    return 0

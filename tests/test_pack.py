@@ -1,0 +1,185 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from igllm_jax import pack
+from igllm_jax.data.pipeline import TrainPipeline
+from igllm_jax.data.tars import open_images
+from igllm_jax.errors import UserError
+from tests.data import samples
+from tests.data.conftest import own_cache, tiny  # noqa: F401 - fixtures
+from tests.data.test_pipeline import assert_same
+
+
+@pytest.fixture
+def data(tmp_path):
+    samples.clevr_set(tmp_path / "data", count=11)
+    samples.clevr_set(tmp_path / "data", count=3, seed=1, name="val_ID")
+    return tmp_path / "data"
+
+
+def source(data, name="train"):
+    return samples.Source(str(data / "images" / f"{name}.tar"), str(data / "labels" / f"{name}.json"))
+
+
+def test_packed_equals_tar(data, tmp_path, tiny, capsys):
+    assert pack.main(["--data", str(data), "--out", str(tmp_path / "packed"), "--name", "own"]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder == tmp_path / "packed" / "own" / "1.0.0"
+    for spec in (f"tfds:{folder}/train", f"tfds:{tmp_path / 'packed'}/train"):
+        packed = TrainPipeline([samples.Source(spec)], samples.options(), tiny, seed=0, batch_size=4)
+        plain = TrainPipeline([source(data)], samples.options(), tiny, seed=0, batch_size=4)
+        for step in (0, 5):
+            assert_same(packed.batch(step), plain.batch(step))
+    images = open_images(f"tfds:{folder}/val_ID")
+    assert images.names == [f"CLEVR_val_ID_{index:06d}.png" for index in range(3)]
+    assert "tensorflow" not in sys.modules
+
+
+def test_other_readers_read_it(data, tmp_path):
+    import tensorflow_datasets as tfds
+
+    folder = pack.pack(data, tmp_path / "packed", "own")
+    records = tfds.data_source("own", data_dir=str(tmp_path / "packed"), split="train")
+    assert len(records) == 11
+    image = open_images(source(data).images).read(4)
+    assert (records[4]["image"] == np.asarray(image)).all()
+    labels = json.loads((data / "labels" / "train.json").read_text())["scenes"]
+    assert json.loads(records[4]["label"]) == labels[4]
+    (folder / "labels-train.json").unlink()  # only what makes opening quick
+    assert open_images(f"tfds:{folder}/train").labels == labels
+
+
+def test_resumed_mixture_over_packed_and_tar(data, tmp_path, tiny):
+    folder = pack.pack(data, tmp_path / "packed", "own")
+    mixture = [(samples.Source(f"tfds:{folder}/train"), 2.0), (source(data, "val_ID"), 1.0)]
+    whole = TrainPipeline(mixture, samples.options(), tiny, seed=0, batch_size=3)
+    resumed = TrainPipeline(mixture, samples.options(num_workers=1), tiny, seed=0, batch_size=3)
+    assert resumed.fingerprint == whole.fingerprint
+    with whole.iterate(0) as uninterrupted, resumed.iterate(4) as batches:
+        for _ in range(4):
+            next(uninterrupted)
+        for _ in range(3):
+            assert_same(next(batches), next(uninterrupted))
+
+
+def clevr_of_tfds(folder, raw):
+    """A set with the schema of TFDS's own `clevr` 3.1.0, prepared elsewhere."""
+    import tensorflow_datasets as tfds
+
+    words = {key: tfds.features.ClassLabel(names=list(values)) for key, values in samples.WORDS.items()}
+    features = {
+        "image": tfds.features.Image(),
+        "file_name": tfds.features.Text(),
+        "objects": tfds.features.Sequence(
+            {
+                **words,
+                "rotation": tfds.features.Tensor(shape=(), dtype=np.float32),
+                "3d_coords": tfds.features.Tensor(shape=(3,), dtype=np.float32),
+                "pixel_coords": tfds.features.Tensor(shape=(3,), dtype=np.float32),
+            }
+        ),
+        "question_answer": tfds.features.Sequence({"question": tfds.features.Text(), "answer": tfds.features.Text()}),
+    }
+
+    class Clevr(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("3.1.0")
+        name = "clevr"
+        code_path = None
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for label, image in raw:
+                yield (
+                    label["image_filename"],
+                    {
+                        "image": image,
+                        "file_name": label["image_filename"],
+                        "objects": label["objects"],
+                        "question_answer": [{"question": "Why?", "answer": "so"}],
+                    },
+                )
+
+    tfds.disable_progress_bar()
+    Clevr(data_dir=str(folder), file_format="array_record").download_and_prepare()
+
+
+def test_tfds_own_clevr(tmp_path, tiny, monkeypatch):
+    rng = np.random.default_rng(0)
+    raw = {f"CLEVR_train_{index:06d}.png": None for index in range(5)}
+    raw = {name: (samples.label(name, rng, 1 + index), samples.png(rng)) for index, name in enumerate(raw)}
+    clevr_of_tfds(tmp_path, raw.values())
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for spec in (f"tfds:{tmp_path}/clevr/3.1.0/train", f"tfds:{tmp_path}/clevr/train"):
+        images = open_images(spec)
+        assert sorted(images.names) == sorted(raw)
+        for index, (name, scene) in enumerate(zip(images.names, images.scenes("clevr"), strict=True)):
+            label, content = raw[name]
+            assert images.read_bytes(index) == content
+            for one, other in zip(scene.objects, label["objects"], strict=True):
+                assert (one.size, one.color, one.material, one.shape) == tuple(other[key] for key in samples.WORDS)
+                np.testing.assert_allclose(one.location, other["3d_coords"], rtol=1e-6)
+                np.testing.assert_allclose(one.rotation, other["rotation"], rtol=1e-6)
+                np.testing.assert_allclose(one.pixel, other["pixel_coords"], rtol=1e-6)
+    batch = TrainPipeline([samples.Source(spec)], samples.options(), tiny, seed=0, batch_size=3).batch(0)
+    assert batch.is_number.any()
+    # its labels are kept: opening it again reads no images
+    from igllm_jax.data.records import Records
+
+    monkeypatch.setattr(Records, "_records", None)
+    assert len(open_images(spec)) == 5
+
+
+def test_tfds_own_clevr_by_name(tmp_path):
+    """TFDS looks where $TFDS_DATA_DIR points, when it is imported."""
+    import os
+    import subprocess
+
+    rng = np.random.default_rng(0)
+    clevr_of_tfds(tmp_path, [(samples.label("a.png", rng, 2), samples.png(rng))])
+    code = "from igllm_jax.data.tars import open_images; print(open_images('tfds:clevr/train').names)"
+    environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path)}
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['a.png']"
+
+
+def test_errors(data, tmp_path):
+    with pytest.raises(UserError, match=r"nothing: has no split with both labels/SPLIT.json and images/SPLIT.tar"):
+        pack.pack(tmp_path / "nothing", tmp_path / "packed", "own")
+    with pytest.raises(UserError, match=r"--name My-set: use small letters"):
+        pack.pack(data, tmp_path / "packed", "My-set")
+    folder = pack.pack(data, tmp_path / "packed", "own")
+    with pytest.raises(UserError, match=r"own/1.0.0 exists already; choose another --out or --name"):
+        pack.pack(data, tmp_path / "packed", "own")
+    with pytest.raises(UserError, match=r"there is no split val; choose one of train, val_ID"):
+        open_images(f"tfds:{folder}/val")
+    with pytest.raises(UserError, match=r"expected tfds:NAME/SPLIT or tfds:FOLDER/SPLIT"):
+        open_images("tfds:train")
+    with pytest.raises(UserError, match=r"neither a folder nor a prepared data set; .*TFDS_DATA_DIR"):
+        open_images("tfds:no_such_set/train")
+    with pytest.raises(
+        UserError, match=r"the folder holds none; a data set's folder is the one with dataset_info.json"
+    ):
+        open_images(f"tfds:{data}/train")
+    pack.pack(data, tmp_path / "packed", "other")
+    with pytest.raises(UserError, match=r"the folder holds several data sets \(.*\); name one"):
+        open_images(f"tfds:{tmp_path / 'packed'}/train")
+    labels = data / "labels" / "train.json"
+    labels.write_text(labels.read_text().replace("CLEVR_train_000000", "gone"))
+    with pytest.raises(UserError, match=r"train.tar: holds no image gone.png.*\(labels .*train.json\)"):
+        pack.pack(data, tmp_path / "packed", "third")
+    assert not (tmp_path / "packed" / "third").exists()
+    labels.write_text("[[]]")
+    with pytest.raises(UserError, match=r"train.json: expected a list of scenes"):
+        pack.pack(data, tmp_path / "packed", "third")
