@@ -9,9 +9,10 @@ from igllm_jax import pack
 from igllm_jax.data.pipeline import TrainPipeline
 from igllm_jax.data.tars import open_images
 from igllm_jax.errors import UserError
-from tests.data import samples
-from tests.data.conftest import own_cache, tiny  # noqa: F401 - fixtures
+from tests.data import conftest, samples
 from tests.data.test_pipeline import assert_same
+
+own_cache, tiny = conftest.own_cache, conftest.tiny  # the data tests' fixtures
 
 
 @pytest.fixture
