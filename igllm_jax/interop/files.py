@@ -250,12 +250,13 @@ class TorchFile:
         try:
             tensors = torch.load(self.path, map_location="cpu", weights_only=True, mmap=is_zip)
         except Exception as error:  # torch raises many kinds here, and each means the same to the user
-            text = str(error)
-            if "GLOBAL" in text or "Unsupported" in text:
-                name = next((line.strip() for line in text.splitlines() if "GLOBAL" in line), "an object")
-                raise UserError(f"{self.path} is refused: it wants to run code ({name[:200]})") from None
-            first = text.splitlines()[0][:200] if text else type(error).__name__
-            raise UserError(f"{self.path} can't be read, it is damaged or no weight file ({first})") from None
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            asked = next((line for line in lines if "GLOBAL" in line or "reduce for" in line or "of class" in line), "")
+            if asked:
+                raise UserError(f"{self.path} is refused: it wants to run code ({asked[:200]})") from None
+            raise UserError(
+                f"{self.path} can't be read, it is damaged or no weight file ({lines[0][:200]}); download it again"
+            ) from None
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
             raise UserError(f"{self.path} holds no dictionary of tensors")
         return tensors

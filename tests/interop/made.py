@@ -13,10 +13,12 @@ from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.interop import hf_config, tables
 from igllm_jax.interop.safetensors_writer import Outgoing, write
 from igllm_jax.interop.table import Source
-from igllm_jax.models.vlm import VLMConfig
+from igllm_jax.models.vlm import VLMConfig, skeleton
 from tests import small
 
-TEXTS = ["add(size='large', color='red', loc=(数, 数, 数), rotation=数)\nadd(x=数, y=数)\nThe scene can be produced with:"]
+TEXTS = [
+    "add(size='large', color='red', loc=(数, 数, 数), rotation=数)\nadd(x=数, y=数)\nThe scene can be produced with:"
+]
 VOCAB = 331
 
 
@@ -28,7 +30,12 @@ def model(**changes: Any) -> VLMConfig:
 
 @cache
 def params(config: VLMConfig) -> dict[str, np.ndarray]:
-    return {path: np.asarray(array) for path, array in small.params(config).items()}
+    """Random arrays by path; nothing is 0 or 1, so that nothing left out or in the wrong place goes unnoticed."""
+    rng = np.random.default_rng(5)
+    return {
+        path: (0.1 * rng.normal(size=shape.shape) + path.endswith("/scale")).astype(np.float32)
+        for path, shape in skeleton(config).shapes.items()
+    }
 
 
 def tokenizer(folder: Path) -> Tokenizer:
@@ -62,7 +69,10 @@ def vision(folder: Path, config: VLMConfig, arrays: Mapping[str, np.ndarray]) ->
     named["vision_model.post_layernorm.weight"] = np.ones(3, np.float32)
     named["vision_model.embeddings.position_ids"] = np.arange(5)
     save(named, folder / "model.safetensors")
-    put_json(folder / "config.json", {**hf_config.vision_to_json(config.vision), "num_hidden_layers": config.vision.num_layers})
+    put_json(
+        folder / "config.json",
+        {**hf_config.vision_to_json(config.vision), "num_hidden_layers": config.vision.num_layers},
+    )
     means = {"image_mean": config.vision.image_mean, "image_std": config.vision.image_std}
     put_json(folder / "preprocessor_config.json", means)
     return folder

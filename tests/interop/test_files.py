@@ -139,8 +139,8 @@ def test_torch_files_are_read_and_written(tmp_path):
 
 def test_torchs_old_format_is_read(tmp_path):
     torch = pytest.importorskip("torch")
-    torch.save({"x": torch.ones(3).T}, tmp_path / "w.bin", _use_new_zipfile_serialization=False)
-    np.testing.assert_array_equal(open_weights(tmp_path / "w.bin").read("x"), np.ones(3))
+    torch.save({"x": torch.ones(2, 3).T}, tmp_path / "w.bin", _use_new_zipfile_serialization=False)
+    np.testing.assert_array_equal(open_weights(tmp_path / "w.bin").read("x"), np.ones((3, 2)))
 
 
 class Hostile:

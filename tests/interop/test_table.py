@@ -10,7 +10,13 @@ from tests.interop import made
 
 SOURCE = Source(
     "toy",
-    (Group((Rule("layers.{layer}.w{adapter}.weight", "w", TRANSPOSED, "later layer"), Rule("v", "v", SAME)), r"(?:m\.)?", "m."),),
+    (
+        Group(
+            (Rule("layers.{layer}.w{adapter}.weight", "w", TRANSPOSED, "later layer"), Rule("v", "v", SAME)),
+            r"(?:m\.)?",
+            "m.",
+        ),
+    ),
     {r".*freq": "follows from the config"},
 )
 SHAPES = {"w": (2, 3, 5), "v": (7,)}

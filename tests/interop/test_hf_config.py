@@ -1,0 +1,99 @@
+import pytest
+
+from igllm_jax.errors import UserError
+from igllm_jax.interop import hf_config
+from tests.interop import made
+
+LLAMA_1 = {  # as Vicuna-7B v1.3 says it
+    "architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+    "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 11008, "max_position_embeddings": 2048,
+    "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 32, "pad_token_id": 0,
+    "rms_norm_eps": 1e-06, "tie_word_embeddings": False, "torch_dtype": "float16", "use_cache": True,
+    "vocab_size": 32000,
+}  # fmt: skip
+
+
+def test_keys_that_old_files_lack_mean_what_the_format_says():
+    config = hf_config.decoder_config(LLAMA_1, "x")
+    assert (config.num_kv_heads, config.head_width, config.rope_theta) == (32, 128, 10000.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"rope_theta": 5000.0}, 5000.0),
+        ({"rope_parameters": {"rope_theta": 7000.0, "rope_type": "default"}}, 7000.0),
+        ({"rope_theta": 5000.0, "rope_scaling": None}, 5000.0),
+    ],
+)
+def test_rope_theta_is_read_from_either_place(change, expected):
+    assert hf_config.decoder_config({**LLAMA_1, **change}, "x").rope_theta == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling .* is not supported"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters .* is not supported"),
+        ({"attention_bias": True}, "attention_bias is True; supported: False"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported: silu"),
+        ({"model_type": "mistral"}, "model_type is 'mistral'; supported: llama"),
+        ({"num_attention_heads": 32, "num_key_value_heads": 7}, "num_heads 32 is not divisible by num_kv_heads 7"),
+    ],
+)
+def test_what_the_decoder_is_not_is_an_error(change, message):
+    with pytest.raises(UserError, match=f"here/config.json: .*{message}"):
+        hf_config.decoder_config({**LLAMA_1, **change}, "here/config.json")
+
+
+def test_configs_come_back():
+    config = made.model()
+    written = hf_config.decoder_to_json(config.decoder, vocab_size=made.VOCAB, dtype="float32")
+    read = hf_config.decoder_config(written, "x")
+    assert {**vars(read), "remat": "none"} == vars(config.decoder)
+    tower = hf_config.vision_to_json(config.vision)
+    means = {"image_mean": config.vision.image_mean, "image_std": config.vision.image_std}
+    read_tower = hf_config.vision_config(tower, means, feature_layer=-1, place="x")
+    assert vars(read_tower) == {**vars(config.vision), "num_layers": 2, "feature_layer": -1}
+    assert hf_config.lora_config(hf_config.lora_to_json(config.lora, base_model="b"), "x") == config.lora
+
+
+def test_rank_stabilised_lora_keeps_its_scale():
+    config = hf_config.lora_config({"r": 16, "lora_alpha": 8, "use_rslora": True}, "x")
+    assert config.alpha / config.rank == 8 / 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_dora": True}, "use_dora is True"),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'; supported: LORA"),
+        ({"rank_pattern": {"q_proj": 3}}, "rank_pattern gives maps different values"),
+    ],
+)
+def test_other_adapters_than_plain_lora_are_an_error(change, message):
+    with pytest.raises(UserError, match=message):
+        hf_config.lora_config({"r": 4, "lora_alpha": 8, **change}, "x")
+
+
+def test_the_feature_layer_is_the_configs():
+    assert hf_config.feature_layer_of({"mm_vision_select_layer": -3}, "x") == -3
+    assert hf_config.feature_layer_of({"vision_config": {}}, "x") == -2
+    assert hf_config.feature_layer_of({"vision_config": {}, "vision_feature_layer": -1}, "x") == -1
+    with pytest.raises(UserError, match="vision_feature_layer is \\[-2, -5\\]"):
+        hf_config.feature_layer_of({"vision_config": {}, "vision_feature_layer": [-2, -5]}, "x")
+    with pytest.raises(UserError, match="mm_vision_select_feature is 'cls_patch'"):
+        hf_config.feature_layer_of({"mm_vision_select_layer": -2, "mm_vision_select_feature": "cls_patch"}, "x")
+
+
+def test_defaults_are_transformers_own():
+    transformers = pytest.importorskip("transformers")
+    for ours, theirs in (
+        (hf_config.LLAMA_DEFAULTS, transformers.LlamaConfig()),
+        (hf_config.CLIP_DEFAULTS, transformers.CLIPVisionConfig()),
+        (hf_config.LLAVA_DEFAULTS, transformers.LlavaConfig()),
+    ):
+        found = theirs.to_dict()
+        skipped = {"rope_theta", "rope_scaling", "rope_parameters", "num_key_value_heads", "head_dim"}
+        assert {key: found[key] for key in ours if key not in skipped} == {k: ours[k] for k in ours if k not in skipped}
+    assert transformers.LlamaConfig().rope_parameters["rope_theta"] == hf_config.LLAMA_DEFAULTS["rope_theta"]
