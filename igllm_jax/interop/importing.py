@@ -33,7 +33,7 @@ COPIED = (
 
 @dataclass(frozen=True)
 class Account:
-    """What an import did. bytes: written, in the end. seconds: of this run; a resumed one wrote only `written`."""
+    """What an import did. tensors, bytes: in the folder, in the end. written: by this run, in `seconds`."""
 
     tensors: int
     written: int
@@ -57,7 +57,8 @@ def run(request: Request) -> Account:
     writer = Writer(request.out, shapes, _identity(plan, request, tokenizer))
     written = 0
     try:
-        todo = [tensor for tensor in in_file_order(plan) if not writer.is_done(tensor.path, tensor.layer)]
+        wanted = in_file_order(plan)
+        todo = [tensor for tensor in wanted if not writer.is_done(tensor.path, tensor.layer)]
         counted = iter(progress.track(todo, label="import", unit="tensor"))
         for _, group in itertools.groupby(counted, key=lambda tensor: tensor.info.file):
             for tensor in group:
@@ -73,7 +74,7 @@ def run(request: Request) -> Account:
         raise
     size = sum(int(np.prod(shape.shape)) * shape.dtype.itemsize for shape in shapes.values())
     seconds = time.monotonic() - start
-    return Account(len(plan.tensors), written, size, seconds, dict(plan.left_out), tuple(plan.notes))
+    return Account(len(wanted), written, size, seconds, dict(plan.left_out), tuple(plan.notes))
 
 
 def find_tokenizer(request: Request, config: VLMConfig) -> Tokenizer:

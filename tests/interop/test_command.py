@@ -1,0 +1,148 @@
+"""The command line, and exports of an imported folder without torch."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from igllm_jax.interop import base, exporting, importing
+from igllm_jax.interop.command import main
+from igllm_jax.interop.files import open_weights
+from tests.interop import made
+
+TOOL = Path(__file__).parents[2] / "tools" / "convert_weights.py"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Sources of one model with an mlp2x_gelu projector, and the folder imported from them."""
+    folder, model = tmp_path_factory.mktemp("sources"), made.model(projector="mlp2x_gelu")
+    arrays = made.params(model)
+    made.vision(folder / "vision", model, arrays)
+    made.decoder(folder / "decoder", model, arrays)
+    made.adapter(folder / "adapter", model, arrays)
+    importing.run(importing.Request(out=folder / "base", **{n: folder / n for n in ("vision", "decoder", "adapter")}))
+    return folder
+
+
+def flags(folder, *names):
+    return [part for name in names for part in (f"--{name}", str(folder / name))]
+
+
+def test_import_gives_an_account(tmp_path, folders, capsys):
+    out = ["--out", str(tmp_path / "base")]
+    assert main(["import", *flags(folders, "vision", "decoder", "adapter"), *out]) == 0
+    told = capsys.readouterr()
+    assert "left out: 1 x vision post-layernorm, which the features skip" in told.out
+    assert f"{tmp_path / 'base'}: " in told.out and " tensors, " in told.out and " GB in " in told.out
+    assert "import: " in told.err  # progress
+    assert main(["import", *flags(folders, "vision", "decoder"), *out]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'base'} exists: give another --out, or remove it\n"
+
+
+def test_an_interrupted_import_goes_on(tmp_path, folders, capsys, monkeypatch):
+    arguments = ["import", *flags(folders, "vision", "decoder"), "--out", str(tmp_path / "base")]
+    real, count = importing.read_merged, iter(range(10**6))
+
+    def full_disk(plan, tensor):
+        if next(count) == 20:
+            raise OSError(28, "No space left on device", str(tmp_path / "base.partial"))
+        return real(plan, tensor)
+
+    monkeypatch.setattr(importing, "read_merged", full_disk)
+    assert main(arguments) == 2
+    told = "No space left on device; run the same command again to go on\n"
+    assert capsys.readouterr().err.endswith(told)
+    assert not (tmp_path / "base").exists()
+    monkeypatch.setattr(importing, "read_merged", real)
+    assert main(arguments) == 0
+    assert "(20 were there already)" in capsys.readouterr().out
+    expected = made.base_arrays(made.params(made.model(projector="mlp2x_gelu")))
+    for path, array in base.restore_numpy(tmp_path / "base").items():
+        np.testing.assert_array_equal(array, expected[path], err_msg=path)
+
+
+def test_the_tool_runs_as_a_program_and_fails_in_one_line(tmp_path):
+    (tmp_path / "decoder").mkdir()
+    (tmp_path / "decoder" / "config.json").write_text("{}")
+    arguments = ["import", *flags(tmp_path, "decoder", "vision"), "--out", str(tmp_path / "base")]
+    ended = subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (2, f"error: {tmp_path / 'vision'} does not exist\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["decoder"]
+
+
+def test_safetensors_holds_what_was_trained(tmp_path, folders):
+    assert (
+        main(["export", "--model", str(folders / "base"), "--format", "safetensors", "--out", str(tmp_path / "e")]) == 0
+    )
+    weights = open_weights(tmp_path / "e" / "trained.safetensors")
+    expected = made.params(made.model(projector="mlp2x_gelu"))
+    trained = {path for path in expected if "/lora_" in path or path.startswith(("projector/", "float_head/"))}
+    assert set(weights.infos) == trained
+    for path in trained:
+        np.testing.assert_array_equal(weights.read(path), expected[path])
+    assert json.loads((tmp_path / "e" / "model.json").read_text())["config"]["head"] == "tanh_mlp_gelu"
+
+
+@pytest.mark.parametrize("projector", ["linear", "mlp2x_gelu"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_is_exported_to_hugging_face_comes_back(tmp_path, projector, tied):
+    model = made.model(projector=projector, tied=tied)
+    arrays = made.params(model)
+    made.vision(tmp_path / "vision", model, arrays)
+    made.decoder(tmp_path / "decoder", model, arrays)
+    made.adapter(tmp_path / "adapter", model, arrays)
+    sources = flags(tmp_path, "vision", "decoder", "adapter")
+    assert main(["import", *sources, "--merge_lora", "--out", str(tmp_path / "base")]) == 0
+    assert (
+        main(["export", "--model", str(tmp_path / "base"), "--format", "llava-hf", "--out", str(tmp_path / "hf")]) == 0
+    )
+    assert (tmp_path / "hf" / "LICENSE.txt").exists()
+    assert main(["import", "--llava", str(tmp_path / "hf"), "--out", str(tmp_path / "again")]) == 0
+    before, after = base.restore_numpy(tmp_path / "base"), base.restore_numpy(tmp_path / "again")
+    assert set(before) == set(after)
+    for path, array in before.items():
+        rows = {"decoder/embedding": np.s_[: made.VOCAB], "decoder/head/kernel": np.s_[:, : made.VOCAB]}
+        np.testing.assert_array_equal(after[path][rows.get(path, ...)], array, err_msg=path)
+    first, second = base.read_config(tmp_path / "base"), base.read_config(tmp_path / "again")
+    assert (first.projector, first.head) == (second.projector, second.head)
+    assert second.decoder == replace(first.decoder, vocab_size=made.VOCAB + 1)  # one for the image's placeholder
+    assert second.vision.num_blocks == first.vision.num_blocks and second.vision.image_mean == first.vision.image_mean
+
+
+def test_a_vocabulary_without_room_gets_a_row_for_the_image(tmp_path, folders):
+    model = exporting.from_folder(folders / "base")
+    assert model.tokenizer.vocab_size == made.VOCAB
+    exporting.export(model, "llava-hf", tmp_path / "hf")
+    weights = open_weights(tmp_path / "hf")
+    described = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert described["image_token_index"] == made.VOCAB and described["text_config"]["vocab_size"] == made.VOCAB + 1
+    head = weights.read("language_model.lm_head.weight")
+    assert head.shape[0] == made.VOCAB + 1
+    np.testing.assert_allclose(head[-1], head[:-1].mean(axis=0), atol=1e-6)
+
+
+def test_exports_that_make_no_sense_leave_nothing(tmp_path, folders, capsys):
+    sources = flags(folders, "vision", "decoder")
+    assert main(["import", *sources, "--out", str(tmp_path / "plain")]) == 0
+    for kind in ("peft", "llava-hf"):
+        export = ["export", "--model", str(tmp_path / "plain"), "--format", kind, "--out", str(tmp_path / "e")]
+        capsys.readouterr()
+        assert main(export) == 2
+        assert "holds no projector (train it first)" in capsys.readouterr().err
+    merged = [
+        "import",
+        *flags(folders, "vision", "decoder", "adapter"),
+        "--merge_lora",
+        "--out",
+        str(tmp_path / "merged"),
+    ]
+    assert main(merged) == 0
+    export = ["export", "--model", str(tmp_path / "merged"), "--format", "peft", "--out", str(tmp_path / "e")]
+    assert main(export) == 2
+    assert "has no LoRA apart from its base: export it as llava-hf" in capsys.readouterr().err
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("e")]
