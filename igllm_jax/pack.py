@@ -90,7 +90,7 @@ def pack(data: Path, out: Path, name: str) -> Path:
     splits = find_splits(data)
     import tensorflow_datasets as tfds
 
-    class Packed(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc]
+    class Packed(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]
         """Images with their scenes' labels."""
 
         VERSION = tfds.core.Version(_VERSION)

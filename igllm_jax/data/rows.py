@@ -13,7 +13,7 @@ from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.scene.code import Written, write
 from igllm_jax.scene.scene import Object, Scene
 
-_BOUND_DRAWS = 24  # ways of writing one object that are tried for the longest
+_BOUND_DRAWS = 32  # ways of writing one object that are tried
 
 
 def prompt_tokens(options: DataOptions, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -75,7 +75,7 @@ class RowMaker:
         self.tokenizer = tokenizer
         before, after = prompt_tokens(options, tokenizer)
         self._prompt = before + after
-        self._line_bounds: dict[str, int] = {}
+        self._known_lines: dict[str, tuple[float, float, float]] = {}
         if options.numbers_as_tokens:
             _ = tokenizer.float_id  # says early where the vocabulary has none
 
@@ -104,39 +104,42 @@ class RowMaker:
         return self.row(scene, None)
 
     def bound(self, scene: Scene) -> int:
-        """How long the scene's row gets, T: not below the plain row's length, and rarely below a drawn one's.
+        """How long the scene's row gets, T: not below the plain row's length, and very rarely below a drawn one's.
 
-        The lines of an answer are counted one by one and remembered by what they say, as counting every way to write
-        every scene would take longer than an epoch.
+        Drawn rows vary by a token or two per line, so the bound is three standard deviations above the mean; the sum of
+        the longest lines would be padding nearly always. Lines are counted one by one and remembered by what they say,
+        as counting every way to write every scene would take longer than an epoch.
         """
         if not self.tokenizer.splits_lines:
-            return max(len(self.row(scene, None)), *(len(self.row(scene, rng)) for rng in _some_rngs(_BOUND_DRAWS)))
-        return self._frame + sum(self._line_bound(item, scene.image) for item in scene.objects)
+            return max(len(self.row(scene, rng)) for rng in self._draws())
+        lines = [self._line_lengths(item, scene.image) for item in scene.objects]
+        plain, mean, variance = np.sum([(0, 0, 0), *lines], axis=0)
+        return self._frame + int(max(plain, np.ceil(mean + 3 * np.sqrt(variance))))
 
     @cached_property
     def _frame(self) -> int:
         return len(self._prompt) + len(self.tokenizer.encode(answer(""))) + 1
 
-    def _line_bound(self, item: Object, image: str) -> int:
+    def _line_lengths(self, item: Object, image: str) -> tuple[float, float, float]:
+        """The number of tokens of an object's line: written plainly, and mean and variance over ways to draw it."""
         alone = Scene((item,), image)
         plain = write_scene(alone, self.options, None).text
         key = plain.translate(_SAME_DIGIT) if self.tokenizer.splits_digits else plain
-        if key not in self._line_bounds:
-            texts = [plain, *(write_scene(alone, self.options, rng).text for rng in self._draws())]
+        if key not in self._known_lines:
             empty = len(self.tokenizer.encode(answer("")))
-            self._line_bounds[key] = max(len(self.tokenizer.encode(answer(text))) for text in texts) - empty
-        return self._line_bounds[key]
+            texts = [answer(write_scene(alone, self.options, rng).text) for rng in self._draws()]
+            counts = np.array([len(self.tokenizer.encode(text)) - empty for text in texts])
+            drawn = counts[1:] if len(counts) > 1 else counts
+            self._known_lines[key] = (counts[0], drawn.mean(), drawn.var())
+        return self._known_lines[key]
 
-    def _draws(self) -> list[np.random.Generator]:
+    def _draws(self) -> list[np.random.Generator | None]:
+        """The plain way to write, and as many drawn ones as there is something to draw."""
         varies = self.options.shuffle_attributes or self.options.use_synonyms
-        return _some_rngs(_BOUND_DRAWS) if varies else []
+        return [None, *(np.random.default_rng(seed) for seed in range(_BOUND_DRAWS if varies else 0))]
 
 
 _SAME_DIGIT = str.maketrans("0123456789", "0000000000")
-
-
-def _some_rngs(count: int) -> list[np.random.Generator]:
-    return [np.random.default_rng(seed) for seed in range(count)]
 
 
 def stack(rows: Sequence[Row], images: np.ndarray, length: int, batch_size: int, pad_id: int) -> Batch:

@@ -9,6 +9,8 @@ from igllm_jax.errors import UserError
 
 REMOTE_PREFIXES = ("gs://", "s3://", "file://")  # file:// goes the bucket's way, for trying that way out
 
+TIMEOUT_SECONDS = 120  # for one read; tensorstore itself tries again for very long
+
 
 class ByteStore(Protocol):
     """Random access into one file; safe to share between threads, and to send to other processes."""
@@ -69,7 +71,7 @@ class RemoteFile:
             import tensorstore  # a second to import, and only buckets need it
 
             self._store = tensorstore.KvStore.open(self.name.rpartition("/")[0] + "/").result()
-        result = self._store.read(self._key, byte_range=byte_range).result()
+        result = self._store.read(self._key, byte_range=byte_range).result(timeout=TIMEOUT_SECONDS)
         if result.state == "missing":
             raise UserError(f"{self.name}: does not exist, or may not be read; check the address and your credentials")
         return result
@@ -79,7 +81,11 @@ class RemoteFile:
             return self._read(byte_range)
         except UserError:
             raise
-        except ValueError as error:
+        except TimeoutError:
+            raise UserError(
+                f"{self.name}: no answer within {TIMEOUT_SECONDS} s; check the address, the network and credentials"
+            ) from None
+        except Exception as error:  # tensorstore maps the many kinds of failure to many kinds of exceptions
             if "OUT_OF_RANGE" in str(error):
                 raise EOFError from None
             raise UserError(f"{self.name}: cannot be read ({error}); check the address and your credentials") from None

@@ -148,6 +148,15 @@ def test_errors(source, tiny, tmp_path):
         pipeline([], tiny)
 
 
+def test_buckets_by_byte_ranges(source, tiny):
+    """The way of gs:// and s3://, here with tensorstore's own file driver."""
+    remote = Source(f"file://{source.images}", f"file://{source.labels}")
+    for num_workers in (0, 1):
+        with pipeline(remote, tiny, num_workers=num_workers).iterate(3) as batches:
+            assert_same(next(batches), pipeline(source, tiny).batch(3))
+    assert pipeline(remote, tiny).fingerprint == pipeline(source, tiny).fingerprint
+
+
 def test_points(tiny, tmp_path):
     points = np.random.default_rng(0).random((11, 2))
     np.savez(tmp_path / "2d.npz", random=points)

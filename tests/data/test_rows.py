@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from igllm_jax.batch import PromptLayout
 from igllm_jax.data.options import DataOptions
+from igllm_jax.data.order import Order, Visits, choose_lengths, draw_rng
 from igllm_jax.data.prompts import PROMPTS, answer, code_of
 from igllm_jax.data.rows import RowMaker, padding_share, prompt_layout, prompt_tokens, stack
 from igllm_jax.errors import UserError
@@ -67,7 +68,7 @@ def test_scenes_come_back(name, data, request):
     scene = samples.scene(task.name, rng, data.draw(st.integers(0, 10)))
     maker = RowMaker(options, tokenizer)
     row = maker.row(scene, rng)
-    assert len(row) <= maker.bound(scene) + 4  # what is drawn hardly ever gets longer than was counted
+    assert len(row) <= maker.bound(scene) + 9  # what is drawn hardly ever gets longer than was counted, or by much
     text = code_of(tokenizer.decode(row.tokens[row.is_answer]))
     if options.numbers_as_tokens:
         text = fill(text, row.numbers[row.is_number])
@@ -107,6 +108,23 @@ def test_rows_within_a_length(tokenizer):
         assert len(maker.row_within(scene, np.random.default_rng(seed), bound)) <= bound
         assert len(maker.row_within(scene, np.random.default_rng(seed), 0)) == len(maker.row(scene, None))
     assert longer <= 2
+
+
+def test_padding_of_clevr_rows(llama):
+    """At most 5 % of the positions hold nothing on 10 000 scenes of 3 to 10 objects, with four lengths."""
+    maker = RowMaker(samples.options(prompt="vicuna_v1"), llama)
+    rng = np.random.default_rng(0)
+    scenes = [samples.scene("clevr", rng, int(rng.integers(3, 11))) for _ in range(10_000)]
+    bounds = np.array([maker.bound(scene) for scene in scenes])
+    lengths = choose_lengths(bounds, count=4, multiple=8, extra=576)
+    order = Order(Visits([len(scenes)], [1.0], seed=0), bounds, lengths, batch_size=32, seed=0)
+    used = total = 0
+    for step in range(0, 312, 20):
+        visits, examples, length = order.step(step)
+        rows = [maker.row_within(scenes[e], draw_rng(0, v), length) for v, e in zip(visits, examples, strict=True)]
+        used += sum(len(row) + 576 for row in rows)
+        total += len(rows) * (length + 576)
+    assert 1 - used / total < 0.05
 
 
 def test_float_token_in_a_label(tiny):

@@ -162,6 +162,23 @@ def test_corrupt_image(tmp_path):
         images.read(0)
 
 
+def test_remote_errors(tmp_path, monkeypatch):
+    store = RemoteFile(f"file://{tmp_path}/x")
+
+    def fail(error):
+        def read(_):
+            raise error
+
+        return read
+
+    monkeypatch.setattr(store, "_read", fail(TimeoutError()))
+    with pytest.raises(UserError, match=r"x: no answer within 120 s; check the address, the network"):
+        store.read(0, 1)
+    monkeypatch.setattr(store, "_read", fail(PermissionError("PERMISSION_DENIED: no")))
+    with pytest.raises(UserError, match=r"x: cannot be read \(PERMISSION_DENIED: no\); check the address"):
+        _ = store.identity
+
+
 def test_remote_reads_at_the_end(tmp_path):
     (tmp_path / "x").write_bytes(b"0123456789")
     store = RemoteFile(f"file://{tmp_path}/x")
