@@ -64,7 +64,7 @@ class VLM(nnx.Module):
         first = answer_offset + self.config.vision.num_patches - 1
         return self.decoder.final_norm(x[:, first:-1])
 
-    def numbers(self, states: Float[Array, "b a d"]) -> Float[Array, "b a"]:
+    def numbers(self, states: Float[Array, "... d"]) -> Float[Array, "..."]:
         """The float head's reading of every state, float32; zeros where the model has none."""
         if self.float_head is None:
             return jnp.zeros(states.shape[:-1], jnp.float32)
