@@ -28,6 +28,7 @@ from igllm_jax.errors import UserError
 __all__ = [
     "BatchStream",
     "DataOptions",
+    "EvalData",
     "Source",
     "TrainPipeline",
     "eval_batches",
@@ -186,40 +187,51 @@ def _lengths(bounds: np.ndarray, options: DataOptions, count: int, seen: np.ndar
     return sorted({min(length, longest) for length in lengths})
 
 
-def eval_batches(
-    source: Source,
-    options: DataOptions,
-    tokenizer: Tokenizer,
-    *,
-    batch_size: int,
-    limit: int = 0,
-    rows: Sequence[int] | None = None,
-) -> Iterator[Batch]:
-    """The source once, in the labels' order, written plainly; all batches have one T, the last is filled up.
+class EvalData:
+    """The first examples of a source, opened once: `batches` may be asked for again and again.
 
-    limit: at most so many of the first scenes, 0 for all. rows: those of each global batch built here, default all.
+    scenes: in the labels' order. length: T of all batches, so that the model compiles once.
     """
-    options = replace(options, shuffle_attributes=False, use_synonyms=False)
-    examples = load_examples(source, options, limit)
-    maker = RowMaker(options, tokenizer)
-    length = _lengths(_bounds(examples, maker), options, 1)[0]
-    wanted = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
-    shape = (0, options.image_size, options.image_size, 3)
 
-    def build(start: int) -> Batch:
-        here = [int(start + row) for row in wanted if start + row < len(examples)]
-        images = np.stack([examples.image(index) for index in here]) if here else np.zeros(shape, np.uint8)
-        made = [maker.row(examples.scenes[index], None) for index in here]
-        return stack(made, images, length, len(wanted), tokenizer.eos_id)
+    def __init__(self, source: Source, options: DataOptions, tokenizer: Tokenizer, *, limit: int = 0):
+        """limit: at most so many of the first scenes, 0 for all. Raises: UserError as TrainPipeline does."""
+        # What varies in training is written plainly here, so that two evaluations differ by the model alone.
+        self._options = replace(options, shuffle_attributes=False, use_synonyms=False)
+        self._examples = load_examples(source, self._options, limit)
+        self._maker = RowMaker(self._options, tokenizer)
+        self._pad_id = tokenizer.eos_id
+        self.scenes = self._examples.scenes
+        self.length = _lengths(_bounds(self._examples, self._maker), self._options, 1)[0]
 
-    starts = iter(range(0, len(examples), batch_size))
-    with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, options.prefetch))) as pool:
-        ahead: list[Future[Batch]] = [pool.submit(build, start) for start in islice(starts, max(1, options.prefetch))]
-        try:
-            while ahead:
-                batch = ahead.pop(0).result()
-                ahead += [pool.submit(build, start) for start in islice(starts, 1)]
-                yield batch
-        finally:
-            for future in ahead:
-                future.cancel()
+    def batches(self, batch_size: int, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Every example once, in order; the last batch is filled up with rows of weight 0.
+
+        batch_size: global B. rows: those of each global batch built here, ascending, default all.
+        """
+        wanted = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+        starts = iter(range(0, len(self._examples), batch_size))
+        prefetch = max(1, self._options.prefetch)
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, prefetch)) as pool:
+            ahead: list[Future[Batch]] = [pool.submit(self._batch, at + wanted) for at in islice(starts, prefetch)]
+            try:
+                while ahead:
+                    batch = ahead.pop(0).result()
+                    ahead += [pool.submit(self._batch, at + wanted) for at in islice(starts, 1)]
+                    yield batch
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _batch(self, wanted: np.ndarray) -> Batch:
+        here = [int(index) for index in wanted if index < len(self._examples)]
+        empty = np.zeros((0, *[self._options.image_size] * 2, 3), np.uint8)
+        images = np.stack([self._examples.image(index) for index in here]) if here else empty
+        rows = [self._maker.row(self.scenes[index], None) for index in here]
+        return stack(rows, images, self.length, len(wanted), self._pad_id)
+
+
+def eval_batches(
+    source: Source, options: DataOptions, tokenizer: Tokenizer, *, batch_size: int, limit: int = 0
+) -> Iterator[Batch]:
+    """The source once, as EvalData gives it."""
+    return EvalData(source, options, tokenizer, limit=limit).batches(batch_size)

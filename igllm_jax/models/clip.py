@@ -96,8 +96,9 @@ class VisionTower(nnx.Module):
         self.config = config
         patch_values = config.patch_size**2 * 3
         self.patch_embedding = Linear((patch_values, config.width), ("pixels", "embed"), rngs, bias=False)
-        self.class_embedding = params.parameter(rngs, (config.width,), ("embed",), 0.02)
-        self.position_embedding = params.parameter(rngs, (1 + config.num_patches, config.width), (None, "embed"), 0.02)
+        # Larger than the kernels: a patch that says much would otherwise drown out where it is.
+        self.class_embedding = params.parameter(rngs, (config.width,), ("embed",), 0.1)
+        self.position_embedding = params.parameter(rngs, (1 + config.num_patches, config.width), (None, "embed"), 0.1)
         self.pre_norm = LayerNorm(config.width, config.layer_norm_epsilon, rngs)
         self.blocks = Block(config, rngs, layers=config.num_blocks) if config.num_blocks else None
 

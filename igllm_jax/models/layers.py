@@ -1,7 +1,5 @@
 """Linear maps and norms, alone or stacked (a leading axis of layers, for `jax.lax.scan`)."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +7,7 @@ from jaxtyping import Array, Float
 
 from igllm_jax.models import axes, params
 
+KERNEL_STD = 0.02  # of a fresh kernel, as LLaMA and CLIP start
 Names = tuple[str | None, str | None]
 
 
@@ -23,7 +22,7 @@ class Linear(nnx.Module):
     def __init__(self, width: tuple[int, int], names: Names, rngs: nnx.Rngs, *, bias: bool, layers: int | None = None):
         lead, lead_names = stacked(layers)
         self.names = names
-        self.kernel = params.parameter(rngs, (*lead, *width), (*lead_names, *names), 1 / math.sqrt(width[0]))
+        self.kernel = params.parameter(rngs, (*lead, *width), (*lead_names, *names), KERNEL_STD)
         self.bias = params.parameter(rngs, (*lead, width[1]), (*lead_names, names[1]), params.zeros) if bias else None
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:

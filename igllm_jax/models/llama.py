@@ -150,7 +150,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: DecoderConfig, lora: LoRAConfig, rngs: nnx.Rngs):
         self.config = config
-        self.embedding = params.parameter(rngs, (config.vocab_size, config.width), ("vocab", "embed"), 0.02)
+        self.embedding = params.parameter(rngs, (config.vocab_size, config.width), ("vocab", "embed"), 0.1)
         self.layers = Layer(config, lora, rngs, layers=config.num_layers) if config.num_layers else None
         self.final_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs)
         has_head = not config.tie_embeddings
