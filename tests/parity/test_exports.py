@@ -1,0 +1,107 @@
+"""What is exported is loaded by peft and transformers and gives the same outputs."""
+
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from igllm_jax.interop import exporting
+from igllm_jax.interop.files import open_weights
+from tests.interop import made
+from tests.parity import reference
+from tests.parity.test_outputs import CASES, TOLERANCE, assert_near, hugging_face_logits, outputs
+
+
+@pytest.fixture(scope="module", params=CASES, ids=["-".join(case) for case in CASES])
+def pair(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    theirs = reference.build(folder, projector_kind=request.param[0], head_kind=request.param[1], seed=2)
+    reference.imported(folder)
+    return theirs, folder
+
+
+class Holder(nn.Module):
+    """Has the two parts at the places where the reference's model has them."""
+
+    def __init__(self, projector: nn.Module, head: nn.Module | None):
+        super().__init__()
+        self.model = nn.Module()
+        self.model.mm_projector = projector
+        if head is not None:
+            self.float_head = head
+
+
+def as_the_reference_reads(path) -> dict[str, torch.Tensor]:
+    """non_lora_trainables.bin with the prefixes of PEFT's wrappers taken off, as LLaVA's loader does."""
+    found = torch.load(path, weights_only=True)
+    found = {name.removeprefix("base_model."): value for name, value in found.items()}
+    if any(name.startswith("model.model.") for name in found):
+        found = {name.removeprefix("model."): value for name, value in found.items()}
+    return found
+
+
+def test_peft_loads_the_adapter(pair):
+    theirs, folder = pair
+    exporting.export(exporting.from_folder(folder / "base"), "peft", folder / "peft")
+    decoder = transformers.LlamaForCausalLM.from_pretrained(folder / "decoder", attn_implementation="eager")
+    again = reference.Reference(
+        theirs.vision,
+        peft.PeftModel.from_pretrained(decoder, folder / "peft").eval(),
+        reference.projector(theirs.projector_kind),
+        reference.float_head(theirs.head_kind),
+        theirs.projector_kind,
+        theirs.head_kind,
+    )
+    beside = as_the_reference_reads(folder / "peft" / "non_lora_trainables.bin")
+    Holder(again.projector, again.head).load_state_dict(beside, strict=True)
+    batch = reference.batch()
+    with torch.no_grad():
+        (states, logits), (states_before, logits_before) = again.states(batch), theirs.states(batch)
+        torch.testing.assert_close(logits, logits_before, atol=0, rtol=0)
+        if theirs.head is not None:
+            torch.testing.assert_close(again.head(states), theirs.head(states_before), atol=0, rtol=0)
+        assert_near(outputs(folder / "base", batch)[0], logits)
+
+
+def test_an_exported_adapter_is_imported_again(pair):
+    _, folder = pair
+    exporting.export(exporting.from_folder(folder / "base"), "peft", folder / "once")
+    reference.imported(folder, "again", adapter=folder / "once")
+    before, after = (exporting.from_folder(folder / name) for name in ("base", "again"))
+    assert before.config == after.config
+    for path in before.shapes:
+        np.testing.assert_array_equal(before.read(path), after.read(path), err_msg=path)
+
+
+def test_transformers_loads_the_merged_llava(pair):
+    theirs, folder = pair
+    exporting.export(exporting.from_folder(folder / "base"), "llava-hf", folder / "hf")
+    loaded, report = transformers.LlavaForConditionalGeneration.from_pretrained(
+        folder / "hf", output_loading_info=True, attn_implementation="eager"
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    batch = reference.batch()
+    with torch.no_grad():
+        logits = hugging_face_logits(loaded.eval(), batch)[..., : made.VOCAB]
+        assert_near(logits.numpy(), theirs.states(batch)[1])
+    if theirs.head is not None:
+        weights = open_weights(folder / "hf" / "float_head.safetensors")
+        expected = {f"float_head.{name}": value.numpy() for name, value in theirs.head.state_dict().items()}
+        assert set(weights.infos) == set(expected)
+        for name, value in expected.items():
+            np.testing.assert_allclose(weights.read(name), value, atol=TOLERANCE)
+
+
+def test_huggings_faces_processor_puts_the_image_where_it_belongs(pair):
+    from PIL import Image
+
+    _, folder = pair
+    out = folder / "processed"
+    exporting.export(exporting.from_folder(folder / "base"), "llava-hf", out)
+    processor = transformers.AutoProcessor.from_pretrained(out)
+    made_inputs = processor(images=Image.new("RGB", (40, 30)), text="add <image> red", return_tensors="pt")
+    placeholder = transformers.AutoConfig.from_pretrained(out).image_token_index
+    assert (made_inputs["input_ids"] == placeholder).sum() == 9
+    assert tuple(made_inputs["pixel_values"].shape) == (1, 3, 21, 21)

@@ -1,0 +1,136 @@
+"""Features, logits, numbers and greedy tokens of imported weights against transformers, peft and torch, in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from igllm_jax.decode import DecodeOptions, make_decode, prepare
+from igllm_jax.interop import base
+from igllm_jax.interop.importing import run
+from igllm_jax.interop.sources import Request
+from igllm_jax.models.vlm import skeleton
+from tests.interop import made
+from tests.parity import reference
+
+TOLERANCE = 1e-4
+CASES = [("linear", "none"), ("mlp2x_gelu", "linear"), ("linear", "tanh_mlp_gelu")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=["-".join(case) for case in CASES])
+def pair(request, tmp_path_factory):
+    """(the reference's model, folder of its files and of what was imported from them)."""
+    folder = tmp_path_factory.mktemp("pair")
+    theirs = reference.build(folder, projector_kind=request.param[0], head_kind=request.param[1])
+    reference.imported(folder)
+    return theirs, folder
+
+
+def load(folder):
+    """(our model, its config, its parameters)."""
+    config = base.read_config(folder)
+    params = base.restore(folder, base.paths(folder))
+    return skeleton(config).build(params), config, params
+
+
+def outputs(folder, batch):
+    """(logits, numbers) of the answer's positions."""
+    ours, _, _ = load(folder)
+    layout = reference.LAYOUT
+    states = ours.answer_states(batch.images, batch.tokens, layout.image_offset, layout.answer_offset)
+    return np.asarray(states @ ours.decoder.head_kernel()), np.asarray(ours.numbers(states))
+
+
+def assert_near(found, expected):
+    expected = expected.detach().numpy() if isinstance(expected, torch.Tensor) else expected
+    assert np.abs(expected).max() > 0.1  # something is there to be compared
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_vision_features(pair):
+    theirs, folder = pair
+    ours, _, _ = load(folder / "base")
+    images = reference.batch().images
+    assert_near(ours.vision(images, jnp.dtype("float32")), theirs.features(images))
+
+
+def test_logits_and_numbers(pair):
+    theirs, folder = pair
+    batch = reference.batch()
+    logits, numbers = outputs(folder / "base", batch)
+    with torch.no_grad():
+        states, expected = theirs.states(batch)
+        assert_near(logits, expected)
+        if theirs.head is not None:
+            assert_near(numbers, theirs.head(states)[..., 0])
+
+
+def test_merged_lora_gives_the_same(pair):
+    _, folder = pair
+    reference.imported(folder, "merged", merge_lora=True)
+    batch = reference.batch()
+    for found, expected in zip(outputs(folder / "merged", batch), outputs(folder / "base", batch), strict=True):
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_greedy_generation_gives_the_same_tokens(pair):
+    theirs, folder = pair
+    if theirs.head_kind != "tanh_mlp_gelu":
+        pytest.skip("the float head changes no token: one compilation is enough")
+    _, config, params = load(folder / "base")
+    before, after, _ = reference.prompt()
+    images = reference.batch(rows=2).images
+    tokens = np.tile([*before, *after], (2, 1))
+    count, end = 23, 5
+    embedded = theirs.embed(images, tokens)
+    settings = {"do_sample": False, "max_new_tokens": count, "eos_token_id": end, "pad_token_id": end}
+    with torch.no_grad():
+        free = theirs.decoder.generate(inputs_embeds=embedded, **settings).numpy()
+    written = [int(token) for token in free[0] if token != end]
+    forbidden = ((written[0], written[1]), (written[3],))
+    for sequences in ((), forbidden):
+        bad = {"bad_words_ids": [list(sequence) for sequence in sequences]} if sequences else {}
+        with torch.no_grad():
+            expected = theirs.decoder.generate(inputs_embeds=embedded, **settings, **bad).numpy()
+        options = DecodeOptions(before, after, count, end, 7, made.VOCAB, sequences)
+        decoded = jax.jit(make_decode(config, options))(prepare(params, config), images, jnp.ones(2, bool))
+        padded = np.full((2, count), end)
+        padded[:, : expected.shape[1]] = expected
+        np.testing.assert_array_equal(decoded.tokens, padded)
+    assert not np.array_equal(free, expected)  # what was forbidden had been written
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_merged_llava_of_hugging_face(tmp_path, tied):
+    torch.manual_seed(1)
+    config = transformers.LlavaConfig(
+        vision_config=reference.vision_config(),
+        text_config=reference.decoder_config(tied=tied),
+        image_token_index=made.VOCAB - 1,
+        image_seq_length=9,
+        tie_word_embeddings=tied,
+    )
+    theirs = reference.shaken(transformers.LlavaForConditionalGeneration(config), 0.1)
+    theirs.tie_weights()
+    theirs.save_pretrained(tmp_path / "llava")
+    made.put_json(
+        tmp_path / "llava" / "preprocessor_config.json", {"image_mean": reference.MEAN, "image_std": reference.STD}
+    )
+    tokenizer = made.tokenizer(tmp_path / "tokenizer")
+    assert tokenizer.vocab_size <= made.VOCAB
+    run(Request(out=tmp_path / "base", llava=tmp_path / "llava", tokenizer=tmp_path / "tokenizer"))
+    batch = reference.batch()
+    with torch.no_grad():
+        assert_near(outputs(tmp_path / "base", batch)[0], hugging_face_logits(theirs, batch))
+
+
+def hugging_face_logits(model, batch):
+    """Logits of the answer's positions, the image given as placeholders."""
+    layout = reference.LAYOUT
+    tokens = torch.tensor(np.asarray(batch.tokens)).long()
+    image = torch.full((tokens.shape[0], 9), model.config.image_token_index)
+    ids = torch.cat([tokens[:, : layout.image_offset], image, tokens[:, layout.image_offset :]], dim=1)
+    logits = model(input_ids=ids, pixel_values=reference.normalised(batch.images)).logits
+    return logits[:, layout.answer_offset + 8 : -1]
