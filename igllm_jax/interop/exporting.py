@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jax import ShapeDtypeStruct
 
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
@@ -76,26 +77,27 @@ def from_run(workdir: Path, step: str) -> Model:
     config = configs.read(workdir)
     found = checkpoint.find_step(workdir, step)
     arrays = checkpoint.load_params(workdir, found)
-    trained = tuple(arrays)
     folder = config.model.base or None
-    model = configs.model_config(config)
-    if folder is None:  # everything began at the seed, the frozen part too
-        arrays = {**_drawn(config), **arrays}
-    stored = base.paths(folder) if folder else {}
-    about = {"run": str(workdir), "step": found, "sources": base.read_model(folder)["sources"] if folder else {}}
+    model, stored = configs.model_config(config), base.paths(folder) if folder else {}
+    trained = tuple(arrays)
+    arrays = {**_drawn(config, model, {*arrays, *stored}), **arrays}
+    sources = base.read_model(folder)["sources"] if folder else {}
+    about = {"run": str(workdir), "step": found, "sources": sources}
     return _complete(Model(model, arrays, trained, folder, stored, Tokenizer.load(workdir), about))
 
 
-def _drawn(config: Any) -> Params:
-    import jax
+def _drawn(config: Any, model: VLMConfig, there: set[str]) -> Params:
+    """What neither trained nor came from a base: the run drew it from its seed."""
+    from igllm_jax.assemble import draw
 
-    from igllm_jax.assemble import Assembly
-    from igllm_jax.sharding import Layout, make_mesh
-
-    one = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
-    return {
-        path: np.asarray(array) for path, array in Assembly.of(config, Layout.of("decode", one)).load_frozen().items()
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    dtype = jnp.dtype(config.model.frozen_dtype)
+    absent = {
+        path: jax.ShapeDtypeStruct(shape.shape, dtype, sharding=here)
+        for path, shape in skeleton(model).shapes.items()
+        if path not in there
     }
+    return {path: np.asarray(array) for path, array in draw(model, absent, config.seed).items()}
 
 
 def from_folder(folder: Path) -> Model:
@@ -238,7 +240,7 @@ def _dtype(model: Model, path: str, dtype: str) -> np.dtype:
 
 
 def _named(dtype: str) -> np.dtype:
-    return np.dtype(ShapeDtypeStruct((), dtype).dtype)
+    return np.dtype(jnp.dtype(dtype))
 
 
 def _add_image_token(model: Model, tensors: dict[str, Outgoing]) -> tuple[int, int]:

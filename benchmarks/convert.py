@@ -1,0 +1,140 @@
+"""Converts a synthetic LLaMA-7B with a ViT-L/14-336 at full size: seconds, peak memory, and restoring what came out.
+
+    python benchmarks/convert.py --folder /tmp/convert --kind safetensors [--tokenizer tokenizer.model] [--restore]
+
+`--kind bin` writes torch's files instead (needs torch). Weights are random bfloat16 in shards of about 5 GB, by the names
+of the tables. It takes 28 GB of disk under --folder and removes them in the end. Peak memory is that of the converter's
+own process, pages of mapped files included.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import ml_dtypes
+import numpy as np
+
+from igllm_jax import config as configs
+from igllm_jax.data.tokens import Tokenizer, train_small
+from igllm_jax.interop import base, hf_config, tables
+from igllm_jax.interop.files import numpy_to_torch
+from igllm_jax.interop.safetensors_writer import Outgoing, write_sharded
+from igllm_jax.interop.table import Source
+from igllm_jax.models.vlm import VLMConfig, skeleton
+
+SHARD_BYTES = 5 * 10**9
+
+
+def full_size() -> VLMConfig:
+    """ViT-L/14-336 and Vicuna-7B, without LoRA."""
+    from configs import clevr
+
+    config = configs.model_config(clevr.get_config())
+    return replace(config, lora=replace(config.lora, rank=0), head="none")
+
+
+def outgoing(source: Source, model: VLMConfig, prefix: str) -> dict[str, Outgoing]:
+    """Random bfloat16 tensors by the table's names."""
+    shapes = {path: tuple(s.shape) for path, s in skeleton(model).shapes.items() if path.startswith(prefix)}
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, (rule, layer) in source.names(shapes).items():
+        shape = rule.layout.their_shape(shapes[rule.ours] if layer is None else shapes[rule.ours][1:])
+
+        def read(shape: tuple[int, ...] = shape) -> np.ndarray:
+            bits = rng.integers(0, 2**16, shape, np.uint16) & 0xBFFF  # no exponent that is infinite
+            return bits.view(ml_dtypes.bfloat16)
+
+        found[name] = Outgoing(shape, np.dtype(ml_dtypes.bfloat16), read)
+    return found
+
+
+def write_bins(tensors: dict[str, Outgoing], folder: Path) -> None:
+    """pytorch_model-*.bin and their index."""
+    import torch
+
+    shards: list[list[str]] = [[]]
+    for name, tensor in tensors.items():
+        if shards[-1] and sum(tensors[n].size for n in shards[-1]) + tensor.size > SHARD_BYTES:
+            shards.append([])
+        shards[-1].append(name)
+    weight_map = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"pytorch_model-{number:05}-of-{len(shards):05}.bin"
+        torch.save({name: numpy_to_torch(tensors[name].read()) for name in names}, folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def make_sources(folder: Path, kind: str, tokenizer: str) -> None:
+    """folder/vision and folder/decoder, as Hugging Face has them."""
+    model = full_size()
+    described = {
+        "vision": hf_config.vision_to_json(model.vision) | {"num_hidden_layers": model.vision.num_layers},
+        "decoder": hf_config.decoder_to_json(model.decoder, vocab_size=32000, dtype="bfloat16"),
+    }
+    for part, source in (("vision", tables.CLIP), ("decoder", tables.LLAMA)):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(json.dumps(described[part]))
+        (write_sharded if kind == "safetensors" else write_bins)(outgoing(source, model, f"{part}/"), folder / part)
+    if tokenizer:
+        Tokenizer.load(tokenizer).save(folder / "decoder")
+    else:
+        train_small(["add(size='large', loc=(数, 数, 数))\n"], folder / "decoder")
+
+
+def restore(folder: Path) -> None:
+    """Reads everything into arrays of the shapes and dtypes that the model has."""
+    start = time.monotonic()
+    arrays = base.restore(folder, base.paths(folder))
+    wanted = skeleton(base.read_config(folder)).shapes
+    absent = {path for path in wanted if path not in arrays and not path.startswith("projector/")}
+    assert not absent and all(arrays[path].shape == wanted[path].shape for path in arrays)
+    size = sum(array.nbytes for array in arrays.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"restored {len(arrays)} arrays, {size / 1e9:.2f} GB in {time.monotonic() - start:.1f} s, peak {peak:.2f} GiB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="must not exist yet")
+    parser.add_argument("--kind", choices=("safetensors", "bin"), default="safetensors")
+    parser.add_argument("--tokenizer", default="", help="LLaMA's tokenizer.model (default: a small one, trained here)")
+    parser.add_argument("--restore", action="store_true", help="also read everything that came out")
+    parser.add_argument("--only_restore", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only_restore:
+        return restore(options.only_restore)
+    options.folder.mkdir(parents=True)
+    try:
+        make_sources(options.folder, options.kind, options.tokenizer)
+        os.sync()
+        sources = [f"--{part}={options.folder / part}" for part in ("vision", "decoder")]
+        command = [sys.executable, str(ROOT / "tools/convert_weights.py"), "import", *sources]
+        start = time.monotonic()
+        subprocess.run([*command, f"--out={options.folder / 'base'}"], check=True)
+        seconds = time.monotonic() - start
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        print(f"{options.kind}: {seconds:.1f} s with start-up, peak {peak:.2f} GiB resident", flush=True)
+        if options.restore:
+            again = [sys.executable, __file__, "--folder=-", f"--only_restore={options.folder / 'base'}"]
+            subprocess.run(again, check=True)
+    finally:
+        shutil.rmtree(options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Exports of a run's workdir."""
+
+from dataclasses import asdict, replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from igllm_jax import checkpoint
+from igllm_jax import config as configs
+from igllm_jax.errors import UserError
+from igllm_jax.interop import base, exporting, importing
+from igllm_jax.interop.files import open_weights
+from igllm_jax.models.params import nest
+from igllm_jax.train_step import TrainState
+from tests.interop import made
+
+
+def run_config(model, base_folder="") -> ConfigDict:
+    """What a run of this model keeps of its config and the export reads."""
+    from configs import common
+
+    config = common.get_config()
+    config.head = model.head
+    config.model.base = str(base_folder)
+    config.model.dtype = config.model.frozen_dtype = model.dtype
+    config.model.projector = model.projector
+    in_data = ("image_mean", "image_std")
+    for part in ("vision", "decoder", "lora"):
+        config.model[part] = {k: v for k, v in asdict(getattr(model, part)).items() if k not in in_data}
+    config.data.image_size = model.vision.image_size
+    config.data.image_mean, config.data.image_std = model.vision.image_mean, model.vision.image_std
+    return config
+
+
+def make_run(workdir, config, steps):
+    """A workdir with these checkpoints: step -> trained arrays by path."""
+    workdir.mkdir()
+    configs.write(config, workdir)
+    made.tokenizer(workdir)
+    checkpoints = checkpoint.Checkpoints(workdir, keep=len(steps))
+    for score, (step, arrays) in enumerate(steps.items()):
+        params = nest({path: jnp.asarray(array) for path, array in arrays.items()})
+        checkpoints.save(TrainState(jnp.int32(step), params, {"count": jnp.int32(step)}), {}, float(score))
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on an imported base, with two checkpoints; (workdir, trained arrays of step 7, base folder)."""
+    folder, model = tmp_path_factory.mktemp("run"), made.model()
+    arrays = made.params(model)
+    sources = {kind: getattr(made, kind)(folder / kind, model, arrays) for kind in ("vision", "decoder")}
+    importing.run(importing.Request(out=folder / "base", **sources))
+    first = {path: array for path, array in arrays.items() if path not in base.paths(folder / "base")}
+    second = {path: array + 1 for path, array in first.items()}
+    make_run(folder / "run", run_config(model, folder / "base"), {3: first, 7: second})
+    return folder / "run", second, folder / "base"
+
+
+def test_safetensors_of_a_run_hold_what_trained(tmp_path, run):
+    workdir, trained, _ = run
+    exporting.export(exporting.from_run(workdir, "last"), "safetensors", tmp_path / "out")
+    weights = open_weights(tmp_path / "out" / "trained.safetensors")
+    assert set(weights.infos) == set(trained)
+    for path, array in trained.items():
+        np.testing.assert_array_equal(weights.read(path), array, err_msg=path)
+
+
+def test_the_step_asked_for_is_exported(run):
+    workdir, trained, _ = run
+    path = "projector/linear1/bias"
+    np.testing.assert_array_equal(exporting.from_run(workdir, "7").read(path), trained[path])
+    np.testing.assert_allclose(exporting.from_run(workdir, "best").read(path), trained[path] - 1, atol=1e-6)
+    with pytest.raises(UserError, match="no checkpoint '5'"):
+        exporting.from_run(workdir, "5")
+
+
+def test_a_run_comes_back_from_hugging_faces_layout(tmp_path, run):
+    workdir, trained, folder = run
+    model = exporting.from_run(workdir, "last")
+    exporting.export(model, "llava-hf", tmp_path / "hf")
+    importing.run(importing.Request(out=tmp_path / "again", llava=tmp_path / "hf"))
+    found = base.restore_numpy(tmp_path / "again")
+    np.testing.assert_array_equal(found["projector/linear1/kernel"], trained["projector/linear1/kernel"])
+    path = "decoder/layers/up/kernel"
+    for layer in range(3):
+        np.testing.assert_array_equal(found[path][layer], model.read_merged(path, layer))
+    assert np.abs(found[path] - base.restore_numpy(folder, [path])[path]).max() > 0.1  # LoRA is in it
+
+
+def test_a_run_from_random_initialisation_exports_what_it_drew(tmp_path):
+    model = replace(made.model(rank=0), head="linear")
+    arrays = {p: a for p, a in made.params(model).items() if p.startswith(("projector/", "float_head/"))}
+    config = run_config(model)
+    found = exporting.from_run(make_run(tmp_path / "run", config, {1: arrays}), "last")
+    from igllm_jax.models.vlm import initialise
+
+    expected = initialise(model, config.seed)
+    for path in ("decoder/layers/q/kernel", "vision/position_embedding"):
+        np.testing.assert_allclose(found.read(path), expected[path], atol=1e-6)
