@@ -2,9 +2,9 @@
 
     python benchmarks/convert.py --folder /tmp/convert --kind safetensors [--tokenizer tokenizer.model] [--restore]
 
-`--kind bin` writes torch's files instead (needs torch). Weights are random bfloat16 in shards of about 5 GB, by the names
-of the tables. It takes 28 GB of disk under --folder and removes them in the end. Peak memory is that of the converter's
-own process, pages of mapped files included.
+`--kind bin` writes torch's files instead (needs torch). Weights are random bfloat16 in shards of about 5 GB, by the
+names of the tables. It takes 28 GB of disk under --folder and removes them in the end. Peak memory is that of the
+converter's own process, pages of mapped files included.
 """
 
 import argparse
@@ -18,9 +18,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import ml_dtypes
 import numpy as np
@@ -34,6 +32,7 @@ from igllm_jax.interop.table import Source
 from igllm_jax.models.vlm import VLMConfig, skeleton
 
 SHARD_BYTES = 5 * 10**9
+TOOL = Path(__file__).resolve().parent.parent / "tools" / "convert_weights.py"
 
 
 def full_size() -> VLMConfig:
@@ -123,7 +122,7 @@ def main() -> None:
         make_sources(options.folder, options.kind, options.tokenizer)
         os.sync()
         sources = [f"--{part}={options.folder / part}" for part in ("vision", "decoder")]
-        command = [sys.executable, str(ROOT / "tools/convert_weights.py"), "import", *sources]
+        command = [sys.executable, str(TOOL), "import", *sources]
         start = time.monotonic()
         subprocess.run([*command, f"--out={options.folder / 'base'}"], check=True)
         seconds = time.monotonic() - start
