@@ -7,6 +7,7 @@ DIR/tokenizer.model  and, under DIR/sources/, the config, tokenizer and licence 
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ MODEL_FILE = "model.json"
 WEIGHTS = "weights"
 SOURCES = "sources"
 FORMAT = 1
+GROUP_BYTES = 2**30
 Place = str | Path  # a folder, or a bucket's such as gs://bucket/base
 
 
@@ -101,15 +103,28 @@ def restore(folder: Place, shapes: Mapping[str, Any]) -> Params:
         path: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=getattr(shape, "sharding", None) or default)
         for path, shape in shapes.items()
     }
-    if not placed:
-        return {}
-    item = nest(placed)
-    arguments = ocp.args.PyTreeRestore(
-        item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
-    )
+    found: Params = {}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        found = unnest(checkpointer.restore(_weights(folder), args=arguments))
+        for group in _groups(placed):
+            item = nest({path: placed[path] for path in group})
+            restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+            arguments = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+            found |= unnest(checkpointer.restore(_weights(folder), args=arguments))
     return {path: found[path] for path in shapes}
+
+
+def _groups(shapes: Mapping[str, Any]) -> list[list[str]]:
+    """Paths in groups of GROUP_BYTES, or of one larger array: Orbax holds everything it reads at once twice."""
+    groups: list[list[str]] = []
+    free = 0
+    for path, shape in shapes.items():
+        size = math.prod(shape.shape) * shape.dtype.itemsize
+        if size > free:
+            groups.append([])
+            free = max(GROUP_BYTES, size)
+        groups[-1].append(path)
+        free -= size
+    return groups
 
 
 def restore_numpy(folder: Place, wanted: Iterable[str] | None = None) -> Params:

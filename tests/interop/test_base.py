@@ -70,6 +70,15 @@ def test_orbax_opens_it_without_our_help(tmp_path):
         np.testing.assert_array_equal(found[path], array)
 
 
+def test_large_models_are_read_in_groups(tmp_path, monkeypatch):
+    write(tmp_path / "base")
+    monkeypatch.setattr(base, "GROUP_BYTES", 1)
+    shapes = base.paths(tmp_path / "base")
+    assert base._groups(shapes) == [[path] for path in shapes]
+    for path, array in base.restore(tmp_path / "base", shapes).items():
+        np.testing.assert_array_equal(array, ARRAYS[path])
+
+
 def test_missing_and_misshaped_paths_are_told_together(tmp_path):
     write(tmp_path / "base")
     wanted = {
