@@ -1,5 +1,6 @@
 """What a person sees of a run while it trains: a sample with its masks, rates and losses, held-out scores."""
 
+import itertools
 import math
 import sys
 import time
@@ -23,7 +24,6 @@ from igllm_jax.generate import Writer
 from igllm_jax.loss import Sums
 from igllm_jax.models.params import Params
 from igllm_jax.scene import code, metrics
-from igllm_jax.scene.scene import read_labels
 from igllm_jax.scene.tasks import find_task
 from igllm_jax.sharding import Layout
 
@@ -159,13 +159,15 @@ class HeldOut:
     ):
         self.config, self.options, self.tokenizer = config, options, tokenizer
         self.assembly, self.layout = assembly, layout
-        self.source = configs.source(config, "val")
+        source = configs.source(config, "val")
+        limit = max(config.eval.loss_samples, config.eval.generate_samples if config.eval.generate_every else 0)
+        self.data = pipeline.EvalData(source, options, tokenizer, limit=limit)
         self._writer: Writer | None = None
 
     def _batches(self, limit: int) -> Iterator[Batch]:
-        return pipeline.eval_batches(
-            self.source, self.options, self.tokenizer, batch_size=self.config.batch_size, limit=limit
-        )
+        """Batches that hold the first `limit` examples."""
+        size = self.config.batch_size
+        return itertools.islice(self.data.batches(size, self.layout.rows(size)), -(-limit // size))
 
     def losses(self, eval_step: Callable[[Batch], Sums]) -> dict[str, float]:
         """loss, token_loss, number_loss over eval.loss_samples examples."""
@@ -173,22 +175,21 @@ class HeldOut:
         for batch in self._batches(self.config.eval.loss_samples):
             found = eval_step(self.layout.place(batch, self.config.batch_size))
             total = found if total is None else jax.tree.map(lambda a, b: a + b, total, found)
-        if total is None:
-            raise UserError(f"data.val.images={self.source.images} holds no example")
+        assert total is not None  # EvalData holds at least one example
         return {name: float(value) for name, value in total.mean(self.config.train.float_weight).items()}
 
     def scores(self, params: Params) -> dict[str, float]:
         """Metrics of the code that the model writes for eval.generate_samples images."""
-        limit = self.config.eval.generate_samples
         if self._writer is None:
             self._writer = Writer(self.assembly.model, self.tokenizer, self.options, self.config.eval.max_new_tokens)
         prepared = self._writer.prepare(params)
         answers = []
-        for batch in self._batches(limit):
+        for batch in self._batches(self.config.eval.generate_samples):
             answers += self._writer(prepared, np.asarray(batch.images), np.asarray(batch.weight) > 0)
         task = find_task(self.config.task)
         readings = [code.read(answer.text, task, rotation_rep=self.config.rotation_rep) for answer in answers]
-        scenes = read_labels(self.source.labels, task)[: len(answers)]
-        found = metrics.score(scenes, readings, task, rotation_rep=self.config.rotation_rep)
+        scenes = self.data.scenes[: len(answers)]
+        unit = self.options.rotation_unit
+        found = metrics.score(scenes, readings, task, rotation_rep=self.config.rotation_rep, rotation_unit=unit)
         finished = {"finished": 100 * float(np.mean([answer.is_finished for answer in answers]))}
-        return {**{name: float(value) for name, value in found.items() if np.isscalar(value)}, **finished}
+        return {**found, **finished}
