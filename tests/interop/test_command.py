@@ -121,6 +121,7 @@ def test_a_vocabulary_without_room_gets_a_row_for_the_image(tmp_path, folders):
     weights = open_weights(tmp_path / "hf")
     described = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert described["image_token_index"] == made.VOCAB and described["text_config"]["vocab_size"] == made.VOCAB + 1
+    assert (described["text_config"]["bos_token_id"], described["text_config"]["eos_token_id"]) == (1, 2)
     head = weights.read("language_model.lm_head.weight")
     assert head.shape[0] == made.VOCAB + 1
     np.testing.assert_allclose(head[-1], head[:-1].mean(axis=0), atol=1e-6)

@@ -1,5 +1,6 @@
 """Importing folders made from our own parameters by the tables; tests/parity holds the tables against torch."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop import base, hf_config, tables
-from igllm_jax.interop.importing import run
+from igllm_jax.interop.importing import find_tokenizer, run
 from igllm_jax.interop.sources import NO_LORA, Request
 from igllm_jax.models import lora
 from tests.interop import made
@@ -272,6 +273,15 @@ def test_a_vocabulary_that_splits_the_float_token(tmp_path, folders, monkeypatch
     only_base = {"vision": folders["vision"], "decoder": folders["decoder"]}
     fails(tmp_path, "splits the float token .* use a vocabulary that has it .* add --numbers_as_text", **only_base)
     run(Request(out=tmp_path / "text", numbers_as_text=True, **only_base))
+
+
+def test_llamas_own_vocabulary(tmp_path, model):
+    shared = Path(os.environ.get("IGLLM_SHARED", Path(__file__).parents[3] / "shared"))
+    file = shared / "tokenizer" / "llama.model"
+    if not file.is_file():
+        pytest.skip(f"{file} is not there")
+    full = replace(model, decoder=replace(model.decoder, vocab_size=32000))
+    assert find_tokenizer(Request(out=tmp_path, decoder=tmp_path, tokenizer=file), full).float_id == 30354
 
 
 def test_mixed_dtypes_ask_for_one(tmp_path, folders, model):

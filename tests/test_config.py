@@ -1,0 +1,73 @@
+"""Config files and overrides: what works, and what a typo gets."""
+
+import json
+
+import pytest
+
+from igllm_jax import config as configs
+from igllm_jax.errors import UserError
+
+FILES = ["clevr", "twod", "tiny"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_gives_every_part_its_options(name):
+    config, others = configs.load([f"--config=configs/{name}.py", "--workdir", "x"])
+    assert others == ["--workdir", "x"]
+    assert configs.model_config(config).head == config.head
+    assert configs.data_options(config).task == config.task
+    configs.optim_options(config), configs.loss_options(config), configs.source(config, "train")
+    json.loads(config.to_json())
+
+
+def test_arguments_and_overrides_apply():
+    config, _ = configs.load(
+        ["--config=configs/clevr.py:head=linear", "--config.optim.lr=0.5", "--config.mesh.data", "2"]
+    )
+    assert (config.head, config.optim.lr, config.mesh.data) == ("linear", 0.5, 2)
+
+
+def test_the_full_size_is_vicuna_7b_and_vit_l():
+    from igllm_jax.models.vlm import skeleton
+
+    config, _ = configs.load(["--config=configs/clevr.py"])
+    shapes = skeleton(configs.model_config(config)).shapes
+    assert shapes["decoder/layers/gate/kernel"].shape == (32, 4096, 11008)
+    assert shapes["decoder/embedding"].shape == (32000, 4096)
+    assert shapes["vision/blocks/q/kernel"].shape == (23, 1024, 1024)  # the last block feeds nothing
+    assert shapes["vision/position_embedding"].shape == (577, 1024)
+    assert config.train.num_steps == 40_000 and config.data.train.num_samples == 4000
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config=configs/tiny.py", "--config.optim.lrr=1"], r"no config key 'optim.lrr'; the nearest is 'optim.lr'"),
+        (["--config=configs/tiny.py", "--config.optim=1"], "'?--config.optim is a group of keys"),
+        (["--config=configs/tiny.py", "--config.optim.lr=fast"], "optim.lr"),
+        (["--config=configs/tiny.py:hed=linear"], "expected key=value with key one of task, head, rotation_rep"),
+        (["--config=configs/tiny.py:head=liner"], "head is 'liner'; choose one of none, linear"),
+        (["--config=configs/tiny.py:task=3d"], "there is no task '3d'"),
+        (["--config=configs/none.py"], "there is no config file configs/none.py"),
+        (["--workdir", "x"], "--config is missing"),
+        (["--config=configs/tiny.py", "--config.batch_size=0"], "batch_size is 0; it must be at least 1"),
+        (["--config=configs/tiny.py", "--config.optim.accumulate=3"], "can't be cut in optim.accumulate=3"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        configs.load(arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_resumed_run_may_not_change_what_is_learned(tmp_path):
+    config, _ = configs.load(["--config=configs/tiny.py"])
+    configs.write(config, tmp_path)
+    saved = configs.read(tmp_path)
+    config.train.log_every = 3
+    configs.check_resume(config, saved)
+    config.optim.lr = 0.7
+    with pytest.raises(UserError, match=r"optim.lr from 0.001 to 0.7"):
+        configs.check_resume(config, saved)
+    with pytest.raises(UserError, match="is no run"):
+        configs.read(tmp_path / "nothing")
