@@ -100,7 +100,8 @@ class Writer:
         value = {"format": base.FORMAT, "config": base.config_to_json(config), **about}
         (self.partial / base.MODEL_FILE).write_text(json.dumps(value, indent=2) + "\n")
         self._journal.close()
-        os.sync()
+        for file in self.partial.rglob("*"):
+            _wait_for_disk(file)
         self.partial.rename(self.folder)
         for name in (PLAN_FILE, DONE_FILE, "lock"):
             (self.folder / name).unlink()
@@ -111,6 +112,14 @@ class Writer:
         self._journal.close()
         shutil.rmtree(self.partial, ignore_errors=True)
         self._lock.close()
+
+
+def _wait_for_disk(file: Path) -> None:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _boot() -> str:

@@ -17,7 +17,7 @@ from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.interop import base, hf_config, tables
 from igllm_jax.interop.base_writer import copy_files
-from igllm_jax.interop.files import import_torch, write_torch
+from igllm_jax.interop.files import import_torch, read_json, write_torch
 from igllm_jax.interop.importing import copied_files, merge_kernel
 from igllm_jax.interop.safetensors_writer import Outgoing, write, write_sharded
 from igllm_jax.interop.sources import KEEP
@@ -129,7 +129,7 @@ def export(model: Model, kind: str, out: Path, dtype: str = KEEP) -> dict[str, A
     start = time.monotonic()
     if out.exists():
         raise UserError(f"{out} exists: give another --out, or remove it")
-    partial = out.absolute().with_name(f"{out.name}.partial")
+    partial = out.absolute().with_name(f"{out.name}.export")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -163,7 +163,8 @@ def _export_peft(model: Model, folder: Path, dtype: str) -> int:
     )
     stored = model.dtype("decoder/embedding").name
     tower = sources.get("vision", sources.get("llava", ""))
-    _write_json(folder / "config.json", hf_config.reference_to_json(config, vision_tower=tower, dtype=stored))
+    described = hf_config.reference_to_json(config, vision_tower=tower, dtype=stored)
+    _write_json(folder / "config.json", described | _about_text(model))
     model.tokenizer.save(folder)
     return len(lora) + len(others)
 
@@ -198,6 +199,7 @@ def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
         beside = _outgoing(model, tables.float_head(config.head), KEEP, head)
         write(beside, folder / tables.FLOAT_HEAD_FILE)
     described = hf_config.llava_to_json(config, vocab_size=vocab_size, image_token=image_token, dtype=chosen)
+    described["text_config"] |= _about_text(model)
     _write_json(folder / "config.json", described)
     for name, value in hf_config.processor_to_json(config, image_token=image_token).items():
         _write_json(folder / name, value)
@@ -279,6 +281,17 @@ def _identities(model: Model, dtype: np.dtype) -> dict[str, Outgoing]:
         second = "multi_modal_projector.linear_2"
         found[f"{second}.weight"] = Outgoing((width, width), dtype, lambda: np.eye(width, dtype=dtype))
         found[f"{second}.bias"] = Outgoing((width,), dtype, lambda: np.zeros(width, dtype))
+    return found
+
+
+def _about_text(model: Model) -> dict[str, Any]:
+    """Settings that our model does not have: the tokenizer's ids and, where the base said so, the longest text."""
+    found: dict[str, Any] = {"bos_token_id": model.tokenizer.bos_id, "eos_token_id": model.tokenizer.eos_id}
+    for role in ("decoder", "llava"):
+        place = Path(model.base or "") / base.SOURCES / role / "config.json"
+        config = read_json(place) if model.base and place.is_file() else {}
+        config = config.get("text_config", config)
+        found |= {key: config[key] for key in ("max_position_embeddings",) if key in config}
     return found
 
 

@@ -148,7 +148,7 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 
 def decoder_to_json(config: DecoderConfig, *, vocab_size: int, dtype: str) -> dict[str, Any]:
-    """LlamaConfig. rope_theta stands twice: at the place of old readers and at that of new ones."""
+    """LlamaConfig, as far as the model decides it. rope_theta stands at the places of old and of new readers."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -166,9 +166,6 @@ def decoder_to_json(config: DecoderConfig, *, vocab_size: int, dtype: str) -> di
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": config.tie_embeddings,
-        "max_position_embeddings": 2048,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
         "torch_dtype": dtype,
     }
 

@@ -18,6 +18,7 @@ from igllm_jax.interop.sources import Request
 from tests import small
 from tests.interop import made
 
+torch.set_num_threads(1)  # these models are too small for more, and tests run side by side
 RANK, ALPHA, HEADS, WIDTH, VISION_WIDTH = 3, 5, 4, 28, 22
 MEAN, STD = (0.41, 0.37, 0.59), (0.23, 0.29, 0.31)
 LAYOUT = small.LAYOUT
