@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.interop import base, hf_config, tables
@@ -41,7 +42,7 @@ class Model:
     trained: tuple[str, ...]
     base: str | None
     stored: Params
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     about: Mapping[str, Any]
 
     def dtype(self, path: str) -> np.dtype:
@@ -105,7 +106,8 @@ def from_folder(folder: Path) -> Model:
     config, stored = base.read_config(folder), base.paths(folder)
     trained = tuple(path for path in stored if not path.startswith(BASE_PARTS) or _is_lora(path))
     about = {"folder": str(folder), "sources": base.read_model(folder)["sources"]}
-    return _complete(Model(config, {}, trained, str(folder), stored, Tokenizer.load(folder), about))
+    tokenizer = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).is_file() else None
+    return _complete(Model(config, {}, trained, str(folder), stored, tokenizer, about))
 
 
 def _complete(model: Model) -> Model:
@@ -165,7 +167,7 @@ def _export_peft(model: Model, folder: Path, dtype: str) -> int:
     tower = sources.get("vision", sources.get("llava", ""))
     described = hf_config.reference_to_json(config, vision_tower=tower, dtype=stored)
     _write_json(folder / "config.json", described | _about_text(model))
-    model.tokenizer.save(folder)
+    _save_tokenizer(model, folder)
     return len(lora) + len(others)
 
 
@@ -177,7 +179,7 @@ def _export_safetensors(model: Model, folder: Path, dtype: str) -> int:
     }
     write(tensors, folder / "trained.safetensors")
     _write_json(folder / base.MODEL_FILE, {"config": base.config_to_json(model.config), **model.about})
-    model.tokenizer.save(folder)
+    _save_tokenizer(model, folder)
     return len(tensors)
 
 
@@ -207,7 +209,7 @@ def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
         for place in (Path(model.base) / base.SOURCES / role for role in ("decoder", "llava")):
             licences = {name: file for name, file in copied_files(place).items() if not name.endswith(".json")}
             copy_files({name: file for name, file in licences.items() if not name.startswith("tokenizer")}, folder)
-    model.tokenizer.save(folder)
+    _save_tokenizer(model, folder)
     return len(tensors)
 
 
@@ -251,7 +253,8 @@ def _add_image_token(model: Model, tensors: dict[str, Outgoing]) -> tuple[int, i
     The first id that the tokenizer does not use; where there is none, one row more in embedding and head: the mean of
     the others, whose logit never exceeds the largest, so that greedy decoding never writes it.
     """
-    rows, used = model.config.decoder.vocab_size, model.tokenizer.vocab_size
+    rows = model.config.decoder.vocab_size
+    used = model.tokenizer.vocab_size if model.tokenizer else rows
     if used < rows:
         return used, rows
     for name in (name for name in tensors if name.endswith(("embed_tokens.weight", "lm_head.weight"))):
@@ -284,9 +287,15 @@ def _identities(model: Model, dtype: np.dtype) -> dict[str, Outgoing]:
     return found
 
 
+def _save_tokenizer(model: Model, folder: Path) -> None:
+    if model.tokenizer:
+        model.tokenizer.save(folder)
+
+
 def _about_text(model: Model) -> dict[str, Any]:
     """Settings that our model does not have: the tokenizer's ids and, where the base said so, the longest text."""
-    found: dict[str, Any] = {"bos_token_id": model.tokenizer.bos_id, "eos_token_id": model.tokenizer.eos_id}
+    ids = model.tokenizer
+    found: dict[str, Any] = {"bos_token_id": ids.bos_id, "eos_token_id": ids.eos_id} if ids else {}
     for role in ("decoder", "llava"):
         place = Path(model.base or "") / base.SOURCES / role / "config.json"
         config = read_json(place) if model.base and place.is_file() else {}

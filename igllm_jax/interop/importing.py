@@ -22,7 +22,7 @@ from igllm_jax.interop.sources import KEEP, Plan, Request, is_lora, make_plan
 from igllm_jax.interop.table import Tensor
 from igllm_jax.models import lora
 from igllm_jax.models.lora import LoRAConfig
-from igllm_jax.models.vlm import VLMConfig, skeleton
+from igllm_jax.models.vlm import skeleton
 
 COPIED = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer*",
@@ -52,7 +52,7 @@ def run(request: Request) -> Account:
     if request.out.exists():
         raise UserError(f"{request.out} exists: give another --out, or remove it")
     plan = make_plan(request)
-    tokenizer = find_tokenizer(request, plan.config)
+    tokenizer = find_tokenizer(request, plan)
     shapes = target_shapes(plan, request.dtype)
     writer = Writer(request.out, shapes, _identity(plan, request, tokenizer))
     written = 0
@@ -67,7 +67,8 @@ def run(request: Request) -> Account:
             tensor.weights.release(tensor.info.file)
         for role, folder in _folders(request).items():
             copy_files(copied_files(folder), writer.partial / base.SOURCES / role)
-        tokenizer.save(writer.partial)
+        if tokenizer:
+            tokenizer.save(writer.partial)
         writer.finish(plan.config, _about(request, plan, tokenizer))
     except UserError:
         writer.discard()
@@ -77,18 +78,23 @@ def run(request: Request) -> Account:
     return Account(len(wanted), written, size, seconds, dict(plan.left_out), tuple(plan.notes))
 
 
-def find_tokenizer(request: Request, config: VLMConfig) -> Tokenizer:
+def find_tokenizer(request: Request, plan: Plan) -> Tokenizer | None:
     """The tokenizer that came along, checked against the embedding and for the float token.
 
-    Raises: UserError where there is none, it does not fit, or it splits the float token.
+    Without one there is a note: the folder still serves runs that name theirs.
+    Raises: UserError where it does not fit, or splits the float token.
     """
     folder = request.llava or request.decoder
     assert folder is not None
     place = request.tokenizer or folder / TOKENIZER_FILE
-    if not place.exists():
-        raise UserError(f"{place} does not exist: give the sentencepiece model of this decoder as --tokenizer FILE")
+    if not request.tokenizer and not place.exists():
+        plan.notes.append(
+            f"{place} does not exist, so no tokenizer came along: set tokenizer.path in configs, or import again with "
+            "--tokenizer FILE"
+        )
+        return None
     tokenizer = Tokenizer.load(place)
-    rows = config.decoder.vocab_size
+    rows = plan.config.decoder.vocab_size
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"tokenizer {tokenizer.origin} has {tokenizer.vocab_size} pieces and the embedding {rows} rows: "
@@ -162,7 +168,7 @@ def copied_files(folder: Path) -> dict[str, Path]:
     return {path.name: path for pattern in COPIED for path in sorted(folder.glob(pattern)) if path.is_file()}
 
 
-def _identity(plan: Plan, request: Request, tokenizer: Tokenizer) -> dict[str, Any]:
+def _identity(plan: Plan, request: Request, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """What has to be the same for a second run to go on with what a first one left."""
     files = {json.dumps(stat) for tensor in plan.tensors.values() for stat in tensor.weights.fingerprint()}
     return {
@@ -170,16 +176,16 @@ def _identity(plan: Plan, request: Request, tokenizer: Tokenizer) -> dict[str, A
         "lora": asdict(plan.lora),
         "files": sorted(files),
         "dtype": request.dtype,
-        "tokenizer": tokenizer.fingerprint,
+        "tokenizer": tokenizer.fingerprint if tokenizer else None,
     }
 
 
-def _about(request: Request, plan: Plan, tokenizer: Tokenizer) -> dict[str, Any]:
+def _about(request: Request, plan: Plan, tokenizer: Tokenizer | None) -> dict[str, Any]:
     sources = {**_folders(request), "projector": request.projector}
     return {
         "sources": {role: str(path) for role, path in sources.items() if path},
         "merged_lora": asdict(plan.lora) if request.merge_lora else None,
-        "tokenizer": tokenizer.fingerprint,
+        "tokenizer": tokenizer.fingerprint if tokenizer else None,
         "left_out": dict(plan.left_out),
         "notes": plan.notes,
     }

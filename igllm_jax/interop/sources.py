@@ -21,6 +21,7 @@ NO_LORA = LoRAConfig(rank=0, alpha=1.0, dropout=0.0, dropout_kind="hash")
 REFERENCE_FEATURE_LAYER = -2
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 BESIDE_FILES = ("non_lora_trainables.safetensors", "non_lora_trainables.bin")
+PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
 KEEP = "keep"
 DTYPES = (KEEP, "float32", "bfloat16", "float16")
 
@@ -119,7 +120,7 @@ def _open_parts(request: Request) -> list[_Part]:
         parts.append(_Part(open_weights(_given(request.vision)), lambda *_: tables.CLIP, ("vision/",)))
         parts.append(_Part(open_weights(_given(request.decoder)), lambda *_: tables.LLAMA, ("decoder/",)))
     if request.projector:
-        parts.append(_kinds(open_weights(request.projector), tables.non_lora, ()))
+        parts.append(_kinds(open_weights(request.projector, names=PROJECTOR_FILES), tables.non_lora, ()))
     if request.adapter:
         parts.append(_kinds(open_weights(request.adapter, names=ADAPTER_FILES), tables.peft, ("lora",)))
         if any((request.adapter / name).is_file() for name in BESIDE_FILES):
@@ -144,10 +145,7 @@ def _llava_parts(request: Request, folder: Path) -> list[_Part]:
     if not request.vision:
         raise UserError(f"{folder} does not describe its vision tower: give the folder of the tower as --vision")
     has_tower = any(name.startswith("model.vision_tower.") for name in weights.infos)
-    kind = tables.kind_of(weights.infos, "mm_projector", folder)
-    part = _Part(
-        weights, lambda kind, _: tables.llava(kind), ("vision/", "decoder/") if has_tower else ("decoder/",), kind
-    )
+    part = _kinds(weights, tables.llava, ("vision/", "decoder/") if has_tower else ("decoder/",))
     tower = _Part(open_weights(request.vision), lambda *_: tables.CLIP, ("vision/",))
     return [part] if has_tower else [tower, part]
 

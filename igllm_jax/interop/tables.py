@@ -122,13 +122,14 @@ def peft(projector: str, head: str) -> Source:
     return Source("PEFT adapter", (lora, *_beside_lora(projector, head)), ORIGINAL_MODULE)
 
 
-def llava(projector: str) -> Source:
-    """A merged checkpoint in the layout of the LLaVA repository (`llava_llama`)."""
+def llava(projector: str, head: str) -> Source:
+    """A merged checkpoint of the LLaVA repository (`llava_llama`), a float head in it where the reference left one."""
     tower = r"model\.vision_tower\.(?:vision_tower\.)?(?:vision_model\.)?"
     groups = (
         Group(DECODER, r"model\.", "model."),
         Group(HEAD),
         Group(PROJECTORS[projector], r"model\.", "model."),
+        Group(FLOAT_HEADS[head], r"(?:model\.)?"),
         Group(VISION, tower, "model.vision_tower.vision_tower.vision_model."),
     )
     return Source("LLaVA checkpoint", groups, ROTARY | VISION_UNUSED)

@@ -11,7 +11,7 @@ import pytest
 from igllm_jax.errors import UserError
 from igllm_jax.interop import base, hf_config, tables
 from igllm_jax.interop.importing import find_tokenizer, run
-from igllm_jax.interop.sources import NO_LORA, Request
+from igllm_jax.interop.sources import NO_LORA, Plan, Request
 from igllm_jax.models import lora
 from tests.interop import made
 
@@ -158,16 +158,16 @@ def test_llavas_projector_file_and_the_one_trained_after_it(tmp_path, folders, m
 
 def llava_folder(folder: Path, model, arrays, *, has_tower: bool) -> Path:
     kept = {path: a for path, a in arrays.items() if has_tower or not path.startswith("vision/")}
-    made.save(made.tensors(tables.llava(model.projector), kept), folder / "model.safetensors")
-    described = {**hf_config.reference_to_json(model, vision_tower="clip", dtype="float32"), "float_head_type": "none"}
-    made.put_json(folder / "config.json", {**described, "vocab_size": made.VOCAB})
+    made.save(made.tensors(tables.llava(model.projector, model.head), kept), folder / "model.safetensors")
+    described = hf_config.reference_to_json(model, vision_tower="clip", dtype="float32")
+    made.put_json(folder / "config.json", described)
     made.tokenizer(folder)
     return folder
 
 
-@pytest.mark.parametrize("has_tower", [True, False])
-def test_merged_llava_in_its_own_layout(tmp_path, has_tower):
-    model = made.model(projector="mlp2x_gelu", head="none", rank=0)
+@pytest.mark.parametrize(("has_tower", "head"), [(True, "none"), (False, "tanh_mlp_gelu"), (False, "linear")])
+def test_merged_llava_in_its_own_layout(tmp_path, has_tower, head):
+    model = made.model(projector="mlp2x_gelu", head=head, rank=0)
     arrays = made.params(model)
     folder = llava_folder(tmp_path / "llava", model, arrays, has_tower=has_tower)
     with pytest.raises(UserError, match="give the folder of the tower as --vision"):
@@ -248,15 +248,17 @@ def test_a_config_that_says_another_head(tmp_path, folders, model):
     )  # fmt: skip
 
 
-def test_tokenizers_that_do_not_fit(tmp_path, folders, model):
+def test_without_a_tokenizer_there_is_a_note(tmp_path, folders, model):
     decoder = made.decoder(tmp_path / "d", model, made.params(model))
     (decoder / "tokenizer.model").unlink()
-    fails(
-        tmp_path,
-        "give the sentencepiece model of this decoder as --tokenizer",
-        vision=folders["vision"],
-        decoder=decoder,
-    )
+    account = run(Request(out=tmp_path / "base", vision=folders["vision"], decoder=decoder))
+    assert any("no tokenizer came along: set tokenizer.path" in note for note in account.notes)
+    absent = {"vision": folders["vision"], "decoder": decoder, "tokenizer": tmp_path / "absent"}
+    with pytest.raises(UserError, match="absent: cannot be read"):
+        run(Request(out=tmp_path / "other", **absent))
+
+
+def test_tokenizers_that_do_not_fit(tmp_path, folders, model):
     big = replace(model, decoder=replace(model.decoder, vocab_size=53))
     small = made.params(made.model())
     cut = {path: a[:53] if path == "decoder/embedding" else a for path, a in small.items()}
@@ -280,8 +282,8 @@ def test_llamas_own_vocabulary(tmp_path, model):
     file = shared / "tokenizer" / "llama.model"
     if not file.is_file():
         pytest.skip(f"{file} is not there")
-    full = replace(model, decoder=replace(model.decoder, vocab_size=32000))
-    assert find_tokenizer(Request(out=tmp_path, decoder=tmp_path, tokenizer=file), full).float_id == 30354
+    plan = Plan(replace(model, decoder=replace(model.decoder, vocab_size=32000)), {}, NO_LORA)
+    assert find_tokenizer(Request(out=tmp_path, decoder=tmp_path, tokenizer=file), plan).float_id == 30354
 
 
 def test_mixed_dtypes_ask_for_one(tmp_path, folders, model):

@@ -135,7 +135,7 @@ def test_merged_llava_at_full_size():
         original |= {f"model.mm_projector.{part}.weight": size, f"model.mm_projector.{part}.bias": size[:1]}
         linear = f"multi_modal_projector.linear_{int(part) // 2 + 1}"
         hugging_face |= {f"{linear}.weight": size, f"{linear}.bias": size[:1]}
-    assert names(tables.llava("mlp2x_gelu"), shapes) == original
+    assert names(tables.llava("mlp2x_gelu", "none"), shapes) == original
     assert names(tables.llava_hf("mlp2x_gelu"), shapes) == hugging_face
 
 
