@@ -104,8 +104,14 @@ def place_like(shapes: TrainState, params: Any, layout: Layout) -> TrainState:
 
 
 def _check_base(model: VLMConfig, folder: str) -> None:
-    found = base.read_config(folder)
-    pairs = [("model.projector", model.projector, found.projector)]
+    found, held = base.read_config(folder), " ".join(base.paths(folder))
+    pairs: list[tuple[str, Any, Any]] = []
+    if "projector/" in held:  # a plain base leaves the choice to the config
+        pairs.append(("model.projector", model.projector, found.projector))
+    if "/lora_a" in held:
+        pairs += [
+            (f"model.lora.{key}", getattr(model.lora, key), getattr(found.lora, key)) for key in ("rank", "alpha")
+        ]
     own_choice = {"attention", "remat", "image_mean", "image_std"}
     for part in ("vision", "decoder"):
         wanted, stored = vars(getattr(model, part)), vars(getattr(found, part))
