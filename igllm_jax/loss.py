@@ -1,6 +1,7 @@
 """The loss: cross-entropy over the learned tokens plus squared error over the float tokens."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,25 +57,61 @@ def cross_entropies(
 ) -> Float[Array, "b a"]:
     """-log softmax(states @ kernel)[target] in nats, float32.
 
-    The product runs in the states' dtype and sums in float32; only [B, chunk, V] of it is alive at a time, in the
-    backward pass too, where each chunk is computed again.
+    The product runs in the states' dtype and sums in float32; only [B, C, V] of it is alive at a time, C being at most
+    `chunk`: the answer is cut in equal parts, so that no more than C - 1 positions are filled up.
     """
     batch, length, width = states.shape
     kernel = kernel.astype(states.dtype)
-
-    @jax.checkpoint
-    def one(part: tuple[jax.Array, jax.Array]) -> jax.Array:
-        states, targets = part
-        logits = jnp.einsum("bad,dv->bav", states, kernel, preferred_element_type=jnp.float32)
-        # A comparison with the vocabulary's index instead of a gather: it stays local where the vocabulary is sharded.
-        is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[..., None]
-        return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
-
     if length <= chunk:
-        return one((states, targets))
+        return _cross_entropies(states, kernel, targets)
     count = -(-length // chunk)
-    pad = count * chunk - length
-    states = jnp.pad(states, ((0, 0), (0, pad), (0, 0))).reshape(batch, count, chunk, width).swapaxes(0, 1)
-    targets = jnp.pad(targets, ((0, 0), (0, pad))).reshape(batch, count, chunk).swapaxes(0, 1)
-    losses = jax.lax.map(one, (states, targets))
-    return losses.swapaxes(0, 1).reshape(batch, count * chunk)[:, :length]
+    part = -(-length // count)
+    pad = count * part - length
+    states = jnp.pad(states, ((0, 0), (0, pad), (0, 0))).reshape(batch, count, part, width).swapaxes(0, 1)
+    targets = jnp.pad(targets, ((0, 0), (0, pad))).reshape(batch, count, part).swapaxes(0, 1)
+    losses = jax.lax.map(lambda own: _cross_entropies(own[0], kernel, own[1]), (states, targets))
+    return losses.swapaxes(0, 1).reshape(batch, count * part)[:, :length]
+
+
+@jax.custom_vjp
+def _cross_entropies(states: jax.Array, kernel: jax.Array, targets: jax.Array) -> jax.Array:
+    """One chunk. Where the kernel is frozen, the forward pass computes the states' gradient too, while it has the
+    logits: two products with the vocabulary instead of three, and nothing of the vocabulary's size is kept."""
+    return _from_logits(_logits(states, kernel), targets)
+
+
+def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jnp.einsum("bad,dv->bav", states, kernel, preferred_element_type=jnp.float32)
+
+
+def _is_target(targets: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    # A comparison with the vocabulary's index instead of a gather: it stays local where the vocabulary is sharded.
+    return jax.lax.broadcasted_iota(jnp.int32, shape, 2) == targets[..., None]
+
+
+def _from_logits(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    at_target = jnp.sum(jnp.where(_is_target(targets, logits.shape), logits, 0.0), axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - at_target
+
+
+def _forward(states: Any, kernel: Any, targets: Any) -> tuple[jax.Array, tuple[Any, ...]]:
+    """Inputs are CustomVJPPrimal: values that say whether they are differentiated."""
+    if kernel.perturbed:  # its gradient needs each position's weight, so the logits are computed again on the way back
+        inputs = (states.value, kernel.value, targets.value)
+        return _cross_entropies(*inputs), (None, inputs)
+    logits = _logits(states.value, kernel.value)
+    slope = jax.nn.softmax(logits, axis=-1) - _is_target(targets.value, logits.shape)
+    slope = jnp.einsum("bav,dv->bad", slope.astype(states.value.dtype), kernel.value)
+    return _from_logits(logits, targets.value), (slope, None)
+
+
+def _backward(saved: tuple[Any, ...], weight: jax.Array) -> tuple[Any, Any, None]:
+    slope, inputs = saved
+    if inputs is None:
+        return (slope * weight[..., None].astype(slope.dtype)), None, None
+    states, kernel, targets = inputs
+    _, pull = jax.vjp(lambda states, kernel: _from_logits(_logits(states, kernel), targets), states, kernel)
+    return *pull(weight), None
+
+
+_cross_entropies.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -69,6 +69,23 @@ def test_chunks_have_the_gradient_of_the_whole(params):
         )
 
 
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_a_frozen_vocabulary_meets_the_states_twice_and_gives_the_same_gradient(chunk):
+    states = jax.random.normal(jax.random.key(0), (2, 7, 11))
+    kernel = jax.random.normal(jax.random.key(1), (11, 1013))
+    targets = jax.random.randint(jax.random.key(2), (2, 7), 0, 1013)
+
+    def total(states, kernel):
+        return jnp.sum(loss.cross_entropies(states, kernel, targets, chunk=chunk) ** 2)
+
+    np.testing.assert_allclose(
+        jax.grad(total)(states, kernel), jax.grad(total, (0, 1))(states, kernel)[0], rtol=1e-4, atol=1e-5
+    )
+    products = str(jax.make_jaxpr(jax.grad(total))(states, kernel)).count("dot_general")
+    assert products == 2
+    assert str(jax.make_jaxpr(jax.grad(total, (0, 1)))(states, kernel)).count("dot_general") == 4
+
+
 def test_no_float32_logits_of_the_whole_answer():
     """The compiled step holds [B, chunk, V] and never [B, A, V]."""
     shape = jax.ShapeDtypeStruct((2, 64, 11), jnp.float32)

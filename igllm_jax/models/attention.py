@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float
 from igllm_jax.models import axes
 
 KERNELS = ("xla", "chunked", "cudnn", "splash")
-QUERY_CHUNK = 256
+QUERY_CHUNK = 256  # of "chunked"
+QUERY_BLOCK = 128  # of "xla"
 SPLASH_BLOCK = 512  # the largest block that is tried; it must divide T
 HEADS = ("batch", None, "heads", None)
 
@@ -20,11 +21,12 @@ def causal(
 ) -> Float[Array, "b t h k"]:
     """Softmax(q k' / sqrt(K)) v, each position seeing itself and what comes before; G key heads serve H query heads.
 
-    kernel: "xla" holds [B, H, T, T]; "chunked" holds [B, H, 256, T]; "cudnn" (GPU) and "splash" (TPU) hold neither.
+    kernel: "xla" keeps half of [B, H, T, T] for the way back; "chunked" holds [B, H, 256, T] and computes it again;
+    "cudnn" (GPU) and "splash" (TPU) hold neither.
     Raises: ValueError for another name, and where the kernel can't take these sizes.
     """
     if kernel == "xla":
-        return attend(q, k, v, causal_mask(q.shape[1], k.shape[1], 0))
+        return _blocked(q, k, v)
     if kernel == "chunked":
         return _chunked(q, k, v)
     if kernel == "cudnn":
@@ -55,6 +57,73 @@ def attend(
         scores = jnp.where(is_seen, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bgrts,bsgk->btgrk", weights, v).reshape(batch, queries, heads, width)
+
+
+@jax.custom_vjp
+def _blocked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Queries in blocks, each against the keys up to its end, so that little of the masked half is computed.
+
+    Left to autodiff, the softmax keeps its exponentials and its weights; here the weights alone are kept.
+    """
+    return _blocked_forward(q, k, v)[0]
+
+
+def _blocked_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple]:
+    scaled = q * (1 / math.sqrt(q.shape[-1]))
+    q_heads, k_heads, v_heads = (_heads_first(x, k.shape[2]) for x in (scaled, k, v))
+    parts, kept = [], []
+    for start, stop in _blocks(q.shape[1]):
+        seen = slice(0, stop)
+        scores = jnp.einsum(
+            "bgrtk,bgsk->bgrts", q_heads[..., start:stop, :], k_heads[:, :, 0, seen], preferred_element_type=jnp.float32
+        )
+        scores = jnp.where(causal_mask(stop - start, stop, start), scores, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        kept.append(weights)
+        parts.append(jnp.einsum("bgrts,bgsk->bgrtk", weights, v_heads[:, :, 0, seen]))
+    out = _positions_first(jnp.concatenate(parts, axis=3))
+    return out, (q, k, v, tuple(kept), out)
+
+
+def _blocked_backward(saved: tuple, d_out: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Source: d scores = weights * (d weights - sum(d out * out)), as in Dao et al. 2022, appendix B."""
+    q, k, v, kept, out = saved
+    groups, scale = k.shape[2], 1 / math.sqrt(q.shape[-1])
+    q_heads, k_heads, v_heads, d_heads, out_heads = (_heads_first(x, groups) for x in (q * scale, k, v, d_out, out))
+    total = jnp.sum(d_heads.astype(jnp.float32) * out_heads.astype(jnp.float32), axis=-1, keepdims=True)
+    d_q, d_k, d_v = [], [], []
+    for weights, (start, stop) in zip(kept, _blocks(q.shape[1]), strict=True):
+        own, seen = slice(start, stop), slice(0, stop)
+        d_part = d_heads[..., own, :]
+        d_weights = jnp.einsum("bgrtk,bgsk->bgrts", d_part, v_heads[:, :, 0, seen], preferred_element_type=jnp.float32)
+        d_scores = (weights.astype(jnp.float32) * (d_weights - total[..., own, :])).astype(q.dtype)
+        d_q.append(jnp.einsum("bgrts,bgsk->bgrtk", d_scores, k_heads[:, :, 0, seen]) * scale)
+        rest = ((0, 0), (0, 0), (0, q.shape[1] - stop), (0, 0))
+        d_k.append(jnp.pad(_sum_over_queries(d_scores, q_heads[..., own, :]), rest))
+        d_v.append(jnp.pad(_sum_over_queries(weights, d_part), rest))
+    whole_k, whole_v = (_positions_first(sum(parts)[:, :, None]).astype(k.dtype) for parts in (d_k, d_v))
+    return _positions_first(jnp.concatenate(d_q, axis=3)), whole_k, whole_v
+
+
+_blocked.defvjp(_blocked_forward, _blocked_backward)
+
+
+def _sum_over_queries(weights: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.einsum("bgrts,bgrtk->bgsk", weights, x, preferred_element_type=jnp.float32)
+
+
+def _blocks(queries: int) -> list[tuple[int, int]]:
+    return [(start, min(start + QUERY_BLOCK, queries)) for start in range(0, queries, QUERY_BLOCK)]
+
+
+def _heads_first(x: Float[Array, "b t h k"], groups: int) -> Float[Array, "b g r t k"]:
+    batch, length, heads, width = x.shape
+    return x.reshape(batch, length, groups, heads // groups, width).transpose(0, 2, 3, 1, 4)
+
+
+def _positions_first(x: Float[Array, "b g r t k"]) -> Float[Array, "b t h k"]:
+    batch, groups, each, length, width = x.shape
+    return x.transpose(0, 3, 1, 2, 4).reshape(batch, length, groups * each, width)
 
 
 def _chunked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

@@ -1,0 +1,93 @@
+"""Our side of the train step and of decoding; a worker of train_step.py and decode.py."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import work
+from benchmarks.worker import memory, reset_memory, serve, timed
+from igllm_jax import config as configs
+from igllm_jax import optim
+from igllm_jax.batch import Batch, PromptLayout
+from igllm_jax.models.params import nest
+from igllm_jax.models.vlm import skeleton
+from igllm_jax.train_step import initial_state, make_eval_step, make_train_step
+
+LAYOUT = PromptLayout(image_offset=work.PROMPT[0], answer_offset=sum(work.PROMPT))
+
+
+class Ours:
+    """Weights on the device; what is measured is made when it is first asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.config = configs.read(folder)
+        self.model = configs.model_config(self.config)
+
+    def load(self) -> None:
+        self.trains = optim.trainable_paths(skeleton(self.model).shapes, self.config.optim.trainable)
+        frozen_dtype = jnp.dtype(self.config.model.frozen_dtype)
+        self.params = {
+            path: jnp.array(value, jnp.float32 if path in self.trains else frozen_dtype)
+            for path, value in work.read_weights(self.folder).items()
+        }
+
+    # training
+
+    def set_up_training(self) -> dict[str, Any]:
+        """Compiles; returns seconds of compiling."""
+        self.load()
+        options, losses = configs.optim_options(self.config), configs.loss_options(self.config)
+        self.state = initial_state(nest({path: self.params.pop(path) for path in sorted(self.trains)}), options)
+        self.batch = jax.device_put(Batch(**np.load(self.folder / "batch.npz")))
+        bones = skeleton(self.model)
+        self.eval_step = jax.jit(make_eval_step(bones, LAYOUT, losses))
+        step = jax.jit(make_train_step(bones, LAYOUT, options, losses), donate_argnums=0)
+        compiled, spent = timed(lambda: step.lower(self.state, self.params, self.batch).compile())
+        self.step = compiled
+        return spent
+
+    def loss(self) -> float:
+        """Without dropout."""
+        sums = self.eval_step(self.state.params, self.params, self.batch)
+        return float(sums.mean(self.config.train.float_weight)["loss"])
+
+    def steps(self, count: int) -> dict[str, float]:
+        def run() -> float:
+            for _ in range(count):
+                self.state, metrics = self.step(self.state, self.params, self.batch)
+            return float(metrics["loss"])
+
+        loss, spent = timed(run)
+        return {"loss": loss, **{name: value / count for name, value in spent.items()}}
+
+
+def matrix_rate(size: int, dtype: str) -> float:
+    """FLOP/s of a square product, the better of five."""
+    x = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda a, b: a @ b)
+    product(x, x).block_until_ready()
+    times = [timed(lambda: product(x, x).block_until_ready())[1]["seconds"] for _ in range(5)]
+    return 2 * size**3 / min(times)
+
+
+def about() -> dict[str, str]:
+    device = jax.devices()[0]
+    return {"jax": jax.__version__, "device": device.device_kind, "platform": device.platform, "pid": str(os.getpid())}
+
+
+def main() -> None:
+    side = Ours(Path(sys.argv[1]))
+    handlers = {name: getattr(side, name) for name in ("set_up_training", "loss", "steps")}
+    serve({**handlers, "memory": memory, "reset_memory": reset_memory, "matrix_rate": matrix_rate, "about": about})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What both sides of a comparison work on: sizes, weights and batches, written once into a folder that both read.
+
+    python benchmarks/work.py FOLDER --config configs/bench.py:size=small [--config.batch_size 8]
+
+weights/N.npy and index.json (path -> N): float32, by our paths. batch.npz: one batch. spec.json: sizes, for a side
+without JAX.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+PROMPT = (35, 20)  # tokens before and after the image, as LLaMA's vocabulary has them
+END_ID, NUMBER_ID = 2, 30354
+LEARNED_FROM = 0.9  # rows hold between this share of the batch's length and all of it
+
+
+def batch(rows: int, tokens: int, image_size: int, vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A Batch's fields: random images and ids, answers of CLEVR's density of numbers, a little padding."""
+    rng = np.random.default_rng(seed)
+    first = sum(PROMPT)
+    number_id = min(NUMBER_ID, vocab_size - 1)
+    ids = rng.integers(3, number_id, (rows, tokens)).astype(np.int32)
+    ids[:, :first] = np.random.default_rng(1).integers(3, number_id, first)
+    shortest = first + int(LEARNED_FROM * (tokens - first))
+    lengths = np.linspace(shortest, tokens, rows).astype(int)
+    position = np.arange(tokens)[None]
+    is_answer = (position >= first) & (position < lengths[:, None])
+    is_number = is_answer & (rng.random(ids.shape) < 4 / 35)
+    ids = np.where(is_number, number_id, ids)
+    return {
+        "images": rng.integers(0, 256, (rows, image_size, image_size, 3)).astype(np.uint8),
+        "tokens": np.where(position < lengths[:, None], ids, END_ID).astype(np.int32),
+        "is_answer": is_answer,
+        "is_number": is_number,
+        "numbers": np.where(is_number, rng.normal(size=ids.shape), 0).astype(np.float32),
+        "weight": np.ones(rows, np.float32),
+    }
+
+
+def read_weights(folder: Path) -> dict[str, np.ndarray]:
+    """Path -> float32, mapped from the files."""
+    index = json.loads((folder / "index.json").read_text())
+    return {path: np.load(folder / "weights" / f"{name}.npy", mmap_mode="r") for path, name in index.items()}
+
+
+def write(folder: Path, config: Any) -> None:
+    """Weights as the model draws them; LoRA's B, which starts at 0, is drawn too, so that LoRA does something."""
+    import jax
+
+    from igllm_jax import config as configs
+    from igllm_jax.models.vlm import initialise
+
+    model = configs.model_config(config)
+    (folder / "weights").mkdir(parents=True)
+    index = {}
+    rng = np.random.default_rng(0)
+    draw = jax.jit(lambda: initialise(model, 0), compiler_options={"xla_backend_optimization_level": "0"})
+    for number, (path, value) in enumerate(sorted(draw().items())):
+        array = np.asarray(value)
+        if path.endswith("lora_b"):
+            array = (0.01 * rng.standard_normal(array.shape)).astype(np.float32)
+        np.save(folder / "weights" / f"{number}.npy", array)
+        index[path] = number
+    (folder / "index.json").write_text(json.dumps(index))
+    spec = {**asdict(model), "batch_size": config.batch_size, "frozen_dtype": config.model.frozen_dtype}
+    spec |= {"optim": config.optim.to_dict(), "tokens": config.data.max_length - model.vision.num_patches}
+    (folder / "spec.json").write_text(json.dumps(spec))
+    size = (config.batch_size, spec["tokens"], model.vision.image_size, model.decoder.vocab_size)
+    np.savez(folder / "batch.npz", **batch(*size))
+    (folder / "config.json").write_text(config.to_json())
+
+
+def main() -> None:
+    from igllm_jax import config as configs
+
+    config, others = configs.load(sys.argv[1:])
+    write(Path(others[0]), config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The sizes that benchmarks/ measures: `configs/bench.py:size=small`, `medium` or `7b`, all from random weights.
+
+`7b` is the full size of common.py in rows of 1024 tokens. The others are what a CPU does in seconds.
+"""
+
+from configs import common
+from igllm_jax.config import set_argument
+from igllm_jax.errors import UserError
+
+# size -> (vision and decoder, LoRA's rank, tokens of a row with the image)
+SIZES = {
+    "small": (
+        {"image_size": 112, "width": 256, "num_layers": 6, "num_heads": 4, "mlp_width": 1024},
+        {"width": 512, "num_layers": 8, "num_heads": 8, "num_kv_heads": 8, "head_width": 64, "mlp_width": 1376},
+        16,
+        320,
+    ),
+    "medium": (
+        {"image_size": 224, "width": 768, "num_layers": 12, "num_heads": 12, "mlp_width": 3072},
+        {"width": 768, "num_layers": 12, "num_heads": 12, "num_kv_heads": 12, "head_width": 64, "mlp_width": 2048},
+        64,
+        576,
+    ),
+    "7b": ({}, {}, 128, 1024),
+}
+
+
+def get_config(argument: str = ""):
+    config = set_argument(_with_size(common.get_config()), argument, ("size", "head"))
+    if config.size not in SIZES:
+        raise UserError(f"size is {config.size!r}; choose one of {', '.join(SIZES)}")
+    vision, decoder, rank, tokens = SIZES[config.size]
+    del config.size
+    config.model.vision.update(vision)
+    config.model.decoder.update(decoder)
+    config.data.image_size = config.model.vision.image_size
+    config.data.max_length = tokens
+    config.data.buckets = 1
+    config.model.lora.rank, config.model.lora.alpha = rank, 2.0 * rank
+    config.batch_size = 8
+    if vision:  # on a CPU
+        config.model.decoder.remat = "none"
+        config.model.dtype = config.model.frozen_dtype = "float32"
+    config.optim.lr = config.optim.projector_lr = 1e-4
+    config.optim.warmup = 0.0
+    return config
+
+
+def _with_size(config):
+    config.size = "small"
+    return config
