@@ -1,12 +1,14 @@
 """`igllm COMMAND ...` = `python -m igllm_jax COMMAND ...`."""
 
 import importlib
+import logging
 import sys
 
 from igllm_jax.errors import UserError
 
 # command -> module with main(arguments) -> exit code, and what it does
 COMMANDS = {
+    "demo": ("igllm_jax.demo", "the whole loop, small, on data that it makes itself"),
     "make-data": ("igllm_jax.make_data", "make an own data set in the released layout"),
     "pack": ("igllm_jax.pack", "pack a data set as ArrayRecord"),
     "train": ("igllm_jax.train", "train, or resume a run"),
@@ -26,6 +28,7 @@ def main() -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}\n{usage}", file=sys.stderr)
         return 2
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's remarks are not for our users
     try:
         return importlib.import_module(COMMANDS[name][0]).main(arguments)
     except UserError as error:

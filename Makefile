@@ -1,0 +1,36 @@
+# make demo    the whole loop, small: installs into .venv, trains on a CPU in minutes, leaves demo_output/demo.html
+# make test    installs the test extras and runs the tests      (another Python: make test PYTHON=python3.12)
+# make lint    ruff and mypy                                    make clean    removes what these made
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	JAX_PLATFORMS=cpu $(BIN)/igllm demo --out demo_output
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy igllm_jax tools/convert_weights.py
+
+clean:
+	rm -rf $(VENV) .venv-* demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/.installed

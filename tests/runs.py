@@ -1,0 +1,68 @@
+"""Small real runs for tests: the tiny config, cut further, as a command in a process of its own."""
+
+import atexit
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+COMPILED = tempfile.mkdtemp()  # what one process compiled, the next one need not
+atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+SMALLER = {
+    "batch_size": 8,
+    "model.vision.width": 32,
+    "model.vision.num_layers": 1,
+    "model.vision.mlp_width": 48,
+    "model.decoder.width": 32,
+    "model.decoder.num_layers": 2,
+    "model.decoder.num_heads": 2,
+    "model.decoder.num_kv_heads": 2,
+    "model.decoder.head_width": 16,
+    "model.decoder.mlp_width": 48,
+    "train.num_steps": 120,
+    "train.log_every": 1,
+    "train.checkpoint_every": 3,
+    "train.tensorboard": False,
+    "eval.loss_every": 60,
+    "eval.loss_samples": 16,
+    "eval.generate_every": 0,
+    "eval.generate_samples": 8,
+    "eval.max_new_tokens": 40,
+}
+
+
+def arguments(workdir, data, *, task="twod", head="tanh_mlp_gelu", **overrides):
+    """Arguments of `igllm train`; `overrides` with __ for the dots of a key."""
+    values = {**SMALLER, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    if task == "twod":
+        for split, name in (("train", "checkerboard_sparse"), ("val", "random")):
+            values[f"data.{split}.images"] = values[f"data.{split}.labels"] = f"{data}/2d.npz:{name}"
+    config = [f"--config={ROOT}/configs/tiny.py:task={task},head={head}"]
+    return [*config, "--workdir", str(workdir), *(f"--config.{key}={value}" for key, value in values.items())]
+
+
+def start(command, *words, **options):
+    """`igllm COMMAND WORDS...` as a process."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **cache, **options.pop("environment", {})}
+    line = [sys.executable, "-m", "igllm_jax", command, *words]
+    return subprocess.Popen(
+        line, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options
+    )
+
+
+def finish(process, code=0, timeout=300):
+    """Waits; returns stdout and stderr. The exit code must be `code`."""
+    out, err = process.communicate(timeout=timeout)
+    assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+    return out, err
+
+
+def losses(workdir):
+    """Step -> training loss, exactly as written."""
+    lines = map(json.loads, (Path(workdir) / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}

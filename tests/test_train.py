@@ -1,0 +1,120 @@
+"""Real runs: killed and resumed, stopped, led astray; and what the whole loop leaves behind."""
+
+import json
+import random
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from igllm_jax import logs, make_data
+from tests import runs
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_data.main(["twod", "--out", str(folder), "--num_train", "64", "--num_val", "24"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that nobody disturbs."""
+    workdir = tmp_path_factory.mktemp("whole")
+    _, said = runs.finish(runs.start("train", *runs.arguments(workdir, data, eval__generate_every=120)))
+    return workdir, said
+
+
+def wait_for_step(process, workdir, step, *, saved):
+    """Until the run has written `step` to its metrics and, where `saved`, finished a checkpoint."""
+    path = workdir / "metrics.jsonl"
+    for _ in range(30_000):
+        has_step = path.exists() and any(line["step"] >= step for line in logs.read(path))
+        if has_step and (not saved or any(p.name.isdigit() for p in (workdir / "checkpoints").iterdir())):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    raise AssertionError("the run never got there")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_goes_on_bit_for_bit(whole, data, tmp_path, workers):
+    words = runs.arguments(tmp_path, data, data__num_workers=workers)
+    process = runs.start("train", *words)
+    wait_for_step(process, tmp_path, random.randint(4, 60), saved=True)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = runs.losses(tmp_path)
+    _, said = runs.finish(runs.start("train", *words))
+    assert "resumed from step" in said
+    wanted = runs.losses(whole[0])
+    assert runs.losses(tmp_path) == wanted
+    assert all(wanted[step] == loss for step, loss in before.items())
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(whole, data, tmp_path):
+    words = runs.arguments(tmp_path, data, train__checkpoint_every=1000)
+    process = runs.start("train", *words)
+    wait_for_step(process, tmp_path, 2, saved=False)
+    process.send_signal(signal.SIGTERM)
+    _, said = runs.finish(process)
+    assert "saved. The same command goes on from here" in said
+    runs.finish(runs.start("train", *words))
+    assert runs.losses(tmp_path) == runs.losses(whole[0])
+
+
+def test_a_run_says_what_it_does_and_leaves_what_it_should(whole):
+    workdir, said = whole
+    assert "learned tokens, 2 of them numbers" in said and "</s>" in said and "Code:" in said
+    assert {"config.json", "metrics.jsonl", "tokenizer.model", "checkpoints"} <= {p.name for p in workdir.iterdir()}
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    keys = set().union(*lines)
+    assert {"loss", "token_loss", "number_loss", "val/loss", "val/l2", "val/parsed", "data_wait_share"} <= keys
+    assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())[-1] == 120
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(data, tmp_path):
+    process = runs.start("train", *runs.arguments(tmp_path, data, optim__lr="1e30", optim__warmup="0.0"))
+    _, said = runs.finish(process, code=2)
+    assert "the loss is" in said and "error: step" in said and "Traceback" not in said
+
+
+def test_another_data_set_is_refused_on_resume(whole, tmp_path):
+    make_data.main(["twod", "--out", str(tmp_path), "--num_train", "61", "--num_val", "24"])
+    _, said = runs.finish(runs.start("train", *runs.arguments(whole[0], tmp_path)), code=2)
+    assert "data fingerprint" in said and "Traceback" not in said
+
+
+def test_generate_and_evaluate_finish_the_loop(whole, data, tmp_path):
+    predictions, report = tmp_path / "predictions.json", tmp_path / "metrics.json"
+    spec = f"{data}/2d.npz:random"
+    words = ["--workdir", str(whole[0]), "--images", spec, "--out", str(predictions), "--batch_size", "8"]
+    runs.finish(runs.start("generate", *words, "--limit", "11", "--max_new_tokens", "40", "--step", "best"))
+    found = json.loads(predictions.read_text())
+    assert len(found["answers"]) == 11 and {"model_path", "model_base", "model_name"} <= set(found)
+    assert all(isinstance(answer["outputs"], str) for answer in found["answers"].values())
+    out, _ = runs.finish(
+        runs.start("evaluate", "--labels", spec, "--predictions", str(predictions), "--out", str(report))
+    )
+    scores = json.loads(report.read_text())
+    assert scores["num_scenes"] == 11 and scores["num_missing"] == 13
+    assert np.isfinite(scores["metrics"]["ace"]) and "ace" in out
+
+
+@pytest.mark.parametrize(
+    "command, words, message",
+    [
+        ("generate", ["--workdir", "nothing", "--images", "x.tar", "--out", "y.json"], "x.tar"),
+        ("evaluate", ["--labels", "nothing.json", "--predictions", "none.json"], "none.json|nothing.json"),
+        ("train", ["--config=configs/tiny.py:task=twod", "--workdir", "WORKDIR"], "2d.npz"),
+        ("fly", [], "no command 'fly'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(command, words, message, tmp_path):
+    words = [word.replace("WORKDIR", str(tmp_path)) for word in words]
+    missing = ["--config.data.train.images=none/2d.npz:a"] if command == "train" else []
+    _, said = runs.finish(runs.start(command, *words, *missing), code=2)
+    assert re.search(message, said) and "Traceback" not in said and said.startswith("error: ")
