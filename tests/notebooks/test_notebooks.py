@@ -2,7 +2,6 @@
 
 import ast
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,64 +10,80 @@ ipykernel_spec = pytest.importorskip("ipykernel.kernelspec")
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 
-ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NAMES = ("checkpoint", "data", "evaluate")
 SECONDS_PER_CELL = 300
-CHECKS = {
-    "checkpoint": [
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Where the notebooks write; `python3` is this interpreter there."""
+    place = tmp_path_factory.mktemp("notebooks")
+    ipykernel_spec.write_kernel_spec(place / "jupyter" / "kernels" / "python3")
+    return place
+
+
+@pytest.fixture
+def execute(place: Path, monkeypatch: pytest.MonkeyPatch):
+    """(name of a notebook, lines to run after it, settings) -> runs it as a fresh user would, settings as IGLLM_*."""
+
+    def run(name: str, checks: list[str], **settings: object) -> None:
+        for given in [given for given in os.environ if given.startswith("IGLLM_")]:
+            monkeypatch.delenv(given)
+        for setting, value in settings.items():
+            monkeypatch.setenv(f"IGLLM_{setting}", str(value))
+        notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+        notebook.cells.append(nbformat.v4.new_code_cell("\n".join(checks)))
+        client = nbclient.NotebookClient(notebook, timeout=SECONDS_PER_CELL, kernel_name="python3")
+        client.execute(cwd=str(FOLDER))
+
+    monkeypatch.setenv("JUPYTER_PATH", str(place / "jupyter"))
+    for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(place / name.lower()))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody answers
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
+    return run
+
+
+def test_checkpoint_of_8_devices_and_what_its_model_writes(execute, place: Path) -> None:
+    checks = [
         "assert (config.mesh.data, config.mesh.fsdp) == (2, 4)",
         "assert len(steps) == 3 and set(group_of.values()) == {'lora', 'projector', 'float_head'}",
         "assert len(spectra) == 7 and all(np.isfinite(x).all() and x.any() for x in spectra.values())",
         "delta = scale * stacked['q/lora_a'] @ stacked['q/lora_b']",
         "direct = np.linalg.svd(delta, compute_uv=False)[:, : spectra['q'].shape[1]]",
         "np.testing.assert_allclose(spectra['q'], direct, atol=1e-5)",
-    ],
-    "data": [
-        "assert len(examples) == 64 and shares[8] < shares[1]",
-        "assert (kind == 2).sum() == batch.is_number.sum()",
-    ],
-    "evaluate": [
+    ]
+    execute("checkpoint", checks, SCRATCH=place / "checkpoint")
+    checks = ["assert report['task'] == 'twod' and report['num_scenes'] == 8 and len(chosen) == 3"]
+    run = place / "checkpoint" / "run"
+    execute("evaluate", checks, SCRATCH=place / "generated", WORKDIR=run, NUM_IMAGES=8)
+
+
+def test_evaluate_makes_its_own_predictions(execute, place: Path) -> None:
+    checks = [
         "assert report['num_scenes'] == 24 and 0 < report['metrics']['l2'] < 1 and len(chosen) == 3",
         "assert 50 < report['metrics']['color'] < 100 and report['metrics']['parsed'] == 100",
-    ],
-}
+    ]
+    execute("evaluate", checks, SCRATCH=place / "evaluate")
 
 
-@pytest.fixture
-def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python3` is this interpreter, with this checkout on its path; everything is written below tmp_path."""
-    ipykernel_spec.write_kernel_spec(tmp_path / "jupyter" / "kernels" / "python3")
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR", "IGLLM_CACHE", "IGLLM_SCRATCH"):
-        monkeypatch.setenv(name, str(tmp_path / name.lower()))
-    for name in [name for name in os.environ if name.startswith("IGLLM_")]:
-        if name not in ("IGLLM_CACHE", "IGLLM_SCRATCH"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody answers
+def test_data_makes_its_own(execute, place: Path) -> None:
+    checks = [
+        "assert len(examples) == 64 and shares[8] < shares[1]",
+        "assert (kind == 2).sum() == batch.is_number.sum() > 0",
+    ]
+    execute("data", checks, SCRATCH=place / "data")
 
 
-def run(path: Path, checks: list[str]) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell("\n".join(checks)))
-    client = nbclient.NotebookClient(notebook, timeout=SECONDS_PER_CELL, kernel_name="python3")
-    client.execute(cwd=str(path.parent))
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path: Path, kernels: None) -> None:
-    run(path, CHECKS[path.stem])
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_imports_and_never_defines(path: Path) -> None:
-    for cell in nbformat.read(path, as_version=4).cells:
+@pytest.mark.parametrize("name", NAMES)
+def test_they_import_and_never_define(name: str) -> None:
+    for cell in nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells:
         if cell.cell_type == "code":
             assert not cell.outputs and cell.execution_count is None, "outputs are not kept: clear them"
-            nodes = list(ast.walk(ast.parse(cell.source)))
-            assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in nodes)
+            assert not any(isinstance(n, ast.FunctionDef | ast.ClassDef) for n in ast.walk(ast.parse(cell.source)))
 
 
-def test_every_notebook_is_checked() -> None:
-    assert {path.stem for path in NOTEBOOKS} == set(CHECKS) and sys.executable
+def test_every_notebook_is_run() -> None:
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NAMES)
