@@ -3,9 +3,6 @@
 `workdir/checkpoints/STEP/` holds `params` (nested, float32), `optimizer` and `meta` (JSON). STEP counts finished steps.
 """
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,21 +135,3 @@ def load_params(workdir: Path | str, step: int | str = "last") -> Params:
         tree = checkpointer.metadata(folder).item_metadata.tree
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return unnest(checkpointer.restore(folder, restore_args=restore_args))
-
-
-@contextmanager
-def stop_signal() -> Iterator[Any]:
-    """Yields a list that is non-empty once SIGTERM or SIGINT came, so that a loop can end after its step and save."""
-    seen: list[int] = []
-
-    def remember(number: int, frame: Any) -> None:
-        seen.append(number)
-        if len(seen) > 2:  # the user insists
-            raise KeyboardInterrupt
-
-    old = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield seen
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -2,27 +2,26 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from igllm_jax import checkpoint, progress
+from igllm_jax import checkpoint, distributed, progress
 from igllm_jax import config as configs
 from igllm_jax.assemble import Assembly
 from igllm_jax.data import images as image_files
 from igllm_jax.data import pipeline, tars
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.decode import DecodeOptions, make_decode, prepare
+from igllm_jax.decode import DecodeOptions, Parts, make_decode, prepare
 from igllm_jax.errors import UserError
 from igllm_jax.interop import base
 from igllm_jax.models.params import Params
-from igllm_jax.models.vlm import VLMConfig
+from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.scene import code
 from igllm_jax.scene.predictions import Predictions, write_predictions
 from igllm_jax.sharding import Layout, make_mesh
@@ -36,10 +35,43 @@ class Answer:
     is_finished: bool
 
 
-class Writer:
-    """Writes answers for batches of images; compiled once."""
+def decode_layout(model: VLMConfig, layout: Layout) -> Layout:
+    """Where to decode on the devices of `layout`: weights cut over several, never gathered for a token."""
+    heads = (model.decoder.num_heads, model.decoder.num_kv_heads, model.vision.num_heads)
 
-    def __init__(self, model: VLMConfig, tokenizer: Tokenizer, options: pipeline.DataOptions, max_new_tokens: int):
+    def fits(found: Layout) -> bool:
+        try:
+            decode_places(model, found)
+        except UserError:
+            return False
+        return not any(number % found.mesh.shape["tensor"] for number in heads)
+
+    return layout.for_decoding(fits)
+
+
+def decode_places(model: VLMConfig, layout: Layout) -> dict[str, Any]:
+    """Shardings of what `decode.prepare` makes."""
+    parts = Parts.of(model)
+    shapes, axes = parts.shapes(), parts.axes()
+    layers = tuple(layout.params(*layer) for layer in zip(shapes["layers"], axes["layers"], strict=True))
+    return {"rest": layout.params(shapes["rest"], axes["rest"]), "layers": layers}
+
+
+class Writer:
+    """Writes answers for batches of images; compiled once.
+
+    layout: from decode_layout. Every process gives its own rows of a batch, and gets all answers.
+    """
+
+    def __init__(
+        self,
+        model: VLMConfig,
+        tokenizer: Tokenizer,
+        options: pipeline.DataOptions,
+        max_new_tokens: int,
+        layout: Layout,
+    ):
+        self.layout = layout
         before, after = pipeline.prompt_tokens(options, tokenizer)
         self.tokenizer = tokenizer
         self.options = DecodeOptions(
@@ -51,14 +83,22 @@ class Writer:
             vocab_size=tokenizer.vocab_size,
             forbidden=tokenizer.forbidden_sequences(),
         )
-        self.prepare = jax.jit(partial(prepare, config=model))
-        self.decode = jax.jit(make_decode(model, self.options))
+        self.prepare = jax.jit(partial(prepare, config=model), out_shardings=decode_places(model, layout))
+        self.decode = jax.jit(make_decode(model, self.options, layout), out_shardings=layout.replicated())
 
-    def __call__(self, prepared: dict[str, Any], images: np.ndarray, is_used: np.ndarray) -> list[Answer]:
-        """Answers of the used rows. images: uint8 [B, S, S, 3]. is_used: bool [B]. prepared: what `prepare` made."""
-        decoded = jax.device_get(self.decode(prepared, images, is_used))
-        rows = np.flatnonzero(is_used)
-        return [self._answer(decoded.tokens[r], decoded.numbers[r], int(decoded.lengths[r])) for r in rows]
+    def batch_size(self, wanted: int) -> int:
+        """`wanted`, rounded up to what the layout can cut evenly."""
+        ways = self.layout.mesh.shape["data"] * self.layout.mesh.shape["fsdp"]
+        return -(-wanted // ways) * ways
+
+    def __call__(self, prepared: dict[str, Any], images: np.ndarray, batch_size: int, count: int) -> list[Answer]:
+        """Answers of the first `count` rows, in order. prepared: what `prepare` made.
+
+        images: uint8 [R, S, S, 3], those of the R rows of the global batch that `layout.rows(batch_size)` names.
+        """
+        is_used = np.asarray(self.layout.rows(batch_size)) < count
+        decoded = jax.device_get(self.decode(prepared, *self.layout.place((images, is_used), batch_size)))
+        return [self._answer(decoded.tokens[r], decoded.numbers[r], int(decoded.lengths[r])) for r in range(count)]
 
     def _answer(self, tokens: np.ndarray, numbers: np.ndarray, length: int) -> Answer:
         ids = tokens[:length]
@@ -79,13 +119,14 @@ class Trained:
     about: dict[str, str | None]  # model_path, model_base, model_name of the predictions file
 
 
-def load_run(workdir: Path, step: str) -> Trained:
-    """The model of a run at `step` ("last", "best" or a number)."""
+def load_run(workdir: Path, step: str, layout: Layout | None = None) -> Trained:
+    """The model of a run at `step` ("last", "best" or a number). layout: where (default: the first device)."""
     config = configs.read(workdir)
     found = checkpoint.find_step(workdir, step)
-    layout = Layout.of("decode", make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1]))
+    layout = one_device() if layout is None else layout
     assembly = Assembly.of(config, layout)
-    trained = {path: jnp.asarray(value) for path, value in checkpoint.load_params(workdir, found).items()}
+    values = checkpoint.load_params(workdir, found)
+    trained = {path: put(values[path], shape.sharding) for path, shape in assembly.trainable.items()}
     about = {"model_path": str(workdir), "model_base": config.model.base or None}
     return Trained(
         assembly.model,
@@ -97,7 +138,16 @@ def load_run(workdir: Path, step: str) -> Trained:
     )
 
 
-def load_imported(folder: Path, *, task: str, rotation_rep: str, prompt: str) -> Trained:
+def one_device() -> Layout:
+    return Layout.of("decode", make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.local_devices()[:1]))
+
+
+def put(value: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A host's array to its place; every process holds all of it and keeps its part."""
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def load_imported(folder: Path, *, task: str, rotation_rep: str, prompt: str, layout: Layout | None = None) -> Trained:
     """The model of a folder that tools/convert_weights.py made; weights in the dtype they were stored in."""
     model = base.read_config(folder)
     vision = model.vision
@@ -112,36 +162,56 @@ def load_imported(folder: Path, *, task: str, rotation_rep: str, prompt: str) ->
         num_image_tokens=vision.num_patches,
     )
     about = {"model_path": str(folder), "model_base": None, "model_name": Path(folder).resolve().name}
-    return Trained(model, base.restore(folder, base.paths(folder)), Tokenizer.load(folder), options, None, about)
+    stored, axes = base.paths(folder), skeleton(model).axes
+    places = (one_device() if layout is None else layout).params(stored, axes)
+    wanted = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=places[path]) for path, s in stored.items()}
+    return Trained(model, base.restore(folder, wanted), Tokenizer.load(folder), options, None, about)
 
 
 def batches(
-    source: Any, options: pipeline.DataOptions, size: int, limit: int
+    source: Any, options: pipeline.DataOptions, size: int, limit: int, rows: Sequence[int] | None = None
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """(names, uint8 [size, S, S, 3]) of the first `limit` images (0: all); the last batch is filled with zeros."""
+    """(names, uint8 [R, S, S, 3]) of the first `limit` images (0: all), `size` at a time.
+
+    rows: which rows of each batch to read (default: all, R = size); past the last image they are zeros.
+    """
     names = list(source.names)[: limit or None]
-    shape = (size, options.image_size, options.image_size, 3)
+    rows = range(size) if rows is None else rows
     for start in range(0, len(names), size):
-        part = np.zeros(shape, np.uint8)
-        chosen = names[start : start + size]
-        for row in range(len(chosen)):
-            image = source.read(start + row)
-            mean = options.image_mean
-            part[row] = image_files.preprocess(image, options.image_size, options.image_aspect_ratio, mean)
-        yield chosen, part
+        part = np.zeros((len(rows), options.image_size, options.image_size, 3), np.uint8)
+        for place, row in enumerate(rows):
+            if start + row < len(names):
+                image = source.read(start + row)
+                part[place] = image_files.preprocess(
+                    image, options.image_size, options.image_aspect_ratio, options.image_mean
+                )
+        yield names[start : start + size], part
 
 
-def predict(trained: Trained, source: Any, *, batch_size: int, limit: int, max_new_tokens: int) -> dict[str, Answer]:
-    """Image name -> answer, for the first `limit` images (0: all) of an image source, with progress on stderr."""
-    writer = Writer(trained.model, trained.tokenizer, trained.data, max_new_tokens)
+def predict(
+    trained: Trained,
+    source: Any,
+    *,
+    batch_size: int,
+    limit: int,
+    max_new_tokens: int,
+    layout: Layout | None = None,
+) -> dict[str, Answer]:
+    """Image name -> answer, for the first `limit` images (0: all) of an image source, with progress on stderr.
+
+    layout: where `trained` lives (default: one device). batch_size is rounded up to what it can cut evenly.
+    """
+    layout = one_device() if layout is None else layout
+    writer = Writer(trained.model, trained.tokenizer, trained.data, max_new_tokens, layout)
     prepared = writer.prepare(trained.params)
+    size = writer.batch_size(batch_size)
     count = min(len(source), limit or len(source))
+    found = batches(source, trained.data, size, limit, layout.rows(size))
+    if jax.process_index() == 0:
+        found = progress.track(found, total=-(-count // size), label="generate", unit="batch")
     answers: dict[str, Answer] = {}
-    for names, images in progress.track(
-        batches(source, trained.data, batch_size, limit), total=-(-count // batch_size), label="generate", unit="batch"
-    ):
-        is_used = np.arange(batch_size) < len(names)
-        answers.update(zip(names, writer(prepared, images, is_used), strict=True))
+    for names, images in found:
+        answers.update(zip(names, writer(prepared, images, size, len(names)), strict=True))
     return answers
 
 
@@ -157,11 +227,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=0, help="only the first N images")
     parser.add_argument("--max_new_tokens", type=int, default=1024)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation")
+    parser.add_argument("--tensor", type=int, default=1, help="cut the weights over so many devices")
+    distributed.add_arguments(parser)
     parser.add_argument("--task", default="clevr", help="with --model: which task's code it writes")
     parser.add_argument("--rotation_rep", default="", help="with --model: how it writes rotations")
     parser.add_argument("--prompt", default="vicuna_v1", help="with --model: the prompt it was trained with")
     options = parser.parse_args(arguments)
-    for name in ("batch_size", "max_new_tokens"):
+    for name in ("batch_size", "max_new_tokens", "tensor"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
     return options
@@ -170,20 +242,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """The command."""
     options = parse(arguments)
+    with distributed.session(options):
+        return run(options)
+
+
+def run(options: argparse.Namespace) -> int:
     source = tars.open_images(options.images)
     if not len(source):
         raise UserError(f"--images {options.images} holds no image")
+    layout = Layout.of("decode", make_mesh({"data": -1, "fsdp": 1, "tensor": options.tensor}))
     if options.workdir:
-        trained = load_run(options.workdir, options.step)
+        trained = load_run(options.workdir, options.step, layout)
     else:
-        trained = load_imported(
-            options.model, task=options.task, rotation_rep=options.rotation_rep, prompt=options.prompt
-        )
+        about = {"task": options.task, "rotation_rep": options.rotation_rep, "prompt": options.prompt}
+        trained = load_imported(options.model, **about, layout=layout)
     if options.dtype:
         trained = replace(trained, model=replace(trained.model, dtype=options.dtype))
-    answers = predict(
-        trained, source, batch_size=options.batch_size, limit=options.limit, max_new_tokens=options.max_new_tokens
-    )
+    sizes = {"batch_size": options.batch_size, "limit": options.limit, "max_new_tokens": options.max_new_tokens}
+    answers = predict(trained, source, **sizes, layout=layout)
+    if jax.process_index() > 0:
+        return 0
     data = trained.data
     texts = {name: answer.text for name, answer in answers.items()}
     predictions = Predictions(texts, data.task, data.rotation_rep, data.rotation_unit, trained.train_split)

@@ -43,6 +43,16 @@ class MetricsWriter:
             self.wandb.finish()
 
 
+class Nowhere:
+    """What every process but the first logs to."""
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a last line that was cut off is left out."""
     if not path.is_file():

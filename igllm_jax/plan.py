@@ -2,8 +2,8 @@
 
     igllm plan --config configs/clevr.py --topology v5e:4x4 --mesh data=1,fsdp=16,tensor=1 --batch 128
 
-The real train step (or decoder) is compiled ahead of time from shapes alone: for a TPU slice by libtpu's compiler, which
-runs on any x86-64 Linux machine (`pip install libtpu`), for `--topology local` by this machine's own.
+The real train step (or decoder) is compiled ahead of time from shapes alone: for a TPU slice by libtpu's compiler,
+which runs on any x86-64 Linux machine (`pip install libtpu`), for `--topology local` by this machine's own.
 """
 
 import argparse
@@ -129,8 +129,7 @@ def compile_apart(request: Request) -> dict[str, Any]:
         done = subprocess.run(
             [*command, mesh, *request.config],
             env=environment,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            capture_output=True,
             text=True,
         )
         if not out.is_file():
@@ -221,7 +220,7 @@ def bound(plan: dict[str, Any], chip: Chip, model: VLMConfig) -> dict[str, Any]:
 
 
 def _read(plan: dict[str, Any], model: VLMConfig) -> float:
-    """Bytes that a chip at least reads and writes: a lower bound, for what lies between products may stay on the chip."""
+    """Bytes that a chip at least reads and writes; what lies between products may stay on the chip."""
     kinds, mesh = plan["arguments"], plan["mesh"]
     if plan["what"] == "train":
         passes = 2 if model.decoder.remat == "none" else 3

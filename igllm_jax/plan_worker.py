@@ -29,7 +29,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.hlo import collectives
 from igllm_jax.models.vlm import VLMConfig
 from igllm_jax.sharding import Layout, make_mesh
-from igllm_jax.train_step import make_train_step
+from igllm_jax.train_step import jit_step, make_train_step
 
 PROMPT = PromptLayout(image_offset=35, answer_offset=55)  # vicuna_v1 in LLaMA's vocabulary
 FLOAT_TOKEN, FORBIDDEN = 30_354, ((313, 13), (313, 29_871), (1723,))  # in the same; any others compile alike
@@ -73,7 +73,7 @@ def lower_train(config: ConfigDict, layout: Layout, batch_size: int, length: int
         "optimizer": own_bytes(state.optimizer),
         "batch": own_bytes(batch),
     }
-    return jax.jit(step, donate_argnums=0).lower(state, assembly.frozen, batch), kinds
+    return jit_step(step, state).lower(state, assembly.frozen, batch), kinds
 
 
 def lower_decode(config: ConfigDict, layout: Layout, batch_size: int, length: int) -> tuple[Any, dict[str, float]]:

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from igllm_jax.batch import Batch
 from igllm_jax.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -104,6 +103,19 @@ class Layout:
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
+    def for_decoding(self, fits: Callable[["Layout"], bool], most: int = 8) -> "Layout":
+        """The same devices with weights cut over tensor alone: over at most `most` of them (or as many as train's
+        tensor axis has), the largest number that `fits`; the others hold replicas and decode other rows."""
+        data, fsdp, tensor = (self.mesh.shape[axis] for axis in MESH_AXES)
+        for ways in range(max(most // tensor, 1), 0, -1):
+            if fsdp % ways:
+                continue
+            devices = self.mesh.devices.reshape(data * fsdp // ways, 1, tensor * ways)
+            found = Layout(Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * 3), LAYOUTS["decode"])
+            if ways == 1 or fits(found):
+                return found
+        raise AssertionError("unreachable: every number is divisible by 1")
+
     # what models.axes asks for
 
     def activation(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
@@ -140,8 +152,8 @@ class Layout:
         indices = sharding.addressable_devices_indices_map((batch_size,)).values()
         return sorted({row for index in indices for row in range(*index[0].indices(batch_size))})
 
-    def place(self, batch: Batch, batch_size: int) -> Batch:
-        """Host rows (those of `rows(batch_size)`, in that order) to one global array per field."""
+    def place(self, batch: Any, batch_size: int) -> Any:
+        """Host rows (those of `rows(batch_size)`, in that order) to one global array per leaf of a Batch or a tree."""
         own = self.rows(batch_size)
 
         def put(x: np.ndarray) -> jax.Array:

@@ -4,7 +4,7 @@ Reads from top to bottom: arguments, data, model, state, loop. What a step does 
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from igllm_jax import checkpoint, logs
+from igllm_jax import checkpoint, distributed, logs
 from igllm_jax import config as configs
 from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch
@@ -24,7 +24,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.params import unnest
 from igllm_jax.optim import groups, schedule
 from igllm_jax.sharding import Layout, make_mesh
-from igllm_jax.train_step import TrainState, make_eval_step, make_train_step
+from igllm_jax.train_step import TrainState, jit_step, make_eval_step, make_train_step
 from igllm_jax.watch import HeldOut, Meter, describe, say, show_sample
 
 TOKENIZER_TEXTS = 2000  # answers that a small tokenizer is trained on
@@ -35,8 +35,10 @@ def main(arguments: list[str]) -> int:
     config, others = configs.load(arguments)
     parser = argparse.ArgumentParser(prog="igllm train", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="where the run lives; resumed if it is there")
+    distributed.add_arguments(parser)
     options = parser.parse_args(others)
-    Run(config, options.workdir).train()
+    with distributed.session(options):
+        Run(config, options.workdir).train()
     return 0
 
 
@@ -47,6 +49,9 @@ class Run:
         self.workdir = Path(workdir)
         self.workdir.mkdir(parents=True, exist_ok=True)
         is_new = not (self.workdir / configs.CONFIG_FILE).exists()
+        if distributed.is_first():
+            set_up_tokenizer(config, self.workdir)
+        distributed.barrier("tokenizer")  # the others find it in the workdir
         self.tokenizer = set_up_tokenizer(config, self.workdir)
         if not is_new:
             configs.check_resume(config, configs.read(self.workdir))
@@ -69,14 +74,17 @@ class Run:
         self.loss_options = configs.loss_options(config)
         shared = (self.assembly.skeleton, self.data.prompt)
         step = make_train_step(*shared, self.assembly.optim, self.loss_options, self.layout)
-        self.step = jax.jit(step, donate_argnums=0)
-        self.eval_step = jax.jit(make_eval_step(*shared, self.loss_options, self.layout))
+        self.step = jit_step(step, self.assembly.abstract_state())
+        eval_step = make_eval_step(*shared, self.loss_options, self.layout)
+        self.eval_step = jax.jit(eval_step, out_shardings=self.layout.replicated())
         self.frozen = self.assembly.load_frozen()
 
         # state
         self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=config.train.keep_checkpoints)
+        self.is_evaluated = True  # whether what was due after the last step is done
         self.state = self._restore() or self.assembly.initial_state()
-        configs.write(config, self.workdir)
+        if distributed.is_first():
+            configs.write(config, self.workdir)
         self.held_out = HeldOut(config, self.data_options, self.tokenizer, self.assembly, self.layout)
         self.scores: dict[str, float] = {}
 
@@ -91,6 +99,7 @@ class Run:
                     f"{self.workdir} was trained with another {key} ({meta.get(key)}, now {value}): "
                     "give it the data it had, or take another --workdir"
                 )
+        self.is_evaluated = meta["is_evaluated"]
         say(f"resumed from step {latest}")
         return state
 
@@ -108,34 +117,47 @@ class Run:
         config = self.config
         start, end = int(self.state.step), config.train.num_steps
         describe(self.assembly, self.data, self.layout, start, end)
-        writer = logs.MetricsWriter(
-            self.workdir,
-            first_step=start,
-            tensorboard=config.train.tensorboard,
-            wandb=config.train.wandb,
-            config=config.to_dict(),
-        )
+        writer = self._open_logs(start)
         meter = Meter(config.batch_size, self.data_options.num_image_tokens, start, end)
         batches = self.data.iterate(start)
         try:
-            with checkpoint.stop_signal() as stop:
-                for step in range(start + 1, end + 1):
-                    if stop:
-                        break
-                    self._advance(step, batches, meter, writer)
+            with distributed.stop_signal() as stops:
+                is_stopped = self._loop(start, end, batches, meter, writer, stops)
                 self._save(meter)
-                if stop and int(self.state.step) < end:
-                    say(
-                        f"stopped by a signal at step {int(self.state.step)}; saved. The same command goes on from here"
-                    )
+            if is_stopped:
+                self.checkpoints.wait()
+                say(f"stopped by a signal at step {int(self.state.step)}; saved. The same command goes on from here")
         finally:
             batches.close()
             writer.close()
             meter.close()
             self.checkpoints.close()
 
-    def _advance(self, step: int, batches: Iterator[Batch], meter: Meter, writer: logs.MetricsWriter) -> None:
-        """One step and what is due after it."""
+    def _open_logs(self, start: int) -> logs.MetricsWriter | logs.Nowhere:
+        if not distributed.is_first():
+            return logs.Nowhere()
+        config = self.config
+        boards = {"tensorboard": config.train.tensorboard, "wandb": config.train.wandb}
+        return logs.MetricsWriter(self.workdir, first_step=start, **boards, config=config.to_dict())
+
+    def _loop(
+        self, start: int, end: int, batches: Iterator[Batch], meter: Meter, writer: Any, stops: Callable[[], bool]
+    ) -> bool:
+        """Steps start + 1 to end; True where a signal stopped it before all was done."""
+        try:
+            if not self.is_evaluated:
+                self._follow_up(start, meter, writer, stops)
+            for step in range(start + 1, end + 1):
+                if stops():
+                    return True
+                self._advance(step, batches, meter, writer)
+                self._follow_up(step, meter, writer, stops)
+        except distributed.Stopped:
+            return True
+        return False
+
+    def _advance(self, step: int, batches: Iterator[Batch], meter: Meter, writer: Any) -> None:
+        """One step, and its metrics where they are due."""
         config = self.config
         with meter.waiting():
             batch = next(batches)
@@ -149,10 +171,16 @@ class Run:
         if step % config.train.log_every == 0 or last or step == 1:
             rates = {f"lr/{g}": float(schedule(r, self.assembly.optim)(step - 1)) for g, r in self._rates().items()}
             writer.write(step, {**meter.report(), **rates})
+
+    def _follow_up(self, step: int, meter: Meter, writer: Any, stops: Callable[[], bool]) -> None:
+        """What is due after a step. Raises: Stopped, with `is_evaluated` False, so that a resumed run does it."""
+        config, self.is_evaluated = self.config, False
+        last = step == config.train.num_steps
         if step % config.eval.loss_every == 0 or last:
-            writer.write(step, self._evaluate(meter, generates=False))
+            writer.write(step, self._evaluate(meter, stops, generates=False))
         if config.eval.generate_every and (step % config.eval.generate_every == 0 or last):
-            writer.write(step, self._evaluate(meter, generates=True))
+            writer.write(step, self._evaluate(meter, stops, generates=True))
+        self.is_evaluated = True
         if step % config.train.checkpoint_every == 0:
             self._save(meter)
 
@@ -160,13 +188,13 @@ class Run:
         used = set(groups(self.assembly.trainable, self.config.optim.trainable).values())
         return {group: rate for group, rate in self.assembly.optim.learning_rates if group in used}
 
-    def _evaluate(self, meter: Meter, *, generates: bool) -> dict[str, float]:
+    def _evaluate(self, meter: Meter, stops: Callable[[], bool], *, generates: bool) -> dict[str, float]:
         """Held-out loss, or the scene metrics of generated code; names start with `val/`."""
         with meter.paused():
             if generates:
-                found = self.held_out.scores({**self.frozen, **unnest(self.state.params)})
+                found = self.held_out.scores({**self.frozen, **unnest(self.state.params)}, stops)
             else:
-                found = self.held_out.losses(partial(self.eval_step, self.state.params, self.frozen))
+                found = self.held_out.losses(partial(self.eval_step, self.state.params, self.frozen), stops)
         self.scores.update(found)
         shown = {f"val/{name}": value for name, value in found.items()}
         say(f"step {int(self.state.step)}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
@@ -177,7 +205,8 @@ class Run:
         if self.checkpoints.latest() == int(self.state.step):
             return
         wanted = self.config.eval.best_metric
-        self.checkpoints.save(self.state, self._meta(), self.scores.get(wanted))
+        meta = {**self._meta(), "is_evaluated": self.is_evaluated}
+        self.checkpoints.save(self.state, meta, self.scores.get(wanted))
 
 
 def set_up_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:

@@ -91,6 +91,12 @@ def make_train_step(
     return step
 
 
+def jit_step(step: Callable[..., Any], state: TrainState) -> Any:
+    """`step` compiled: the state (arrays, or shapes with shardings) is donated, and comes back where it was."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, places.step))
+
+
 def make_eval_step(
     skeleton: Skeleton, layout: PromptLayout, loss_options: LossOptions, placer: axes.Placer | None = None
 ) -> Callable[[Any, Params, Batch], loss.Sums]:

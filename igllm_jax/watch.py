@@ -19,13 +19,19 @@ from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch
 from igllm_jax.data import pipeline
 from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.distributed import Stopped
 from igllm_jax.errors import UserError
-from igllm_jax.generate import Writer
+from igllm_jax.generate import Answer, Writer, decode_layout
 from igllm_jax.loss import Sums
 from igllm_jax.models.params import Params
 from igllm_jax.scene import code, metrics
 from igllm_jax.scene.tasks import find_task
 from igllm_jax.sharding import Layout
+
+
+def never() -> bool:
+    """Where nothing stops."""
+    return False
 
 
 def say(text: str) -> None:
@@ -99,7 +105,8 @@ class Meter:
         self.step = step
         self.pending.append((step, found))
         self.padding.append(pipeline.padding_share(batch, self.num_image_tokens))
-        self.answer_tokens += int(np.sum(batch.is_answer))
+        # other processes have about as many in each of their rows
+        self.answer_tokens += int(np.sum(batch.is_answer)) * self.batch_size // len(batch.is_answer)
         self.steps += 1
         self.bar.update()
 
@@ -164,28 +171,37 @@ class HeldOut:
         self.data = pipeline.EvalData(source, options, tokenizer, limit=limit)
         self._writer: Writer | None = None
 
-    def _batches(self, limit: int) -> Iterator[Batch]:
-        """Batches that hold the first `limit` examples."""
-        size = self.config.batch_size
-        return itertools.islice(self.data.batches(size, self.layout.rows(size)), -(-limit // size))
+    def _batches(self, limit: int, layout: Layout, size: int, stops: Callable[[], bool]) -> Iterator[Batch]:
+        """Batches that hold the first `limit` examples: this process's rows. Raises: Stopped once `stops()`."""
+        for batch in itertools.islice(self.data.batches(size, layout.rows(size)), -(-limit // size)):
+            if stops():
+                raise Stopped
+            yield batch
 
-    def losses(self, eval_step: Callable[[Batch], Sums]) -> dict[str, float]:
-        """loss, token_loss, number_loss over eval.loss_samples examples."""
+    def losses(self, eval_step: Callable[[Batch], Sums], stops: Callable[[], bool] = never) -> dict[str, float]:
+        """loss, token_loss, number_loss over eval.loss_samples examples.
+
+        stops: asked before each batch. Raises: Stopped where it says so.
+        """
         total: Sums | None = None
-        for batch in self._batches(self.config.eval.loss_samples):
+        for batch in self._batches(self.config.eval.loss_samples, self.layout, self.config.batch_size, stops):
             found = eval_step(self.layout.place(batch, self.config.batch_size))
             total = found if total is None else jax.tree.map(lambda a, b: a + b, total, found)
         assert total is not None  # EvalData holds at least one example
         return {name: float(value) for name, value in total.mean(self.config.train.float_weight).items()}
 
-    def scores(self, params: Params) -> dict[str, float]:
-        """Metrics of the code that the model writes for eval.generate_samples images."""
+    def scores(self, params: Params, stops: Callable[[], bool] = never) -> dict[str, float]:
+        """Metrics of the code that the model writes for eval.generate_samples images. Raises: Stopped as above."""
         if self._writer is None:
-            self._writer = Writer(self.assembly.model, self.tokenizer, self.options, self.config.eval.max_new_tokens)
-        prepared = self._writer.prepare(params)
-        answers = []
-        for batch in self._batches(self.config.eval.generate_samples):
-            answers += self._writer(prepared, np.asarray(batch.images), np.asarray(batch.weight) > 0)
+            model, most = self.assembly.model, self.config.eval.max_new_tokens
+            self._writer = Writer(model, self.tokenizer, self.options, most, decode_layout(model, self.layout))
+        writer = self._writer
+        prepared = writer.prepare(params)
+        size = writer.batch_size(self.config.batch_size)
+        answers: list[Answer] = []
+        for batch in self._batches(self.config.eval.generate_samples, writer.layout, size, stops):
+            count = min(size, len(self.data.scenes) - len(answers))
+            answers += writer(prepared, np.asarray(batch.images), size, count)
         task = find_task(self.config.task)
         readings = [code.read(answer.text, task, rotation_rep=self.config.rotation_rep) for answer in answers]
         scenes = self.data.scenes[: len(answers)]
