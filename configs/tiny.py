@@ -20,7 +20,7 @@ def get_config(argument: str = ""):
         config.rotation_rep = "6d"
     is_scene = config.task != "twod"
     config.batch_size = 32
-    config.tokenizer.train_vocab_size = 400
+    config.tokenizer.train_vocab_size = 512
     config.data.prompt = "short"
     config.data.num_workers = 0
     # With CLIP's mean one small disc drowns in white patches; here the background is near 0.
@@ -35,7 +35,7 @@ def get_config(argument: str = ""):
     decoder.width, decoder.num_layers, decoder.mlp_width = 128, 4, 384
     decoder.num_heads = decoder.num_kv_heads = 4
     decoder.head_width = 32
-    decoder.vocab_size = 400
+    decoder.vocab_size = 512
     decoder.remat = "none"
     config.model.lora.rank = 0
     config.model.dtype = config.model.frozen_dtype = "float32"

@@ -1,0 +1,48 @@
+"""Attention kernels against a plain statement; rotary positions; the cache."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from igllm_jax.models import attention
+from igllm_jax.models.llama import rotate
+
+
+def plain(q, k, v):
+    """One head at a time, one query at a time."""
+    out = np.zeros(q.shape)
+    for b, t, h in np.ndindex(q.shape[:3]):
+        g = h * k.shape[2] // q.shape[2]
+        scores = k[b, : t + 1, g] @ q[b, t, h] / np.sqrt(q.shape[-1])
+        weights = np.exp(scores - scores.max())
+        out[b, t, h] = weights @ v[b, : t + 1, g] / weights.sum()
+    return out
+
+
+@pytest.mark.parametrize("kernel", ["xla", "chunked"])
+def test_kernels_compute_causal_attention(kernel, monkeypatch):
+    if hasattr(attention, "QUERY_CHUNK"):
+        monkeypatch.setattr(attention, "QUERY_CHUNK", 4)
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 11, heads, 6)) for i, heads in enumerate((6, 2, 2)))
+    found = attention.causal(q, k, v, kernel=kernel)
+    np.testing.assert_allclose(found, plain(*map(np.asarray, (q, k, v))), atol=1e-5)
+
+
+def test_an_unknown_kernel_names_the_known_ones():
+    x = jnp.zeros((1, 2, 1, 2))
+    with pytest.raises(ValueError, match="choose one of"):
+        attention.causal(x, x, x, kernel="flash")
+
+
+def test_rotation_is_by_position_over_theta():
+    """Width 2 is one pair: position 3 turns it by 3 radians, whatever theta."""
+    x = jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2)
+    np.testing.assert_allclose(rotate(x, jnp.array([3]), 77.0).ravel(), [np.cos(3), np.sin(3)], atol=1e-6)
+
+
+def test_scores_depend_on_the_distance_alone():
+    q, k = (jax.random.normal(jax.random.key(i), (1, 1, 1, 8)) for i in (0, 1))
+    near = rotate(q, jnp.array([5]), 100.0).ravel() @ rotate(k, jnp.array([2]), 100.0).ravel()
+    far = rotate(q, jnp.array([45]), 100.0).ravel() @ rotate(k, jnp.array([42]), 100.0).ravel()
+    np.testing.assert_allclose(near, far, rtol=1e-4)
