@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.worker import memory, reset_memory, serve, timed
 from igllm_jax import config as configs
 from igllm_jax import optim
 from igllm_jax.batch import Batch, PromptLayout
+from igllm_jax.decode import DecodeOptions, make_decode, prepare
 from igllm_jax.models.params import nest
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.train_step import initial_state, make_eval_step, make_train_step
@@ -38,6 +40,29 @@ class Ours:
             path: jnp.array(value, jnp.float32 if path in self.trains else frozen_dtype)
             for path, value in work.read_weights(self.folder).items()
         }
+
+    # decoding
+
+    def set_up_decoding(self, images: int, new_tokens: int, number_id: int) -> dict[str, Any]:
+        """Merges LoRA, compiles; returns seconds of compiling."""
+        self.load()
+        rows = np.load(self.folder / "batch.npz")
+        vocab = self.model.decoder.vocab_size
+        prompt = [int(token) for token in rows["tokens"][0, : sum(work.PROMPT)]]
+        before, after = prompt[: work.PROMPT[0]], prompt[work.PROMPT[0] :]
+        forbidden = (*work.forbidden(vocab), (work.END_ID,))  # without an end every row has the same number of tokens
+        wanted = DecodeOptions(tuple(before), tuple(after), new_tokens, work.END_ID, number_id, vocab, forbidden)
+        prepared = jax.jit(partial(prepare, config=self.model))(self.params)
+        self.params = {}
+        self.images = (jnp.asarray(work.images(images, self.model.vision.image_size)), jnp.ones(images, bool))
+        lowered = jax.jit(make_decode(self.model, wanted)).lower(prepared, *self.images)
+        compiled, spent = timed(lowered.compile)
+        self.decoder = partial(compiled, prepared)
+        return spent
+
+    def decode(self) -> dict[str, Any]:
+        found, spent = timed(lambda: jax.device_get(self.decoder(*self.images)))
+        return {**spent, "tokens": found.tokens.tolist(), "numbers": found.numbers.tolist()}
 
     # training
 
@@ -85,7 +110,7 @@ def about() -> dict[str, str]:
 
 def main() -> None:
     side = Ours(Path(sys.argv[1]))
-    handlers = {name: getattr(side, name) for name in ("set_up_training", "loss", "steps")}
+    handlers = {name: getattr(side, name) for name in ("set_up_training", "loss", "steps", "set_up_decoding", "decode")}
     serve({**handlers, "memory": memory, "reset_memory": reset_memory, "matrix_rate": matrix_rate, "about": about})
 
 

@@ -150,8 +150,7 @@ class Training:
         self.folder = folder
         self.spec = json.loads((folder / "spec.json").read_text())
 
-    def set_up_training(self, is_compiled: bool, batch_size: int = 0) -> dict[str, float]:
-        """Returns seconds of the first step, compiling included."""
+    def set_up_training(self, is_compiled: bool = False, batch_size: int = 0) -> None:
         spec, here = self.spec, device()
         self.model = VLM(spec, has_lora=True)
         fill(self.model, work.read_weights(self.folder))
@@ -176,7 +175,6 @@ class Training:
             self.compute = lambda: torch.autocast(here.type, torch.bfloat16)
         self.model.train()
         self.loss_of = torch.compile(self.model.loss) if is_compiled else self.model.loss
-        return timed(lambda: self._step())[1]
 
     def _read_batch(self, here: torch.device, batch_size: int) -> dict[str, torch.Tensor]:
         found = {name: torch.from_numpy(x).to(here) for name, x in np.load(self.folder / "batch.npz").items()}

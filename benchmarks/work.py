@@ -18,6 +18,7 @@ import numpy as np
 
 PROMPT = (35, 20)  # tokens before and after the image, as LLaMA's vocabulary has them
 END_ID, NUMBER_ID = 2, 30354
+FORBIDDEN = ((313, 13), (313, 29871), (1723,))  # as LLaMA's vocabulary has them; for smaller ones, what they hold
 LEARNED_FROM = 0.9  # rows hold between this share of the batch's length and all of it
 
 
@@ -42,6 +43,15 @@ def batch(rows: int, tokens: int, image_size: int, vocab_size: int, seed: int = 
         "numbers": np.where(is_number, rng.normal(size=ids.shape), 0).astype(np.float32),
         "weight": np.ones(rows, np.float32),
     }
+
+
+def forbidden(vocab_size: int) -> list[tuple[int, ...]]:
+    return [sequence for sequence in FORBIDDEN if max(sequence) < vocab_size]
+
+
+def images(count: int, size: int) -> np.ndarray:
+    """uint8 [count, size, size, 3] to decode from."""
+    return np.random.default_rng(2).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:

@@ -1,0 +1,122 @@
+"""Decoding beside PyTorch's: same images, weights and answers, in turns, each way in its own process.
+
+    python benchmarks/decode.py --size small [--images 16] [--new_tokens 96] [--dtype float32] [--rounds 5]
+
+Ways of PyTorch: `generate` with a dynamic and with a static cache, a compiled loop over a static cache, each in one
+batch; and the reference's procedure, one image at a time with a second pass for the numbers. The end token is
+forbidden, so that every answer has as many tokens. Figures hold preprocessing of uint8 images, vision tower and
+prefill.
+"""
+
+import argparse
+import statistics
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from benchmarks import report
+from benchmarks.train_step import config_arguments
+from benchmarks.worker import Side, SideError
+
+WAYS = ("ours", "reference", "dynamic", "static", "compiled")
+NUMBERS_CLOSE = 1e-3
+
+
+def run(options: argparse.Namespace, others: list[str]) -> None:
+    names = options.sides.split(",")
+    report.heading(f"decoding, {options.size}, {options.images} images x {options.new_tokens} tokens")
+    with report.work_folder(config_arguments(options, others)) as folder:
+        number_id = likely_token(folder, options)
+        scripts = {name: ("ours.py" if name == "ours" else "peer_decode.py", [str(folder)]) for name in names}
+        with report.sides(scripts) as sides:
+            answers = {}
+            for name in list(sides):
+                try:
+                    answers[name] = prepare(sides[name], options, number_id)
+                except SideError as error:
+                    print(f"left out: {error}")
+                    sides.pop(name).close()
+            compare(answers, exact=options.dtype != "bfloat16")
+            found = report.in_turns(list(sides), options.rounds, lambda name: sides[name]("decode"))
+            memory = {name: sides[name]("memory") for name in found}
+    show({name: [turn["seconds"] for turn in turns] for name, turns in found.items()}, memory, options)
+
+
+def likely_token(folder: Path, options: argparse.Namespace) -> int:
+    """A token that random weights do write, to stand for the float token, so that numbers are read and compared."""
+    with report.sides({"ours": ("ours.py", [str(folder)])}) as sides:
+        sides["ours"]("set_up_decoding", images=2, new_tokens=min(8, options.new_tokens), number_id=-1)
+        tokens = sides["ours"]("decode")["tokens"]
+    return Counter(token for row in tokens for token in row).most_common(1)[0][0]
+
+
+def prepare(side: Side, options: argparse.Namespace, number_id: int) -> dict[str, Any]:
+    arguments = {"images": options.images, "new_tokens": options.new_tokens, "number_id": number_id}
+    if side.name != "ours":
+        arguments["way"] = side.name
+    side("set_up_decoding", **arguments)
+    found = side("decode")
+    print(f"{side.name}: first time {found['seconds']:.1f} s", flush=True)
+    return found
+
+
+def compare(answers: dict[str, dict[str, Any]], *, exact: bool) -> None:
+    """Says how many answers equal ours. Where all must and one does not, the run ends."""
+    if "ours" not in answers:
+        return
+    ours = np.array(answers["ours"]["tokens"]), np.array(answers["ours"]["numbers"])
+    for name, found in answers.items():
+        tokens, numbers = np.array(found["tokens"]), np.array(found["numbers"])
+        is_same = np.all(tokens == ours[0], axis=1)
+        difference = float(np.abs(numbers - ours[1])[is_same].max(initial=0.0))
+        print(
+            f"{name}: {is_same.sum()} of {len(is_same)} answers equal ours, {int((ours[1] != 0).sum())} numbers "
+            f"within {difference:.1e}"
+        )
+        if exact and (not is_same.all() or difference > NUMBERS_CLOSE):
+            sys.exit(f"{name} writes other answers: not the same work")
+
+
+def show(seconds: dict[str, list[float]], memory: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
+    rows = []
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        row = {"way": name, "s": report.spread(values), "images/s": f"{options.images / median:.3g}"}
+        row["tokens/s"] = f"{options.images * options.new_tokens / median:.4g}"
+        rows.append(row | {"peak RSS MiB": f"{memory[name]['ever']:.0f}"})
+    report.table(rows)
+    if "ours" not in seconds:
+        return
+    for name in [name for name in seconds if name != "ours"]:
+        pairs = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds[name], strict=True)]
+        print(f"{name} / ours, pair by pair: {report.spread(pairs)}")
+    batched = [name for name in seconds if name not in ("ours", "reference")]
+    for what, chosen in (("the reference's procedure", ["reference"]), ("the best batched PyTorch", batched)):
+        known = [statistics.median(seconds[name]) for name in chosen if name in seconds]
+        if known:
+            print(f"ours against {what}: {min(known) / statistics.median(seconds['ours']):.2f} times the images/s")
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("small", "medium", "7b"), default="small")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--new_tokens", type=int, default=96)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sides", default=",".join(WAYS))
+    parser.set_defaults(batch=1)
+    return parser.parse_known_args(arguments)
+
+
+def main() -> None:
+    run(*parse(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
