@@ -207,15 +207,15 @@ def barrier(name: str, seconds: float = BARRIER_SECONDS) -> None:
     try:
         client.wait_at_barrier(f"igllm/{name}/{_waits[name]}", int(seconds * 1000))
     except jax.errors.JaxRuntimeError as error:
-        missing = sorted({int(task) for task in re.findall(r"task:(\d+)", _late(str(error)))})
+        missing = _late(str(error))
         hosts = ", ".join(f"process {process} on {_host(process)}" for process in missing) or str(error)
         raise UserError(f"waited {seconds:g} s at {name!r} in vain for {hosts}") from None
 
 
-def _late(message: str) -> str:
-    """The part of a barrier's error that lists who did not come."""
-    found = re.search(r"timed out task names:(.*)", message, re.DOTALL)
-    return found[1] if found else ""
+def _late(message: str) -> list[int]:
+    """The processes that a barrier's error lists as late: numbers, or names that end in `task:NUMBER`, line by line."""
+    found = re.search(r"timed out task names:(.*?)(?:RPC|$)", message, re.DOTALL)
+    return sorted({int(number) for number in re.findall(r"(\d+)\s*$", found[1], re.MULTILINE)}) if found else []
 
 
 def _host(process: int) -> str:

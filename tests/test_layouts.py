@@ -109,7 +109,8 @@ def test_a_layout_writes_what_one_device_writes(mesh):
 
 
 def test_decoding_cuts_weights_over_as_many_devices_as_divide_them():
-    shapes = {mesh: decode_layout(model(), layout_of("train", *mesh)).mesh.shape for mesh in [(1, 8, 1), (4, 2, 1)]}
+    wide = replace(model(), vision=replace(model().vision, num_heads=4))
+    shapes = {mesh: decode_layout(wide, layout_of("train", *mesh)).mesh.shape for mesh in [(1, 8, 1), (4, 2, 1)]}
     assert dict(shapes[1, 8, 1]) == {"data": 2, "fsdp": 1, "tensor": 4}  # 4 heads
     assert dict(shapes[4, 2, 1]) == {"data": 4, "fsdp": 1, "tensor": 2}
 
