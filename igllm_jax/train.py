@@ -24,6 +24,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.params import unnest
 from igllm_jax.optim import groups, schedule
 from igllm_jax.sharding import Layout, make_mesh
+from igllm_jax.speed import Profile, Speed
 from igllm_jax.train_step import TrainState, jit_step, make_eval_step, make_train_step
 from igllm_jax.watch import HeldOut, Meter, describe, say, show_sample
 
@@ -35,18 +36,20 @@ def main(arguments: list[str]) -> int:
     config, others = configs.load(arguments)
     parser = argparse.ArgumentParser(prog="igllm train", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="where the run lives; resumed if it is there")
+    parser.add_argument("--profile", default="", help="START:STOP, steps to trace into WORKDIR/profile")
     distributed.add_arguments(parser)
     options = parser.parse_args(others)
     with distributed.session(options):
-        Run(config, options.workdir).train()
+        Run(config, options.workdir, profile=Profile(options.profile, options.workdir / "profile")).train()
     return 0
 
 
 class Run:
     """One training run in one folder."""
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config: ConfigDict, workdir: Path, profile: Profile | None = None):
         self.workdir = Path(workdir)
+        self.profile = profile or Profile("", self.workdir)
         self.workdir.mkdir(parents=True, exist_ok=True)
         is_new = not (self.workdir / configs.CONFIG_FILE).exists()
         if distributed.is_first():
@@ -118,7 +121,10 @@ class Run:
         start, end = int(self.state.step), config.train.num_steps
         describe(self.assembly, self.data, self.layout, start, end)
         writer = self._open_logs(start)
-        meter = Meter(config.batch_size, self.data_options.num_image_tokens, start, end)
+        speed = Speed.of(
+            self.assembly.model, config.optim.trainable, self.data.prompt, config.batch_size, self.layout.mesh.size
+        )
+        meter = Meter(config.batch_size, self.data_options.num_image_tokens, start, end, speed)
         batches = self.data.iterate(start)
         try:
             with distributed.stop_signal() as stops:
@@ -128,6 +134,7 @@ class Run:
                 self.checkpoints.wait()
                 say(f"stopped by a signal at step {int(self.state.step)}; saved. The same command goes on from here")
         finally:
+            self.profile.close()
             batches.close()
             writer.close()
             meter.close()
@@ -163,7 +170,10 @@ class Run:
             batch = next(batches)
         if step == 1:
             show_sample(batch, self.tokenizer)
+        self.profile.before(step, self.state)
         self.state, metrics = self.step(self.state, self.frozen, self.layout.place(batch, config.batch_size))
+        if self.profile.after(step, self.state):
+            say(f"a trace of steps {self.profile.first} to {self.profile.last} is in {self.profile.folder}")
         meter.add(step, batch, metrics)
         if jax.default_backend() == "cpu" and self.layout.mesh.size > 1:
             jax.block_until_ready(self.state.step)  # several steps in flight dead-lock fake devices

@@ -27,6 +27,7 @@ from igllm_jax.models.params import Params
 from igllm_jax.scene import code, metrics
 from igllm_jax.scene.tasks import find_task
 from igllm_jax.sharding import Layout
+from igllm_jax.speed import Speed
 
 
 def never() -> bool:
@@ -69,8 +70,9 @@ def show_sample(batch: Batch, tokenizer: Tokenizer) -> None:
 class Meter:
     """Losses as they come back from the device, rates, and the progress line. NaN ends the run with its step named."""
 
-    def __init__(self, batch_size: int, num_image_tokens: int, start: int, end: int):
+    def __init__(self, batch_size: int, num_image_tokens: int, start: int, end: int, speed: Speed):
         self.batch_size, self.num_image_tokens, self.start, self.end = batch_size, num_image_tokens, start, end
+        self.speed = speed
         self.is_terminal = sys.stderr.isatty() and jax.process_index() == 0
         self.bar = tqdm(total=end, initial=start, unit="step", disable=not self.is_terminal, dynamic_ncols=True)
         self.begin = self.shown = time.monotonic()
@@ -107,6 +109,7 @@ class Meter:
         self.padding.append(pipeline.padding_share(batch, self.num_image_tokens))
         # other processes have about as many in each of their rows
         self.answer_tokens += int(np.sum(batch.is_answer)) * self.batch_size // len(batch.is_answer)
+        self.speed.add(batch.tokens.shape[1])
         self.steps += 1
         self.bar.update()
 
@@ -134,6 +137,7 @@ class Meter:
             "answer_tokens_per_second": self.answer_tokens / seconds,
             "data_wait_share": min(self.waited / seconds, 1.0),
             "padding_share": float(np.mean(self.padding)),
+            **self.speed.rates(seconds),
         }
         self._show(now, rates)
         self._reset()
@@ -141,7 +145,10 @@ class Meter:
 
     def _show(self, now: float, rates: dict[str, float]) -> None:
         wait, padding = rates["data_wait_share"], rates["padding_share"]
-        shown = f"loss {self.latest['loss']:.4f}, waits for data {wait:.0%}, padding {padding:.1%}"
+        speed = f"{rates['samples_per_second']:.3g} samples/s"
+        if "mfu" in rates:
+            speed += f", MFU {rates['mfu']:.0%}"
+        shown = f"loss {self.latest['loss']:.4f}, {speed}, waits for data {wait:.0%}, padding {padding:.1%}"
         self.bar.set_postfix_str(shown)
         is_due = now - self.shown > progress.LINE_EVERY_SECONDS or self.step in (self.start + 1, self.end)
         if is_due and not self.is_terminal:
