@@ -26,7 +26,7 @@ def igllm(*words: str) -> None:
 
 
 def shuffle_labels(source: Path, out: Path, seed: int) -> None:
-    """The same scenes, each with the name of another scene's image (a rotation of a random order: none keeps its own)."""
+    """The same scenes, each with the name of another scene's image (a random cycle: none keeps its own)."""
     content = json.loads(source.read_text())
     order = np.random.default_rng(seed).permutation(len(content["scenes"]))
     names = [content["scenes"][index]["image_filename"] for index in order]

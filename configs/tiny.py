@@ -23,8 +23,8 @@ def get_config(argument: str = ""):
     config.tokenizer.train_vocab_size = 512
     config.data.prompt = "short"
     config.data.num_workers = 0
-    # With CLIP's mean one small disc drowns in white patches; here the background is near 0.
-    mean, std = (0.5, 0.25) if is_scene else (1.0, 0.5)
+    # With CLIP's mean the objects drown in the background; with its own colour as the mean it is near 0.
+    mean, std = (0.66, 0.15) if is_scene else (1.0, 0.5)
     config.data.image_mean, config.data.image_std = (mean,) * 3, (std,) * 3
     config.data.image_size = config.model.vision.image_size = 96 if is_scene else 56
 
@@ -43,6 +43,7 @@ def get_config(argument: str = ""):
     config.optim.trainable = "full"
     config.optim.lr = config.optim.projector_lr = config.optim.float_head_lr = 1e-3
     config.train.num_steps = 1000
+    config.train.float_weight = 0.1 if is_scene else 1.0  # places in a scene are numbers up to 3, on the square up to 1
     config.train.checkpoint_every = 250
     config.eval.loss_every = 100
     config.eval.generate_every = 500
