@@ -44,6 +44,8 @@ def run(options: argparse.Namespace, others: list[str]) -> None:
             compare(answers, exact=options.dtype != "bfloat16")
             found = report.in_turns(list(sides), options.rounds, lambda name: sides[name]("decode"))
             memory = {name: sides[name]("memory") for name in found}
+            if "ours" in found:
+                floor(folder, sides["ours"], statistics.median(turn["seconds"] for turn in found["ours"]), options)
     show({name: [turn["seconds"] for turn in turns] for name, turns in found.items()}, memory, options)
 
 
@@ -80,6 +82,32 @@ def compare(answers: dict[str, dict[str, Any]], *, exact: bool) -> None:
         )
         if exact and (not is_same.all() or difference > NUMBERS_CLOSE):
             sys.exit(f"{name} writes other answers: not the same work")
+
+
+def floor(folder: Path, ours: Side, seconds: float, options: argparse.Namespace) -> None:
+    """Prints the least that prefill (measured products) and reading weights and cache (measured copy) would take."""
+    import jax.numpy as jnp
+
+    from benchmarks.work import PROMPT
+    from igllm_jax import config as configs
+    from igllm_jax.flops import prefill_flops
+    from igllm_jax.models.vlm import skeleton
+
+    model = configs.model_config(configs.read(folder))
+    decoder, width = model.decoder, jnp.dtype(model.dtype).itemsize
+    prompt = sum(PROMPT) + model.vision.num_patches
+    rates = ours("matrix_rate", size=2048, dtype=model.dtype), ours("copy_rate")
+    prefill = options.images * prefill_flops(model, length=prompt) / rates[0]
+    sizes = {path: shape.size for path, shape in skeleton(model).shapes.items() if "lora_" not in path}
+    weights = width * sum(n for p, n in sizes.items() if p.startswith(("decoder/layers", "decoder/head")))
+    length = prompt + options.new_tokens / 2
+    cache = 2 * width * decoder.num_layers * decoder.num_kv_heads * decoder.head_width * length * options.images
+    reading = options.new_tokens * (weights + cache) / rates[1]
+    print(
+        f"floor: prefill {prefill:.3g} s at {rates[0] / 1e9:.0f} GFLOP/s, reading {reading:.3g} s at "
+        f"{rates[1] / 1e9:.1f} GB/s (weights {weights / 1e6:.0f} MB, cache {cache / 1e6:.0f} MB a token); "
+        f"ours takes {seconds:.3g} s, so the floor is {(prefill + reading) / seconds:.0%} of it"
+    )
 
 
 def show(seconds: dict[str, list[float]], memory: dict[str, dict[str, float]], options: argparse.Namespace) -> None:

@@ -103,6 +103,21 @@ def matrix_rate(size: int, dtype: str) -> float:
     return 2 * size**3 / min(times)
 
 
+def copy_rate() -> float:
+    """Bytes/s read and written by a copy of 1 GiB, the better of five."""
+    x = jnp.zeros(2**28, jnp.float32)
+    plus_one = jax.jit(lambda x: x + 1)
+    plus_one(x).block_until_ready()
+    return 2 * x.nbytes / min(timed(lambda: plus_one(x).block_until_ready())[1]["seconds"] for _ in range(5))
+
+
+def all_memory() -> dict[str, float]:
+    """MiB, of the device too where it counts."""
+    stats = jax.devices()[0].memory_stats() or {}
+    device = {"device": stats["peak_bytes_in_use"] / 2**20} if "peak_bytes_in_use" in stats else {}
+    return {**memory(), **device}
+
+
 def about() -> dict[str, str]:
     device = jax.devices()[0]
     return {"jax": jax.__version__, "device": device.device_kind, "platform": device.platform, "pid": str(os.getpid())}
@@ -111,7 +126,8 @@ def about() -> dict[str, str]:
 def main() -> None:
     side = Ours(Path(sys.argv[1]))
     handlers = {name: getattr(side, name) for name in ("set_up_training", "loss", "steps", "set_up_decoding", "decode")}
-    serve({**handlers, "memory": memory, "reset_memory": reset_memory, "matrix_rate": matrix_rate, "about": about})
+    rates = {"matrix_rate": matrix_rate, "copy_rate": copy_rate}
+    serve({**handlers, **rates, "memory": all_memory, "reset_memory": reset_memory, "about": about})
 
 
 if __name__ == "__main__":

@@ -150,9 +150,11 @@ class Training:
         self.folder = folder
         self.spec = json.loads((folder / "spec.json").read_text())
 
-    def set_up_training(self, is_compiled: bool = False, batch_size: int = 0) -> None:
+    def set_up_training(self, is_compiled: bool = False, batch_size: int = 0, is_checkpointed: bool = False) -> None:
+        """batch_size: 0 for the folder's. is_checkpointed: recomputes each layer on the way back."""
         spec, here = self.spec, device()
-        self.model = VLM(spec, has_lora=True)
+        with here:
+            self.model = VLM(spec, has_lora=True)
         fill(self.model, work.read_weights(self.folder))
         frozen_dtype = getattr(torch, spec["frozen_dtype"])
         groups: dict[str, list[torch.Tensor]] = {"lora": [], "projector": [], "float_head": []}
@@ -163,7 +165,8 @@ class Training:
                 parameter.data = parameter.data.to(frozen_dtype)
             else:
                 groups[group].append(parameter)
-        self.model.to(here)
+        if is_checkpointed:
+            self.model.llama.gradient_checkpointing_enable()
         rates = {"lora": "lr", "projector": "projector_lr", "float_head": "float_head_lr"}
         self.optimizer = torch.optim.AdamW(
             [{"params": groups[group], "lr": spec["optim"][key]} for group, key in rates.items()], weight_decay=0.0
@@ -233,6 +236,12 @@ def matrix_rate(size: int, dtype: str) -> float:
     return 2 * size**3 / min(timed(product)[1]["seconds"] for _ in range(5))
 
 
+def all_memory() -> dict[str, float]:
+    """MiB, of the GPU too where there is one."""
+    device = {"device": torch.cuda.max_memory_allocated() / 2**20} if torch.cuda.is_available() else {}
+    return {**memory(), **device}
+
+
 def about() -> dict[str, str]:
     versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
     return {**versions, "pid": str(os.getpid())}
@@ -241,7 +250,7 @@ def about() -> dict[str, str]:
 def main() -> None:
     side = Training(Path(sys.argv[1]))
     handlers = {name: getattr(side, name) for name in ("set_up_training", "loss", "steps")}
-    serve({**handlers, "memory": memory, "reset_memory": reset_memory, "matrix_rate": matrix_rate, "about": about})
+    serve({**handlers, "memory": all_memory, "reset_memory": reset_memory, "matrix_rate": matrix_rate, "about": about})
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import torch
 import transformers
 
 from benchmarks import work
-from benchmarks.peer import VLM, about, device, fill, matrix_rate
-from benchmarks.worker import memory, reset_memory, serve, timed
+from benchmarks.peer import VLM, about, all_memory, device, fill, matrix_rate
+from benchmarks.worker import reset_memory, serve, timed
 
 
 def merged(weights: dict[str, np.ndarray], lora: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -39,9 +39,10 @@ class Decoding:
     def set_up_decoding(self, images: int, new_tokens: int, number_id: int, way: str) -> None:
         spec, here = self.spec, device()
         self.way, self.new_tokens, self.number_id = way, new_tokens, number_id
-        self.model = VLM(spec, has_lora=False)
+        with here:
+            self.model = VLM(spec, has_lora=False)
         fill(self.model, merged(work.read_weights(self.folder), spec["lora"]))
-        self.model.to(here).eval()
+        self.model.eval()
         if spec["dtype"] == "bfloat16":
             for part in (self.model.vision, self.model.decoder, self.model.projector):
                 part.to(torch.bfloat16)
@@ -128,7 +129,7 @@ class Decoding:
 def main() -> None:
     side = Decoding(Path(sys.argv[1]))
     handlers = {name: getattr(side, name) for name in ("set_up_decoding", "decode")}
-    serve({**handlers, "memory": memory, "reset_memory": reset_memory, "matrix_rate": matrix_rate, "about": about})
+    serve({**handlers, "memory": all_memory, "reset_memory": reset_memory, "matrix_rate": matrix_rate, "about": about})
 
 
 if __name__ == "__main__":

@@ -68,18 +68,21 @@ def compare(options: argparse.Namespace, others: list[str]) -> None:
         counted = count(folder)
         scripts = {name: (SIDES[name][0], [str(folder)]) for name in names}
         with report.sides(scripts) as sides:
-            losses = {}
+            losses, peer = {}, {"batch_size": options.peer_batch, "is_checkpointed": options.peer_checkpointing}
             for name in list(sides):
                 try:
-                    losses[name] = prepare(sides[name], SIDES[name][1])
+                    losses[name] = prepare(sides[name], {**SIDES[name][1], **(peer if name != "ours" else {})})
                 except SideError as error:
                     print(f"left out: {error}")
                     sides.pop(name).close()
-            check(losses)
+            if options.peer_batch in (0, options.batch):
+                check(losses)
+            else:
+                print("the sides have other batches, so losses are not compared")
             rates = {name: side("matrix_rate", **_matrix(sides, options)) for name, side in sides.items()}
             found = report.in_turns(list(sides), options.rounds, lambda name: sides[name]("steps", count=options.steps))
             memory = {name: sides[name]("memory") for name in found}
-    show(found, memory, rates, counted)
+    show(found, memory, rates, counted, options.peer_batch or options.batch)
 
 
 def prepare(side: Side, arguments: dict[str, Any]) -> float:
@@ -110,18 +113,20 @@ def show(
     memory: dict[str, dict[str, float]],
     rates: dict[str, float],
     counted: Counted,
+    peer_batch: int,
 ) -> None:
     seconds = {name: [turn["seconds"] for turn in turns] for name, turns in found.items()}
     rows = []
     for name, values in seconds.items():
-        median = statistics.median(values)
+        samples = (counted.batch_size if name == "ours" else peer_batch) / statistics.median(values)
+        useful = samples * counted.useful / counted.batch_size
         row = {
             "side": name,
             "s/step": report.spread(values),
-            "samples/s": f"{counted.batch_size / median:.3g}",
-            "useful GFLOP/s": f"{counted.useful / median / 1e9:.0f}",
+            "samples/s": f"{samples:.3g}",
+            "useful GFLOP/s": f"{useful / 1e9:.0f}",
             "matrix GFLOP/s": f"{rates[name] / 1e9:.0f}",
-            "useful / best matrix": f"{counted.useful / median / max(rates.values()):.0%}",
+            "useful / best matrix": f"{useful / max(rates.values()):.0%}",
             "peak RSS MiB": f"{memory[name]['ever']:.0f}",
         }
         if "device" in memory[name]:
@@ -131,11 +136,12 @@ def show(
     peers = [name for name in seconds if name != "ours"]
     if "ours" not in seconds or not peers:
         return
+    share = counted.batch_size / peer_batch
     for peer in peers:
-        pairs = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds[peer], strict=True)]
-        print(f"{peer} / ours, pair by pair: {report.spread(pairs)}")
+        pairs = [share * theirs / ours for ours, theirs in zip(seconds["ours"], seconds[peer], strict=True)]
+        print(f"samples/s, ours / {peer}, pair by pair: {report.spread(pairs)}")
     best = min(peers, key=lambda name: statistics.median(seconds[name]))
-    ratio = statistics.median(seconds[best]) / statistics.median(seconds["ours"])
+    ratio = share * statistics.median(seconds[best]) / statistics.median(seconds["ours"])
     print(f"ours against the better peer ({best}): {ratio:.2f} times the samples/s by medians")
     print(f"counted per step: {counted.useful / 1e9:.0f} useful GFLOP, {counted.executed / 1e9:.0f} executed")
 
@@ -172,6 +178,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1, help="per turn")
     parser.add_argument("--sides", default="ours,eager,compiled")
+    parser.add_argument("--peer_batch", type=int, default=0, help="default: --batch")
+    parser.add_argument("--peer_checkpointing", action="store_true", help="the peer computes its layers again")
     parser.add_argument("--growth", action="store_true")
     return parser.parse_known_args(arguments)
 
