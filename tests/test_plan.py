@@ -1,0 +1,199 @@
+"""Plans: FLOPs against numbers counted by hand, collectives out of compiled text, the search for the largest batch."""
+
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from igllm_jax import chips, flops, hlo, plan
+from igllm_jax import config as configs
+from igllm_jax.errors import UserError
+from igllm_jax.sharding import make_mesh
+from tests import runs, small
+
+CLEVR = [f"--config={runs.ROOT}/configs/clevr.py"]
+
+
+# FLOPs
+
+
+def full_size(**decoder):
+    model = configs.model_config(configs.load(CLEVR)[0])
+    return replace(model, decoder=replace(model.decoder, **decoder))
+
+
+@pytest.mark.parametrize(("remat", "executed"), [("full", 44.1), ("qkvctx", 40.7), ("none", 29.9)])
+def test_flops_of_the_full_size(remat, executed):
+    one = flops.train_flops(full_size(remat=remat), length=1024, answer_length=393, trainable="lora")
+    assert round(one.useful / 1e12, 1) == 29.9
+    assert round(one.executed / 1e12, 1) == executed
+    parts = [one.forward, one.gradients, one.lora, one.attention, one.head, one.vision]
+    assert [round(part / 1e12, 2) for part in parts] == [13.26, 13.26, 1.96, 0.82, 0.21, 0.37]
+    assert one.weight_gradients == 0
+
+
+def test_training_everything_costs_weight_gradients_too():
+    one = flops.train_flops(full_size(), length=1024, answer_length=393, trainable="full")
+    assert one.weight_gradients == one.forward and one.vision > 1e12
+
+
+def test_a_token_costs_two_flops_per_weight_and_its_cache():
+    model = small.model(layers=1)
+    decoder = model.decoder
+    kernels = 26 * 24 + 2 * 26 * 12 + 24 * 26 + 3 * 26 * 31
+    assert flops.token_flops(model, length=11) == 2 * (kernels + 26 * 53) + 4 * 11 * 4 * 6
+    assert decoder.num_heads * decoder.head_width == 24
+
+
+# chips
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("v5e-16", "v5e:4x4"), ("v5litepod-256", "v5e:16x16"), ("v4-8", "v4:2x2x1"), ("v5p-8", "v5p:2x2x1"), ("v6e-8", "v6e:2x4"), ("v4:4x4x4", "v4:4x4x4")],
+)  # fmt: skip
+def test_topologies_by_the_names_people_use(name, found):
+    assert chips.find_topology(name).name == found
+
+
+@pytest.mark.parametrize("name", ["v5e-17", "v9-8", "v5e:3x3", "", "v5e"])
+def test_a_topology_that_is_not_there_names_those_that_are(name):
+    with pytest.raises(UserError, match=r"choose local, or one of v5e:1x1 \(v5e-1\)"):
+        chips.find_topology(name)
+
+
+def test_devices_by_their_own_names():
+    assert chips.chip_of("TPU v5 lite") is chips.CHIPS["v5e"] and chips.chip_of("TPU v5p") is chips.CHIPS["v5p"]
+    assert chips.chip_of("NVIDIA H200") is chips.CHIPS["H200"] and chips.chip_of("cpu") is None
+
+
+# collectives
+
+TEXT = """HloModule jit_step, is_scheduled=true
+
+%body.1 (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %kernel = f32[8]{0} custom-call(%x), custom_call_target="k", backend_config="{
+}"
+  %ag.1 = bf16[16,8]{1,0:T(8,128)(2,1)} all-gather(%x), channel_id=1, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
+  %rs = f32[4]{0} reduce-scatter(%y), channel_id=2, replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%add
+}
+
+%cond.1 (p: (s32[], f32[8])) -> pred[] {
+  %n = s32[]{:T(128)} constant(5)
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %w = (s32[], f32[8]) while(%t), condition=%cond.1, body=%body.1
+  %ar = (f32[6]{0}, /*index=1*/f32[2]{0}) all-reduce(%a, %b), channel_id=3, replica_groups=[1,8]<=[8], to_apply=%add
+  %st = (bf16[4]{0}, bf16[8]{0}) all-gather-start(%c), replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
+  %cp = f32[10]{0} collective-permute(%d), source_target_pairs={{0,1},{1,0}}
+  %one = f32[10]{0} all-reduce(%d), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}, to_apply=%add
+}
+"""
+
+
+def test_collectives_by_kind_axis_and_loop():
+    found = {(one.kind, one.axes): (one.count, one.bytes) for one in hlo.collectives(TEXT, {"data": 2, "fsdp": 4})}
+    assert found == {
+        ("all-gather", ("fsdp",)): (5, 5 * 256 * 3 / 4),
+        ("reduce-scatter", ("data",)): (5, 5 * 16),
+        ("all-reduce", ("data", "fsdp")): (1, 2 * 32 * 7 / 8),
+        ("all-gather", ("data",)): (1, 16 / 2),
+        ("collective-permute", ("fsdp",)): (1, 40),
+    }
+
+
+def test_a_part_of_a_named_axis():
+    assert hlo._named_group("'a'=2,'b'=4", "'b':(1)2") == [0, 2]
+    assert hlo._named_group("'a'=2,'b'=4", "'a', 'b':(2)2") == [0, 1, 4, 5]
+
+
+def test_collectives_of_a_program_compiled_here():
+    mesh = make_mesh({"data": 1, "fsdp": 8, "tensor": 1}, jax.devices())
+    rows, whole = NamedSharding(mesh, PartitionSpec("fsdp")), NamedSharding(mesh, PartitionSpec())
+
+    def step(w, x):
+        def body(x, w):
+            w = jax.lax.with_sharding_constraint(w, whole)
+            return jnp.tanh(x @ w), None
+
+        return jax.lax.scan(body, x, w)[0]
+
+    w = jax.ShapeDtypeStruct((3, 64, 64), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(None, "fsdp")))
+    x = jax.ShapeDtypeStruct((8, 64), jnp.float32, sharding=rows)
+    text = jax.jit(step, out_shardings=rows).lower(w, x).compile().as_text()
+    (one,) = hlo.collectives(text, dict(mesh.shape))
+    assert (one.kind, one.axes, one.bytes) == ("all-gather", ("fsdp",), 3 * 64 * 64 * 4 * 7 / 8)
+
+
+# the command
+
+
+def request(batch=16):
+    return plan.Request((), "v5e:2x2", "train", batch, 1024, (1, 4, 1))
+
+
+def fake_measure(most):
+    """Memory that grows evenly, 1 a row on top of 3, up to `most` rows per device."""
+
+    def measure(request):
+        rows = request.batch_size // 4
+        plan = {"mesh": {"data": 1, "fsdp": 4, "tensor": 1}, "memory": most + 3.5, "fits": rows <= most}
+        return {**plan, **({"peak": rows + 3.0} if rows <= most else {"refused": "too much"})}
+
+    return measure
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 28, 29, 511, plan.MOST_PER_CHIP])
+@pytest.mark.parametrize("first", [4, 64])
+def test_the_largest_batch_is_found(most, first, capsys):
+    found, measured = plan.largest(request(first), fake_measure(most))
+    assert (found.batch_size, measured["largest_batch_per_device"]) == (4 * most, most)
+    assert len(measured["tried"]) < 14
+
+
+def test_where_not_even_one_fits():
+    with pytest.raises(UserError, match="not even one example per device fits v5e:2x2: too much"):
+        plan.largest(request(), fake_measure(0))
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--topology", "v5e-17"], "there is no topology 'v5e-17'"),
+        (["--topology", "local", "--mesh", "fspd=4"], "expected AXIS=SIZE"),
+        (["--topology", "local", "--mesh", "data=3,fsdp=1,tensor=1"], r"mesh\.data=3.* need 3 devices"),
+    ],
+)
+def test_what_can_t_be_planned(words, match, monkeypatch):
+    monkeypatch.setattr(plan, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    with pytest.raises(UserError, match=match):
+        plan.main([*CLEVR, *words])
+
+
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu's compiler")
+def test_a_small_run_on_a_tpu_slice(tmp_path, capsys):
+    config = [word for word in runs.arguments(tmp_path, tmp_path) if word.startswith("--config")]
+    words = ["--topology", "v5e-4", "--mesh", "data=2,fsdp=2", "--batch", "8", "--length", "64"]
+    assert plan.main([*config, *words, "--json", str(tmp_path / "plan.json")]) == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["fits"] and found["topology"] == "v5e:2x2" and found["batch_per_chip"] == 2
+    assert found["memory"] == 15.75 * 2**30 and found["peak"] < 2**30
+    assert found["arguments"]["optimizer"] > 1.9 * found["arguments"]["trainables"] > 0
+    assert {"all-gather"} <= {one["kind"] for one in found["collectives"] if one["axes"] == ["fsdp"]}
+    assert found["bound"]["limit"] in ("compute", "memory", "links") and 0 < found["bound"]["mfu"] <= 1
+    said = capsys.readouterr().out
+    assert "fits: " in said and "bytes per chip" in said and "MFU <=" in said
+
+
+def test_without_the_compiler_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(plan, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs libtpu's compiler: pip install libtpu"):
+        plan.main([*CLEVR, "--topology", "v5e-16"])
