@@ -55,7 +55,10 @@ def test_a_token_costs_two_flops_per_weight_and_its_cache():
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("v5e-16", "v5e:4x4"), ("v5litepod-256", "v5e:16x16"), ("v4-8", "v4:2x2x1"), ("v5p-8", "v5p:2x2x1"), ("v6e-8", "v6e:2x4"), ("v4:4x4x4", "v4:4x4x4")],
+    [
+        ("v5e-16", "v5e:4x4"), ("v5litepod-256", "v5e:16x16"), ("v4-8", "v4:2x2x1"), ("v5p-8", "v5p:2x2x1"),
+        ("v6e-8", "v6e:2x4"), ("v4:4x4x4", "v4:4x4x4"),
+    ],
 )  # fmt: skip
 def test_topologies_by_the_names_people_use(name, found):
     assert chips.find_topology(name).name == found
@@ -79,7 +82,7 @@ TEXT = """HloModule jit_step, is_scheduled=true
 %body.1 (p: (s32[], f32[8])) -> (s32[], f32[8]) {
   %kernel = f32[8]{0} custom-call(%x), custom_call_target="k", backend_config="{
 }"
-  %ag.1 = bf16[16,8]{1,0:T(8,128)(2,1)} all-gather(%x), channel_id=1, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
+  %ag.1 = bf16[16,8]{1,0:T(8,128)(2,1)} all-gather(%x), replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
   %rs = f32[4]{0} reduce-scatter(%y), channel_id=2, replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%add
 }
 

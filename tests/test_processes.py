@@ -18,6 +18,15 @@ from igllm_jax.errors import UserError
 from tests import runs
 
 STEPS = 10
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def nobody_stays():
+    yield
+    for process in STARTED:
+        process.kill()
+    STARTED.clear()
 
 
 def free_port():
@@ -35,10 +44,12 @@ def environments(count, devices):
 
 def start(count, devices, words, command="train"):
     """Processes that belong together."""
-    return [runs.start(command, *words, environment=environment) for environment in environments(count, devices)]
+    here = [runs.start(command, *words, environment=environment) for environment in environments(count, devices)]
+    STARTED.extend(here)
+    return here
 
 
-def finish(processes, codes=(0,), timeout=300):
+def finish(processes, codes=(0,), timeout=600):
     """Everything that each wrote to stderr. All must end, with one of these exit codes."""
     said = [process.communicate(timeout=timeout)[1] for process in processes]
     assert all(process.returncode in codes for process in processes), [p.returncode for p in processes] + said
@@ -51,7 +62,7 @@ def words(workdir, data, **overrides):
 
 
 def wait_for_step(processes, workdir, step, name="loss"):
-    for _ in range(6000):
+    for _ in range(30_000):
         if any(line["step"] >= step and name in line for line in logs.read(workdir / "metrics.jsonl")):
             return
         assert all(process.poll() is None for process in processes), [p.communicate()[1] for p in processes]
