@@ -52,7 +52,9 @@ def worker(workdir: Path) -> None:
 def kill_once(workdir: Path, rng: random.Random) -> tuple[int, int, bool]:
     """One worker's life: the step it restored, the last it said was saved, and whether it died within a save."""
     command = [sys.executable, __file__, "--worker", str(workdir)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     lines = [process.stdout.readline().split()]
     if lines[0][:1] != ["good"]:

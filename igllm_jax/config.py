@@ -197,6 +197,8 @@ def data_options(config: ConfigDict) -> DataOptions:
     patches = (config.model.vision.image_size // config.model.vision.patch_size) ** 2
     for key, value in (("task", config.task), ("rotation_rep", config.rotation_rep), ("head", config.head)):
         values[key] = value
+    if config.model.decoder.attention == "splash":
+        values["length_multiple"] = 128  # the kernel takes no others
     return DataOptions(**values, num_image_tokens=patches)
 
 

@@ -146,7 +146,7 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     if block is None:
         raise ValueError(
             f"splash attention takes {tokens} tokens only in blocks of 128 to {SPLASH_BLOCK} that divide them: "
-            "make data.length_multiple 128, or set model.decoder.attention=chunked"
+            "make rows a multiple of 128 long, image included, or set model.decoder.attention=chunked"
         )
     sizes = splash.BlockSizes(
         block_q=block, block_kv=block, block_kv_compute=block,

@@ -92,7 +92,9 @@ class Layer(nnx.Module):
         q, k, v = self._queries_keys_values(x, jnp.arange(x.shape[1]), None)
         pad = ((0, 0), (0, 0), (0, cache_length - x.shape[1]), (0, 0))
         cache = Cache(*(jnp.pad(y.swapaxes(1, 2), pad) for y in (k, v)))
-        return self._finish(x, causal(q, k, v, kernel=self.config.attention), None), cache
+        # the TPU's kernel takes multiples of 128 positions only, and a prompt is as long as it is
+        kernel = "chunked" if self.config.attention == "splash" else self.config.attention
+        return self._finish(x, causal(q, k, v, kernel=kernel), None), cache
 
     def step(
         self, x: Float[Array, "b 1 d"], cache: Cache, position: Int[Array, ""]

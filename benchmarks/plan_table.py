@@ -1,0 +1,39 @@
+"""The table of docs/pods.md, from what `igllm plan --json` wrote: `python benchmarks/plan_table.py a.json b.json ...`"""
+
+import json
+import sys
+from pathlib import Path
+
+HEAD = (
+    "| slice | mesh | batch (per chip) | frozen | trainables | optimizer | temporaries | peak of memory, GiB "
+    "| collectives, GB per chip | bound, s | MFU at most | compile, s |"
+)
+
+
+def row(plan: dict) -> str:
+    """One line of the table; bytes of one chip."""
+    sizes = [plan["arguments"].get(kind, 0.0) for kind in ("frozen", "trainables", "optimizer")]
+    held = [f"{size / 2**30:.2f}" for size in (*sizes, plan["temporaries"])]
+    sent = "; ".join(
+        f"{one['kind']} over {'+'.join(one['axes'])} {one['bytes'] / 1e9:.2f}"
+        for one in plan["collectives"]
+        if one["bytes"] >= 5e6
+    )
+    batch = f"{plan['batch']} ({plan['batch_per_chip']:g})"
+    mesh = ", ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1)
+    bound = plan["bound"]
+    end = [sent, f"{bound['step']:.2f} ({bound['limit']})", f"{bound['mfu']:.1%}", f"{plan['compile_seconds']:.0f}"]
+    peak = f"{plan['peak'] / 2**30:.2f} of {plan['memory'] / 2**30:.2f}"
+    return f"| {' | '.join([plan['topology'], mesh, batch, *held, peak, *end])} |"
+
+
+def main(files: list[str]) -> int:
+    print(HEAD)
+    print(f"|{' --- |' * HEAD.count(' | ')} --- |")
+    for file in files:
+        print(row(json.loads(Path(file).read_text())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
