@@ -112,7 +112,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="must not exist yet")
     parser.add_argument("--kind", choices=("safetensors", "bin"), default="safetensors")
     parser.add_argument("--tokenizer", default="", help="LLaMA's tokenizer.model (default: a small one, trained here)")
-    parser.add_argument("--restore", action="store_true", help="also read everything that came out")
+    parser.add_argument("--restore", action="store_true", help="also read everything that came out (18 GiB of memory)")
+    parser.add_argument("--keep", action="store_true", help="leave what came out, under FOLDER/base")
     parser.add_argument("--only_restore", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only_restore:
@@ -132,7 +133,10 @@ def main() -> None:
             again = [sys.executable, __file__, "--folder=-", f"--only_restore={options.folder / 'base'}"]
             subprocess.run(again, check=True)
     finally:
-        shutil.rmtree(options.folder)
+        for part in ("vision", "decoder", *(() if options.keep else ("base", "base.partial"))):
+            shutil.rmtree(options.folder / part, ignore_errors=True)
+        if not any(options.folder.iterdir()):
+            options.folder.rmdir()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table of docs/pods.md, from what `igllm plan --json` wrote: `python benchmarks/plan_table.py a.json b.json ...`"""
+"""The table of docs/pods.md from what `igllm plan --json` wrote: `python benchmarks/plan_table.py a.json b.json`."""
 
 import json
 import sys

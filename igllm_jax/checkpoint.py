@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
@@ -64,7 +65,7 @@ class Checkpoints:
             meta=ocp.args.JsonRestore(),
         )
         found = self.manager.restore(step, args=items)
-        at = jax.device_put(np.int32(step), like.step.sharding) if hasattr(like.step, "sharding") else np.int32(step)
+        at = jax.device_put(jnp.int32(step), like.step.sharding)
         return TrainState(at, found["params"], found["optimizer"]), found["meta"]
 
     def _check(self, step: int, target: Any) -> None:

@@ -265,7 +265,7 @@ def run(options: argparse.Namespace) -> int:
     data = trained.data
     texts = {name: answer.text for name, answer in answers.items()}
     predictions = Predictions(texts, data.task, data.rotation_rep, data.rotation_unit, trained.train_split)
-    write_predictions(options.out, predictions, **trained.about)
+    write_predictions(options.out, predictions, **trained.about)  # type: ignore[arg-type]
     cut = sum(not answer.is_finished for answer in answers.values())
     print(f"{len(answers)} answers in {options.out}")
     if cut:

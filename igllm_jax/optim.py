@@ -83,9 +83,7 @@ def optimizer(options: OptimOptions) -> optax.GradientTransformation:
         by_path = groups(unnest(tree), options.trainable)
         return jax.tree_util.tree_map_with_path(lambda path, _: by_path["/".join(str(part.key) for part in path)], tree)
 
-    rates = {
-        group: optax.scale_by_learning_rate(schedule(rate, options)) for group, rate in options.learning_rates
-    }
+    rates = {group: optax.scale_by_learning_rate(schedule(rate, options)) for group, rate in options.learning_rates}
     return optax.chain(
         optax.clip_by_global_norm(options.clip_norm),
         optax.scale_by_adam(options.beta1, options.beta2, options.epsilon),

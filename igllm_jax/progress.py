@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -16,7 +16,7 @@ def track(iterable: Iterable[Item], *, total: int | None = None, label: str, uni
 
     total: number of items (default: `len(iterable)` where it has one).
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if sys.stderr.isatty():
         yield from tqdm(iterable, total=total, desc=label, unit=unit, dynamic_ncols=True)

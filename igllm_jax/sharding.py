@@ -150,7 +150,7 @@ class Layout:
         """
         sharding = self.sharding((batch_size,), ("batch",), "batch_size")
         indices = sharding.addressable_devices_indices_map((batch_size,)).values()
-        return sorted({row for index in indices for row in range(*index[0].indices(batch_size))})
+        return sorted({row for index in indices if index for row in range(*index[0].indices(batch_size))})
 
     def place(self, batch: Any, batch_size: int) -> Any:
         """Host rows (those of `rows(batch_size)`, in that order) to one global array per leaf of a Batch or a tree."""
@@ -162,7 +162,8 @@ class Layout:
             if len(own) == batch_size and jax.process_count() == 1:
                 return jax.device_put(x, sharding)
 
-            def piece(index: tuple[slice, ...]) -> np.ndarray:
+            def piece(index: tuple[slice, ...] | None) -> np.ndarray:
+                assert index is not None
                 rows = range(*index[0].indices(batch_size))
                 return x[own.index(rows[0]) : own.index(rows[-1]) + 1]
 

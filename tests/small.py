@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igllm_jax.assemble import draw
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.models.clip import VisionConfig
 from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.lora import LoRAConfig
-from igllm_jax.assemble import draw
 from igllm_jax.models.vlm import VLMConfig, skeleton
 
 LAYOUT = PromptLayout(image_offset=2, answer_offset=5)

@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from tests import small
-from tests.test_train_step import OPTIONS
 
 from igllm_jax.checkpoint import Checkpoints, find_step, load_params
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import nest, unnest
 from igllm_jax.train_step import TrainState, initial_state
+from tests import small
+from tests.test_train_step import OPTIONS
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests import small
 
 from igllm_jax import loss
 from igllm_jax.models.vlm import skeleton
+from tests import small
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from tests import small
-from tests.test_train_step import OPTIONS
 
 from igllm_jax import optim
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import skeleton
+from tests import small
+from tests.test_train_step import OPTIONS
 
 
 def test_every_parameter_has_a_group():
@@ -20,7 +20,7 @@ def test_every_parameter_has_a_group():
 
 
 def test_an_unmatched_parameter_is_an_error():
-    with pytest.raises(UserError, match="no pattern .* matches .*elsewhere/kernel"):
+    with pytest.raises(UserError, match=r"no pattern .* matches .*elsewhere/kernel"):
         optim.groups(["elsewhere/kernel"], "lora")
     with pytest.raises(UserError, match="choose one of"):
         optim.groups([], "lor")

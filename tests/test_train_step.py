@@ -6,17 +6,17 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
-from tests import small
 
 from igllm_jax import optim
 from igllm_jax.models.lora import merge
 from igllm_jax.models.params import nest, unnest
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.train_step import LossOptions, initial_state, make_train_step
+from tests import small
 
 OPTIONS = optim.OptimOptions(
-    trainable="lora", learning_rates=(("lora", 0.01), ("projector", 0.01), ("float_head", 0.02), ("base", 0.01)), warmup=0.0,
-    num_steps=40, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0, accumulate=1,
+    trainable="lora", learning_rates=(("lora", 0.01), ("projector", 0.01), ("float_head", 0.02), ("base", 0.01)),
+    warmup=0.0, num_steps=40, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0, clip_norm=1.0, accumulate=1,
 )  # fmt: skip
 LOSS = LossOptions(float_weight=1.0, chunk=8, seed=0)
 

@@ -1,5 +1,6 @@
 """Causal attention, by whichever kernel the config names."""
 
+import functools
 import math
 
 import jax
@@ -101,7 +102,9 @@ def _blocked_backward(saved: tuple, d_out: jax.Array) -> tuple[jax.Array, jax.Ar
         rest = ((0, 0), (0, 0), (0, q.shape[1] - stop), (0, 0))
         d_k.append(jnp.pad(_sum_over_queries(d_scores, q_heads[..., own, :]), rest))
         d_v.append(jnp.pad(_sum_over_queries(weights, d_part), rest))
-    whole_k, whole_v = (_positions_first(sum(parts)[:, :, None]).astype(k.dtype) for parts in (d_k, d_v))
+    whole_k, whole_v = (
+        _positions_first(functools.reduce(jnp.add, parts)[:, :, None]).astype(k.dtype) for parts in (d_k, d_v)
+    )
     return _positions_first(jnp.concatenate(d_q, axis=3)), whole_k, whole_v
 
 
