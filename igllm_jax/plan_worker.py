@@ -24,10 +24,11 @@ from ml_collections import ConfigDict
 from igllm_jax import config as configs
 from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch, PromptLayout
-from igllm_jax.decode import DecodeOptions, Parts, make_decode
+from igllm_jax.decode import DecodeOptions, make_decode, prepare
 from igllm_jax.errors import UserError
+from igllm_jax.generate import decode_places
 from igllm_jax.hlo import collectives
-from igllm_jax.models.vlm import VLMConfig
+from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.sharding import Layout, make_mesh
 from igllm_jax.train_step import jit_step, make_train_step
 
@@ -104,21 +105,12 @@ def lower_decode(config: ConfigDict, layout: Layout, batch_size: int, length: in
 
 def decode_weights(model: VLMConfig, layout: Layout) -> dict[str, Any]:
     """Shapes and places of what `decode.prepare` makes."""
-    parts = Parts.of(model)
+    shapes = jax.eval_shape(partial(prepare, config=model), skeleton(model).shapes)
 
-    def placed(shapes: dict[str, Any], axes: dict[str, Any]) -> dict[str, Any]:
-        return {
-            path: jax.ShapeDtypeStruct(
-                shape.shape,
-                jnp.float32 if path.startswith("float_head/") else jnp.dtype(model.dtype),
-                sharding=layout.sharding(shape.shape, axes[path], path),
-            )
-            for path, shape in shapes.items()
-        }
+    def placed(shape: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
-    shapes, axes = parts.shapes(), parts.axes()
-    layers = tuple(placed(*layer) for layer in zip(shapes["layers"], axes["layers"], strict=True))
-    return {"rest": placed(shapes["rest"], axes["rest"]), "layers": layers}
+    return jax.tree.map(placed, shapes, decode_places(model, layout))
 
 
 def own_bytes(tree: Any) -> float:
