@@ -32,6 +32,7 @@ from igllm_jax.interop.table import Source
 from igllm_jax.models.vlm import VLMConfig, skeleton
 
 SHARD_BYTES = 5 * 10**9
+PIECE_BYTES = 2 * 10**9  # restored at once; a run restores everything, and needs the memory for it
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "convert_weights.py"
 
 
@@ -68,7 +69,7 @@ def write_bins(tensors: dict[str, Outgoing], folder: Path) -> None:
         if shards[-1] and sum(tensors[n].size for n in shards[-1]) + tensor.size > SHARD_BYTES:
             shards.append([])
         shards[-1].append(name)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = f"pytorch_model-{number:05}-of-{len(shards):05}.bin"
         torch.save({name: numpy_to_torch(tensors[name].read()) for name in names}, folder / file)
@@ -86,7 +87,8 @@ def make_sources(folder: Path, kind: str, tokenizer: str) -> None:
     for part, source in (("vision", tables.CLIP), ("decoder", tables.LLAMA)):
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text(json.dumps(described[part]))
-        (write_sharded if kind == "safetensors" else write_bins)(outgoing(source, model, f"{part}/"), folder / part)
+        write = write_sharded if kind == "safetensors" else write_bins
+        write(outgoing(source, model, f"{part}/"), folder / part)
     if tokenizer:
         Tokenizer.load(tokenizer).save(folder / "decoder")
     else:
@@ -94,17 +96,26 @@ def make_sources(folder: Path, kind: str, tokenizer: str) -> None:
 
 
 def restore(folder: Path) -> None:
-    """Reads everything into arrays of the shapes and dtypes that the model has."""
+    """Reads everything into arrays of the shapes that the model has, PIECE_BYTES at a time."""
     start = time.monotonic()
-    arrays = base.restore(folder, base.paths(folder))
-    wanted = skeleton(base.read_config(folder)).shapes
-    absent = {path for path in wanted if path not in arrays and not path.startswith("projector/")}
-    assert not absent and all(arrays[path].shape == wanted[path].shape for path in arrays)
-    size = sum(array.nbytes for array in arrays.values())
+    stored, wanted = base.paths(folder), skeleton(base.read_config(folder)).shapes
+    absent = {path for path in wanted if path not in stored and not path.startswith("projector/")}
+    assert not absent, absent
+    size, piece = 0, {}
+    for path in stored:
+        piece[path] = stored[path]
+        if (
+            sum(shape.size * shape.dtype.itemsize for shape in piece.values()) < PIECE_BYTES
+            and path != list(stored)[-1]
+        ):
+            continue
+        for name, array in base.restore(folder, piece).items():
+            assert array.shape == wanted[name].shape and array.dtype == stored[name].dtype, name
+            size += array.nbytes
+        piece, array = {}, None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"restored {len(arrays)} arrays, {size / 1e9:.2f} GB in {time.monotonic() - start:.1f} s, peak {peak:.2f} GiB"
-    )
+    seconds = time.monotonic() - start
+    print(f"restored {len(stored)} arrays, {size / 1e9:.2f} GB in {seconds:.1f} s, peak {peak:.2f} GiB")
 
 
 def main() -> None:
@@ -112,7 +123,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="must not exist yet")
     parser.add_argument("--kind", choices=("safetensors", "bin"), default="safetensors")
     parser.add_argument("--tokenizer", default="", help="LLaMA's tokenizer.model (default: a small one, trained here)")
-    parser.add_argument("--restore", action="store_true", help="also read everything that came out (18 GiB of memory)")
+    parser.add_argument("--restore", action="store_true", help="also read everything that came out")
     parser.add_argument("--keep", action="store_true", help="leave what came out, under FOLDER/base")
     parser.add_argument("--only_restore", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
