@@ -98,7 +98,7 @@ def draw(results: dict[str, Result], truth: np.ndarray, path: Path) -> None:
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2)
     temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=110, format="png")
+    figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight", pad_inches=0.1)
     temporary.rename(path)
     pyplot.close(figure)
 
