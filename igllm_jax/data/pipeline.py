@@ -4,12 +4,14 @@ The global order is a function of (seed, step) alone, so a run may be resumed at
 number of workers, and sees the same examples, written the same way.
 """
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grain
 import jax
@@ -159,8 +161,24 @@ class _Steps:
         except UserError as error:
             return {"error": np.frombuffer(str(error).encode(), np.uint8)}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:  # called in a worker process
+        self.__dict__.update(state)
+        _end_with_parent()
+
     def __repr__(self) -> str:
         return f"_Steps(start={self._start})"
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when its parent is killed; it would wait for ever otherwise, holding memory and open files."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _raise(failure: dict[str, np.ndarray]) -> NoReturn:
