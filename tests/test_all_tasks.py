@@ -74,7 +74,8 @@ def make_data(task: str, folder: Path) -> dict[str, str]:
     """Makes own data of a task; gives the config keys that say where they are, and checks them against the preset."""
     counts = ["--num_train", 512 if IS_FULL else 16, "--num_val", 64 if IS_FULL else NUM_IMAGES]
     size = [] if task == "twod" else ["--image_size", "96x96" if IS_FULL else "32x32", "--workers", 1 + IS_FULL]
-    igllm("make-data", task, "--out", folder, *counts, *size)
+    few = ["--min_objects", 1, "--max_objects", 3] if task in ("clevr", "shapenet") else []  # short rows train quickly
+    igllm("make-data", task, "--out", folder, *counts, *size, *few)
     preset, _ = configs.load([f"--config={ROOT}/configs/tiny.py:task={task}"])
     keys = [f"data.{split}.{part}" for split in ("train", "val") for part in ("images", "labels")]
     places = {key: configs.flatten(preset)[key].replace(f"data/tiny/{task}", str(folder)) for key in keys}
