@@ -49,7 +49,7 @@ def start(count, devices, words, command="train"):
     return here
 
 
-def finish(processes, codes=(0,), timeout=600):
+def finish(processes, codes=(0,), timeout=900):
     """Everything that each wrote to stderr. All must end, with one of these exit codes."""
     said = [process.communicate(timeout=timeout)[1] for process in processes]
     assert all(process.returncode in codes for process in processes), [p.returncode for p in processes] + said
@@ -90,7 +90,7 @@ def data(tmp_path_factory):
 def alone(data, tmp_path_factory):
     """One process with one device, which nobody disturbs."""
     workdir = tmp_path_factory.mktemp("alone")
-    runs.finish(runs.start("train", *words(workdir, data, eval__generate_every=STEPS)))
+    runs.finish(runs.start("train", *words(workdir, data, eval__generate_every=STEPS)), timeout=900)
     return workdir
 
 
@@ -103,7 +103,9 @@ def test_two_processes_train_evaluate_and_write_as_one(alone, data, tmp_path):
     assert "parameters train" in first and "parameters train" not in second
     out = ["--images", f"{data}/2d.npz:random", "--limit", "5", "--batch_size", "4", "--max_new_tokens", "20"]
     finish(start(2, 1, ["--workdir", str(tmp_path), *out, "--out", str(tmp_path / "two.json")], "generate"))
-    runs.finish(runs.start("generate", "--workdir", str(tmp_path), *out, "--out", str(tmp_path / "one.json")))
+    runs.finish(
+        runs.start("generate", "--workdir", str(tmp_path), *out, "--out", str(tmp_path / "one.json")), timeout=900
+    )
     assert (tmp_path / "two.json").read_text() == (tmp_path / "one.json").read_text()
 
 
@@ -135,7 +137,7 @@ def test_when_one_is_killed_the_other_ends_and_says_so(alone, data, tmp_path):
     assert time.monotonic() - killed < 60
     assert "error" in said or "detected fatal errors" in said
     processes[1].communicate()
-    runs.finish(runs.start("train", *words(tmp_path, data)), timeout=120)
+    runs.finish(runs.start("train", *words(tmp_path, data)), timeout=900)
     assert list(values(tmp_path)) == list(values(alone))
 
 
@@ -145,8 +147,8 @@ def test_a_signal_while_evaluating_saves_and_nothing_is_lost(data, tmp_path):
     process = runs.start("train", *words(tmp_path, data, **long))
     wait_for_step([process], tmp_path, 3)
     process.send_signal(signal.SIGTERM)
-    _, said = runs.finish(process)
-    runs.finish(runs.start("train", *words(tmp_path, data, **long)))
+    _, said = runs.finish(process, timeout=900)
+    runs.finish(runs.start("train", *words(tmp_path, data, **long)), timeout=900)
     assert "saved" in said
     assert set(values(tmp_path, "val/loss")) == {3, 6, 9, STEPS}
     assert list(values(tmp_path)) == list(range(1, STEPS + 1))
