@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": ("igllm_jax.demo", "the whole loop, small, on data that it makes itself"),
     "make-data": ("igllm_jax.make_data", "make an own data set in the released layout"),
     "pack": ("igllm_jax.pack", "pack a data set as ArrayRecord"),
+    "check-rotation": ("igllm_jax.check_rotation", "say in which unit CLEVR's rotation labels are, by their images"),
     "train": ("igllm_jax.train", "train, or resume a run"),
     "generate": ("igllm_jax.generate", "write scene code for images"),
     "evaluate": ("igllm_jax.evaluate", "score predictions against labels"),
@@ -20,7 +21,7 @@ COMMANDS = {
 
 def main() -> int:
     """Runs one command; a user's mistake ends in one line and exit code 2."""
-    usage = "usage: igllm COMMAND ...\n" + "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
+    usage = "usage: igllm COMMAND ...\n" + "\n".join(f"  {name:14} {text}" for name, (_, text) in COMMANDS.items())
     name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if name in ("-h", "--help"):
         print(usage)

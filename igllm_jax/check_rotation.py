@@ -1,0 +1,139 @@
+"""`igllm check-rotation`: in which unit CLEVR's labels have their `rotation`, told by their images.
+
+CLEVR's generator draws numbers from 0 to 360 but hands them to Blender as radians, so which unit the images follow
+cannot be told from labels. Here each cube's turn is read off its image and compared with its label in both units.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from igllm_jax import progress
+from igllm_jax.data.stores import read_whole
+from igllm_jax.data.tars import ImageSource, open_images
+from igllm_jax.errors import UserError
+from igllm_jax.painter.camera import Camera, fit_camera
+from igllm_jax.painter.yaw import seen_yaw_deg, smooth
+from igllm_jax.scene.rotations import CUBE_PERIOD_RAD, yaw_error_deg
+from igllm_jax.scene.scene import Scene, parse_labels
+from igllm_jax.scene.tasks import ROTATION_UNITS, check_rotation_unit
+
+FEWEST_OBJECTS = 3  # that give the camera of an image away
+MOST_PIXELS_OFF = 4.0  # of a label's pixel_coords from where the fitted camera sees the object
+NEAR_DEG = 10.0
+CHANCE_DEG, CHANCE_NEAR = 22.5, 100 * NEAR_DEG / 45  # of a label that says nothing: median difference, share near (%)
+FEWEST_NEAR = 50.0  # share (%) of cubes that a unit must come near
+APART_DEG = 5.0  # cubes whose two readings differ by less from the image say nothing about the unit
+DEVIATIONS = 3.5  # of a fair coin, by which more cubes must be nearer to one unit: one in 2000 by chance
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a cube's label is from its image, in degrees modulo a quarter turn: unit of the label -> 0 to 45."""
+
+    by_unit: dict[str, float]
+
+
+def image_differences(picture: np.ndarray, scene: Scene) -> list[Difference] | None:
+    """The differences of an image's cubes; None where the image's camera does not follow from the label.
+
+    picture: uint8 [H, W, 3]. Cubes that are hidden, or outside of the picture in part, are left out.
+    """
+    camera = _camera(scene, picture.shape[1], picture.shape[0])
+    if camera is None:
+        return None
+    soft, found = smooth(picture), []
+    for thing in scene.objects:
+        if thing.shape != "cube" or thing.rotation is None:
+            continue
+        seen_deg = seen_yaw_deg(soft, camera, thing, scene.objects)
+        if seen_deg is not None:
+            found.append(Difference({unit: _off_deg(seen_deg, thing.rotation[0], unit) for unit in ROTATION_UNITS}))
+    return found
+
+
+def _camera(scene: Scene, width: int, height: int) -> Camera | None:
+    known = [thing for thing in scene.objects if thing.location and thing.pixel]
+    if len(known) < FEWEST_OBJECTS:
+        return None
+    locations, pixels = np.array([thing.location for thing in known]), np.array([thing.pixel for thing in known])
+    camera = fit_camera(locations, pixels, width, height)
+    off = np.linalg.norm(camera.project(locations)[:, :2] - pixels[:, :2], axis=1)
+    return camera if off.max() <= MOST_PIXELS_OFF else None
+
+
+def _off_deg(seen_deg: float, rotation: float, unit: str) -> float:
+    label_rad = np.radians(rotation) if check_rotation_unit(unit) == "deg" else rotation
+    return yaw_error_deg(float(np.radians(seen_deg)), float(label_rad), period_rad=CUBE_PERIOD_RAD)
+
+
+def verdict(differences: Sequence[Difference]) -> str | None:
+    """The unit, one of ROTATION_UNITS, that the images follow; None where they do not tell."""
+    off = {unit: np.array([one.by_unit[unit] for one in differences]) for unit in ROTATION_UNITS}
+    one, other = ROTATION_UNITS
+    ahead = np.sign(off[other] - off[one])[np.abs(off[other] - off[one]) > APART_DEG]
+    unit = one if ahead.sum() > 0 else other
+    is_clear = abs(ahead.sum()) > DEVIATIONS * np.sqrt(len(ahead))
+    return unit if is_clear and near_share(off[unit]) >= FEWEST_NEAR else None
+
+
+def near_share(off_deg: np.ndarray) -> float:
+    """The share in percent of differences below NEAR_DEG degrees."""
+    return 100.0 * float((np.asarray(off_deg) < NEAR_DEG).mean()) if len(off_deg) else 0.0
+
+
+def check_rotation(images: ImageSource, scenes: list[Scene], *, where: str) -> tuple[list[Difference], int]:
+    """The differences of all cubes that can be read, and how many images they come from.
+
+    Raises: UserError that names `where`, where there are none.
+    """
+    differences: list[Difference] = []
+    used = 0
+    for scene in progress.track(scenes, total=len(scenes), label="comparing cubes with their labels", unit="image"):
+        found = image_differences(np.asarray(images.read(images.find(scene.image))), scene)
+        if found is not None:
+            used += 1
+            differences += found
+    if not used:
+        raise UserError(
+            f"labels {where}: no image has {FEWEST_OBJECTS} objects whose 3d_coords and pixel_coords fit CLEVR's "
+            "camera and the image's size; give the images as they were rendered"
+        )
+    if not differences:
+        raise UserError(f"labels {where}: no cube with a rotation can be seen in {used} images; give more images")
+    return differences, used
+
+
+def _table(differences: list[Difference]) -> str:
+    lines = [f"{'rotation_unit':14} {'median difference (degrees)':>28} {f'within {NEAR_DEG:.0f} degrees (%)':>24}"]
+    for unit in ROTATION_UNITS:
+        off = np.array([one.by_unit[unit] for one in differences])
+        lines.append(f"{unit:14} {np.median(off):28.1f} {near_share(off):24.1f}")
+    return "\n".join([*lines, f"{'(chance)':14} {CHANCE_DEG:28.1f} {CHANCE_NEAR:24.1f}"])
+
+
+def main(argv: list[str]) -> int:
+    """Prints how well both units fit, and which one to set. Raises: UserError for anything the user can mend."""
+    parser = argparse.ArgumentParser(prog="igllm check-rotation", description=__doc__)
+    parser.add_argument("--images", required=True, help="TAR or FOLDER of CLEVR's images, in the size of the labels")
+    parser.add_argument("--labels", required=True, help="their LABELS.json")
+    parser.add_argument("--limit", type=int, default=200, help="at most so many images (default: 200)")
+    arguments = parser.parse_args(argv)
+    if arguments.limit < 1:
+        raise UserError(f"--limit must be 1 or more, not {arguments.limit}")
+    images = open_images(arguments.images)
+    scenes = parse_labels(read_whole(arguments.labels), "clevr", where=arguments.labels)[: arguments.limit]
+    differences, used = check_rotation(images, scenes, where=arguments.labels)
+    print(f"{len(differences)} cubes in {used} images: how far labels are from what the images show")
+    print(_table(differences))
+    unit = verdict(differences)
+    if unit is None:
+        print("the images do not tell: neither unit fits clearly better and well; give more images with --limit")
+    else:
+        print(f"the images follow {unit}: set --config.data.rotation_unit={unit}")
+    if len(scenes) > used:
+        print(f"note: {len(scenes) - used} images are left out: their labels do not give the camera", file=sys.stderr)
+    return 0
