@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Source:
     """Images and labels that belong together.
 
-    images: TAR, FOLDER, `2d.npz:SPLIT`, a tar at `gs://…` or `s3://…`, `tfds:NAME/SPLIT`.
+    images: TAR, FOLDER, `2d.npz:SPLIT`, a tar at `gs://…` or `s3://…`, `tfds:NAME/SPLIT`,
+        `tfds:FOLDER/SPLIT`, `tfds:gs://BUCKET/FOLDER/SPLIT`.
     labels: JSON, `2d.npz:SPLIT`, or "" where the images bring them along (`tfds:` and `2d.npz:SPLIT`).
     num_samples: how many of the first scenes, 0 for all.
     """

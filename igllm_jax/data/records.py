@@ -1,11 +1,17 @@
 """Prepared TFDS data sets as sources: own ones that `igllm pack` wrote, and TFDS's CLEVR. No TensorFlow is needed.
 
-A record of a packed set holds `image` (the file's bytes), `file_name`, and `label` (the scene as JSON, as the label
-file had it). CLEVR's holds `image`, `file_name` and `objects`, whose fields have the names of CLEVR's label files.
+The folder may lie in a bucket (`tfds:gs://BUCKET/FOLDER/SPLIT`): what describes the set is copied into the cache, once,
+and records are read where they are. A record of a packed set holds `image` (the file's bytes), `file_name`, and `label`
+(the scene as JSON, as the label file had it). CLEVR's holds `image`, `file_name` and `objects`, whose fields have the
+names of CLEVR's label files.
 """
 
+import contextlib
 import json
+import os
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,16 +21,17 @@ from PIL import Image
 
 from igllm_jax.data.images import decode_image
 from igllm_jax.data.names import Names, digest
-from igllm_jax.data.stores import cache_file, keep
+from igllm_jax.data.stores import cache_file, is_remote, keep, list_folder, open_bytes, read_whole
 from igllm_jax.errors import UserError
 from igllm_jax.scene.scene import Scene, parse_labels
 
 RECORDS_PREFIX = "tfds:"
+_INFO_FILE = "dataset_info.json"
 LABELS_FILE = "labels-{split}.json"  # in a packed set's folder: all labels, so that no image is read to know them
 
 
 def is_records(spec: object) -> bool:
-    """Whether it names a split of a prepared TFDS data set: `tfds:NAME/SPLIT` or `tfds:FOLDER/SPLIT`."""
+    """Whether it names a split of a prepared TFDS data set: `tfds:NAME/SPLIT`, `tfds:FOLDER/SPLIT`, `tfds:gs://…`."""
     return str(spec).startswith(RECORDS_PREFIX)
 
 
@@ -37,7 +44,8 @@ class Records(Names):
         name, _, self._split = spec.removeprefix(RECORDS_PREFIX).rpartition("/")
         if not name or not self._split:
             raise UserError(f"{spec}: expected tfds:NAME/SPLIT or tfds:FOLDER/SPLIT")
-        self._builder = _builder(name, spec)
+        self._bucket = name.rstrip("/") if is_remote(name) else ""
+        self._builder = _builder(str(_description(self._bucket, spec)) if self._bucket else name, spec)
         info = self._builder.info
         if self._split not in info.splits:
             raise UserError(f"{spec}: there is no split {self._split}; choose one of {', '.join(sorted(info.splits))}")
@@ -64,7 +72,10 @@ class Records(Names):
     def _records(self) -> Any:
         import tensorflow_datasets as tfds
 
-        return self._builder.as_data_source(self._split, decoders={"image": tfds.decode.SkipDecoding()})
+        records = self._builder.as_data_source(self._split, decoders={"image": tfds.decode.SkipDecoding()})
+        if self._bucket:  # TFDS would look for the files beside the description
+            records.data_source = _where_they_are(records, self._bucket)
+        return records
 
     def _read_labels(self) -> list[dict[str, Any]]:
         """Every label, as CLEVR's label files have them."""
@@ -89,7 +100,10 @@ class Records(Names):
 
     def read_bytes(self, index: int) -> bytes:
         """One image file's content."""
-        return self._records[index]["image"]
+        try:
+            return self._records[index]["image"]
+        except RuntimeError as error:  # ArrayRecord's, for files that are missing, cut off or not allowed
+            raise UserError(f"{self.origin}: record {index} cannot be read ({error}); are all files there?") from None
 
     def read(self, index: int) -> Image.Image:
         """The image, RGB. Raises: UserError where it cannot be decoded."""
@@ -102,15 +116,49 @@ class Records(Names):
         return digest("records", self._builder.name, split.name, list(split.shard_lengths), split.num_bytes)
 
 
+def _description(bucket: str, spec: str) -> Path:
+    """The cache's copy of all files in a data set's remote folder but its records.
+
+    Raises: UserError where there are none, or the copy cannot be written.
+    """
+    if bucket.startswith("s3://"):
+        raise UserError(
+            f"{spec}: ArrayRecord reads gs:// but not s3://; give the images as s3://….tar, or mount or copy the set"
+        )
+    folder = cache_file("tfds", open_bytes(f"{bucket}/{_INFO_FILE}").identity, suffix="")
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        for name in list_folder(bucket):
+            if ".array_record" not in name:
+                (partial / name).write_bytes(read_whole(f"{bucket}/{name}"))
+        with contextlib.suppress(OSError):  # another process was quicker
+            partial.rename(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{spec}: {error.filename or partial} cannot be written; set IGLLM_CACHE to a folder") from None
+    return folder
+
+
+def _where_they_are(records: Any, bucket: str) -> Any:
+    """The raw records of `records`, a TFDS data source, in the files of `bucket`."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+    from tensorflow_datasets.core.data_sources.base import file_instructions
+
+    place = bucket.removeprefix("file://")
+    parts = file_instructions(records.dataset_info, records.split)
+    return ArrayRecordDataSource([replace(part, filename=f"{place}/{Path(part.filename).name}") for part in parts])
+
+
 def _builder(name: str, spec: str) -> Any:
     """The set in a folder (or one version folder below it), or the one that TFDS finds under that name."""
     import tensorflow_datasets as tfds
 
     folder = Path(name)
     if folder.is_dir():
-        found = [
-            file.parent for depth in ("", "*/", "*/*/") for file in sorted(folder.glob(f"{depth}dataset_info.json"))
-        ]
+        found = [file.parent for depth in ("", "*/", "*/*/") for file in sorted(folder.glob(f"{depth}{_INFO_FILE}"))]
         if len(found) != 1:
             several = f"holds several data sets ({', '.join(map(str, found))}); name one" if found else "holds none"
             raise UserError(f"{spec}: the folder {several}; a data set's folder is the one with dataset_info.json")

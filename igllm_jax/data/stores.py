@@ -58,6 +58,22 @@ class LocalFile:
             os.close(descriptor)
 
 
+def _open_store(folder: str) -> Any:
+    """tensorstore's view of `folder`, a bucket's address that ends in a slash.
+
+    $AWS_ENDPOINT_URL names another S3 than Amazon's, as it does for Amazon's own tools; tensorstore does not read it.
+    """
+    import tensorstore  # a second to import, and only buckets need it
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not (folder.startswith("s3://") and endpoint):
+        return tensorstore.KvStore.open(folder).result()
+    bucket, _, path = folder.removeprefix("s3://").partition("/")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    place = {"driver": "s3", "bucket": bucket, "path": path, "endpoint": endpoint, "aws_region": region}
+    return tensorstore.KvStore.open(place).result()
+
+
 class RemoteFile:
     """An object in a bucket (`gs://BUCKET/KEY`, `s3://BUCKET/KEY`), read by byte ranges with tensorstore."""
 
@@ -68,9 +84,7 @@ class RemoteFile:
 
     def _read(self, byte_range: slice) -> Any:
         if self._store is None:
-            import tensorstore  # a second to import, and only buckets need it
-
-            self._store = tensorstore.KvStore.open(self.name.rpartition("/")[0] + "/").result()
+            self._store = _open_store(self.name.rpartition("/")[0] + "/")
         result = self._store.read(self._key, byte_range=byte_range).result(timeout=TIMEOUT_SECONDS)
         if result.state == "missing":
             raise UserError(f"{self.name}: does not exist, or may not be read; check the address and your credentials")
@@ -112,6 +126,15 @@ class RemoteFile:
         return RemoteFile, (self.name,)
 
 
+def list_folder(url: str) -> list[str]:
+    """The names of the objects directly under `url` (`gs://BUCKET/FOLDER`), sorted. Raises: UserError."""
+    try:
+        keys = _open_store(url.rstrip("/") + "/").list().result(timeout=TIMEOUT_SECONDS)
+    except Exception as error:  # as in RemoteFile
+        raise UserError(f"{url}: cannot be listed ({error}); check the address and your credentials") from None
+    return sorted(key.decode() for key in keys if b"/" not in key)
+
+
 def is_remote(path: str | Path) -> bool:
     """Whether it is the address of something in a bucket."""
     return str(path).startswith(REMOTE_PREFIXES)
@@ -133,10 +156,10 @@ def read_whole(path: str | Path) -> bytes:
     return b"".join(pieces)
 
 
-def cache_file(kind: str, identity: str) -> Path:
+def cache_file(kind: str, identity: str, suffix: str = ".json") -> Path:
     """Where to keep what was computed from the thing of this identity: in $IGLLM_CACHE or the user's cache folder."""
     folder = os.environ.get("IGLLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "igllm_jax"
-    return Path(folder).expanduser() / f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.json"
+    return Path(folder).expanduser() / f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}{suffix}"
 
 
 def keep(file: Path, content: str) -> None:
