@@ -63,10 +63,10 @@ def data() -> ConfigDict:
     data = ConfigDict()
     for split in ("train", "val"):
         data[split] = ConfigDict()
-        data[split].images = ""  # TAR | FOLDER | 2d.npz:SPLIT | tfds:NAME/SPLIT
+        data[split].images = ""  # TAR (also gs://, s3://) | FOLDER | 2d.npz:SPLIT | tfds:NAME/SPLIT (NAME may be gs://)
         data[split].labels = ""  # LABELS.json | 2d.npz:SPLIT
         data[split].num_samples = 0  # the first N; 0: all
-    data.sources = ()  # a mixture for training: ((images, labels, weight), ...); empty: data.train alone
+    data.sources = ()  # a mixture: ((images, labels, weight), (images, weight), ...); empty: data.train alone
     data.image_size = 336
     data.image_aspect_ratio = "pad"  # pad | square
     data.image_mean = (0.48145466, 0.4578275, 0.40821073)  # CLIP's

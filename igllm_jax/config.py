@@ -214,10 +214,25 @@ def source(config: ConfigDict, split: str) -> Source:
 
 
 def train_sources(config: ConfigDict) -> list[tuple[Source, float]]:
-    """The sources of the training mixture with their weights; one where data.sources is empty."""
+    """The sources of the training mixture with their weights; one where data.sources is empty.
+
+    Raises: UserError for an entry that is not (images, weight) or (images, labels, weight).
+    """
     if not config.data.sources:
         return [(source(config, "train"), 1.0)]
-    return [(Source(images, labels), float(weight)) for images, labels, weight in config.data.sources]
+    return [_weighted(entry) for entry in config.data.sources]
+
+
+def _weighted(entry: Any) -> tuple[Source, float]:
+    parts = list(entry) if isinstance(entry, list | tuple) else [entry]
+    *names, weight = parts
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if len(names) not in (1, 2) or not all(isinstance(name, str) for name in names) or not is_number:
+        raise UserError(
+            f"data.sources: {entry!r} must be (images, weight), for images that bring their labels, or "
+            "(images, labels, weight); for example data.sources=\"(('tfds:own/train', 2), ('a.tar', 'a.json', 1))\""
+        )
+    return Source(*names), float(weight)
 
 
 def model_config(config: ConfigDict) -> VLMConfig:

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from ml_collections import ConfigDict
 
 from igllm_jax import config as configs
+from igllm_jax.data.options import Source
 from igllm_jax.errors import UserError
 
 FILES = ["clevr", "twod", "tiny"]
@@ -71,3 +73,25 @@ def test_a_resumed_run_may_not_change_what_is_learned(tmp_path):
         configs.check_resume(config, saved)
     with pytest.raises(UserError, match="is no run"):
         configs.read(tmp_path / "nothing")
+
+
+def test_a_mixture_of_sources_from_the_command_line():
+    spec = "(('tfds:own/train', 2), ('a.tar', 'a.json', 0.5))"
+    config, _ = configs.load(["--config=configs/clevr.py", f"--config.data.sources={spec}"])
+    assert configs.train_sources(config) == [(Source("tfds:own/train"), 2.0), (Source("a.tar", "a.json"), 0.5)]
+    assert configs.train_sources(ConfigDict(json.loads(config.to_json()))) == configs.train_sources(config)
+    alone, _ = configs.load(["--config=configs/clevr.py"])
+    assert configs.train_sources(alone) == [
+        (Source("data/CLEVR/images/train.tar", "data/CLEVR/labels/train.json", 4000), 1.0)
+    ]
+
+
+@pytest.mark.parametrize(
+    "spec", ["a.tar", "(('a.tar',),)", "(('a.tar', 'a.json'),)", "((1, 2),)", "(('a', 'b', 'c', 1),)"]
+)
+def test_a_mixture_that_is_none(spec):
+    config, _ = configs.load(["--config=configs/clevr.py", f"--config.data.sources={spec}"])
+    with pytest.raises(
+        UserError, match=r"data.sources: .* must be \(images, weight\), .* or \(images, labels, weight\)"
+    ):
+        configs.train_sources(config)
