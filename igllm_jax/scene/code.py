@@ -143,7 +143,7 @@ def rotation_numbers(item: Object, task: Task, rotation_rep: str, rotation_unit:
         return None
     if task.rotation_size == 1:
         return (clevr_yaw_rad(item.rotation[0], unit=rotation_unit, shape=item.shape),)
-    return representation.from_euler(item.rotation)
+    return representation.from_euler_xyz_extrinsic_rad(item.rotation)
 
 
 _Value = str | float | tuple[float, ...]

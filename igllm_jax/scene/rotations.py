@@ -20,13 +20,13 @@ class Representation:
     """One way of writing a rotation.
 
     num_numbers: how many numbers the code holds.
-    from_euler: euler_xyz_extrinsic_rad (3 numbers) -> the representation's numbers, as the training code has them.
+    from_euler_xyz_extrinsic_rad: a label's 3 angles -> the representation's numbers, as the training code has them.
     from_matrix: rotation matrix float64 [3, 3] -> the representation's numbers.
     to_matrix: the representation's numbers, as predicted (finite, perhaps not legal) -> rotation matrix float64 [3, 3].
     """
 
     num_numbers: int
-    from_euler: Callable[[Sequence[float]], tuple[float, ...]]
+    from_euler_xyz_extrinsic_rad: Callable[[Sequence[float]], tuple[float, ...]]
     from_matrix: Callable[[np.ndarray], tuple[float, ...]]
     to_matrix: Callable[[Sequence[float]], np.ndarray]
 
@@ -60,6 +60,16 @@ def matrix_to_intrinsic(matrix: np.ndarray) -> tuple[float, float, float]:
     m = np.asarray(matrix, np.float64).T  # = Rz(-c) Ry(-b) Rx(-a)
     first, middle, last = matrix_to_euler(m)
     return -first, -middle, -last
+
+
+def intrinsic_to_matrix(euler_xyz_intrinsic_rad: Sequence[float]) -> np.ndarray:
+    """Rotation matrix float64 [3, 3] = Rx(a) Ry(b) Rz(c) of intrinsic XYZ angles (a, b, c) in radians."""
+    return Rotation.from_euler("XYZ", np.asarray(euler_xyz_intrinsic_rad, np.float64)).as_matrix()
+
+
+def rotation_vector_to_matrix(rotation_vector_rad: Sequence[float]) -> np.ndarray:
+    """Rotation matrix float64 [3, 3] about the vector's direction, by its length in radians."""
+    return Rotation.from_rotvec(np.asarray(rotation_vector_rad, np.float64)).as_matrix()
 
 
 def rows_to_matrix(numbers: Sequence[float]) -> np.ndarray:
@@ -99,9 +109,9 @@ def quaternion_to_matrix(numbers: Sequence[float]) -> np.ndarray:
     return Rotation.from_quat(quaternion / size).as_matrix()
 
 
-def yaw_to_matrix(numbers: Sequence[float]) -> np.ndarray:
-    """Rotation matrix [3, 3] of a CLEVR cube whose code says `numbers[0]` (see `clevr_yaw_rad`)."""
-    return euler_to_matrix((0.0, 0.0, numbers[0] + CUBE_PERIOD_RAD / 2))
+def yaw_to_matrix(code_yaw_rad: Sequence[float]) -> np.ndarray:
+    """Rotation matrix [3, 3] of a CLEVR cube whose code says the one number of `code_yaw_rad` (see `clevr_yaw_rad`)."""
+    return euler_to_matrix((0.0, 0.0, code_yaw_rad[0] + CUBE_PERIOD_RAD / 2))
 
 
 def cube_yaw_rad(yaw_rad: float) -> float:
@@ -158,42 +168,42 @@ REPRESENTATIONS: dict[str, Representation] = {
     # Extrinsic xyz, written as the label has it, not brought into a standard range.
     "euler": Representation(
         num_numbers=3,
-        from_euler=lambda euler: tuple(float(angle) for angle in euler),
+        from_euler_xyz_extrinsic_rad=lambda angles: tuple(float(angle) for angle in angles),
         from_matrix=matrix_to_euler,
         to_matrix=euler_to_matrix,
     ),
     # Intrinsic XYZ.
     "euler_int": Representation(
         num_numbers=3,
-        from_euler=lambda euler: matrix_to_intrinsic(euler_to_matrix(euler)),
+        from_euler_xyz_extrinsic_rad=lambda angles: matrix_to_intrinsic(euler_to_matrix(angles)),
         from_matrix=matrix_to_intrinsic,
-        to_matrix=lambda numbers: Rotation.from_euler("XYZ", np.asarray(numbers, np.float64)).as_matrix(),
+        to_matrix=intrinsic_to_matrix,
     ),
     # Rotation vector: the axis, as long as the angle in radians.
     "aa": Representation(
         num_numbers=3,
-        from_euler=lambda euler: _numbers(_rotation(euler).as_rotvec()),
+        from_euler_xyz_extrinsic_rad=lambda angles: _numbers(_rotation(angles).as_rotvec()),
         from_matrix=lambda matrix: _numbers(Rotation.from_matrix(matrix).as_rotvec()),
-        to_matrix=lambda numbers: Rotation.from_rotvec(np.asarray(numbers, np.float64)).as_matrix(),
+        to_matrix=rotation_vector_to_matrix,
     ),
     # The first two rows of the matrix.
     "6d": Representation(
         num_numbers=6,
-        from_euler=lambda euler: _numbers(euler_to_matrix(euler)[:2].reshape(-1)),
+        from_euler_xyz_extrinsic_rad=lambda angles: _numbers(euler_to_matrix(angles)[:2].reshape(-1)),
         from_matrix=lambda matrix: _numbers(np.asarray(matrix, np.float64)[:2].reshape(-1)),
         to_matrix=rows_to_matrix,
     ),
     # x, y, z, w.
     "quat": Representation(
         num_numbers=4,
-        from_euler=lambda euler: _numbers(_rotation(euler).as_quat()),
+        from_euler_xyz_extrinsic_rad=lambda angles: _numbers(_rotation(angles).as_quat()),
         from_matrix=lambda matrix: _numbers(Rotation.from_matrix(matrix).as_quat()),
         to_matrix=quaternion_to_matrix,
     ),
     # CLEVR's cube: one angle about the vertical axis, modulo a quarter turn.
     "yaw": Representation(
         num_numbers=1,
-        from_euler=lambda euler: (cube_yaw_rad(matrix_to_euler(euler_to_matrix(euler))[2]),),
+        from_euler_xyz_extrinsic_rad=lambda angles: (cube_yaw_rad(matrix_to_euler(euler_to_matrix(angles))[2]),),
         from_matrix=lambda matrix: (cube_yaw_rad(matrix_to_euler(matrix)[2]),),
         to_matrix=yaw_to_matrix,
     ),
