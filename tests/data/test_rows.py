@@ -4,15 +4,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igllm_jax.batch import PromptLayout
-from igllm_jax.data.options import DataOptions
 from igllm_jax.data.order import Order, Visits, choose_lengths, draw_rng
 from igllm_jax.data.prompts import PROMPTS, answer, code_of
 from igllm_jax.data.rows import RowMaker, padding_share, prompt_layout, prompt_tokens, stack
 from igllm_jax.errors import UserError
+from igllm_jax.models.float_heads import FLOAT_HEADS
 from igllm_jax.scene.code import fill, in_order, read, rotation_numbers
 from igllm_jax.scene.scene import Object, Scene
 from igllm_jax.scene.tasks import TASKS
 from tests.data import samples
+from tests.strategies import TASK_REPS, scenes
 
 POINT = Scene((Object(location=(0.5, 0.25)),), "2d.npz:random/000000")
 
@@ -49,39 +50,38 @@ def test_row_example(tiny):
     ]
 
 
+@pytest.mark.parametrize(("task", "rotation_rep"), TASK_REPS)
+@pytest.mark.parametrize("has_head", [True, False])
 @pytest.mark.parametrize("name", ["tiny", "llama"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
-def test_scenes_come_back(name, data, request):
-    """write -> tokens -> text -> parse gives the scene, for all tasks, representations and kinds of numbers."""
+def test_scenes_come_back(name, has_head, task, rotation_rep, data, request):
+    """write -> tokens -> text -> parse gives the scene, for all tasks, representations and heads."""
     tokenizer = request.getfixturevalue(name)
-    task = TASKS[data.draw(st.sampled_from(sorted(TASKS)))]
-    options = DataOptions(
-        task=task.name,
-        head=data.draw(st.sampled_from(["none", "linear"])),
-        rotation_rep=data.draw(st.sampled_from(task.rotation_reps)),
-        image_size=7,
-        image_mean=(0.5, 0.5, 0.5),
-        max_length=2048,
-    )
+    head = data.draw(st.sampled_from([head for head in FLOAT_HEADS if head != "none"])) if has_head else "none"
+    options = samples.options(task=task, head=head, rotation_rep=rotation_rep)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    scene = samples.scene(task.name, rng, data.draw(st.integers(0, 10)))
+    scene = data.draw(scenes(task))
     maker = RowMaker(options, tokenizer)
     row = maker.row(scene, rng)
     assert len(row) <= maker.bound(scene) + 9  # what is drawn hardly ever gets longer than was counted, or by much
     text = code_of(tokenizer.decode(row.tokens[row.is_answer]))
     if options.numbers_as_tokens:
         text = fill(text, row.numbers[row.is_number])
-    reading = read(text, task, rotation_rep=options.rotation_rep)
+    reading = read(text, task, rotation_rep=rotation_rep)
     assert not reading.problems
     assert len(reading.objects) == len(scene.objects)
     for said, true in zip(reading.objects, in_order(scene), strict=True):
         assert (said.size, said.color, said.material, said.shape) == (true.size, true.color, true.material, true.shape)
-        np.testing.assert_allclose(said.location, true.location, atol=6e-4)
-        rotation = rotation_numbers(true, task, options.rotation_rep, options.rotation_unit)
-        assert (said.rotation is None) == (rotation is None)
-        if rotation is not None:
-            np.testing.assert_allclose(said.rotation, rotation, atol=6e-4)
+        same_numbers(said.location, true.location)
+        same_numbers(said.rotation, rotation_numbers(true, TASKS[task], rotation_rep, options.rotation_unit))
+
+
+def same_numbers(said, true):
+    """To the three digits of the text."""
+    assert (said is None) == (true is None)
+    if true is not None:
+        np.testing.assert_allclose(said, true, atol=6e-4)
 
 
 @pytest.mark.parametrize("head", ["none", "linear"])

@@ -1,6 +1,5 @@
 """Code is written as the reference writes it; reading gives back what was written, or says what it could not read."""
 
-import string
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from igllm_jax.errors import UserError
 from igllm_jax.scene.code import (
     FLOAT_TOKEN,
-    SYNONYMS,
     Predicted,
     Problem,
     Reading,
@@ -26,10 +24,10 @@ from igllm_jax.scene.code import (
 from igllm_jax.scene.rotations import euler_to_matrix, geodesic_deg
 from igllm_jax.scene.scene import Object, Scene
 from igllm_jax.scene.tasks import TASKS
+from tests.strategies import TASK_REPS, scenes
 
 CUBE = Object("large", "red", "metal", "cube", (0.5, -1.25, 0.7), (100.0,), (200.0, 7.0, 9.0))
 BALL = Object("small", "blue", "rubber", "sphere", (-2.0, 0.0, 0.35), (33.0,), (100.0, 7.0, 9.0))
-TASK_REPS = [(task.name, rep) for task in TASKS.values() for rep in task.rotation_reps]
 PLAIN: dict[str, Any] = {"rng": None, "shuffle_attributes": True, "use_synonyms": True}
 
 
@@ -232,41 +230,6 @@ def test_one_object_for_each_line_that_starts_as_one(text: str, task_rep: tuple[
         representation = TASKS[task].representation(rotation_rep)
         assert item.rotation is None or (representation and len(item.rotation) == representation.num_numbers)
     scene_of(reading, task, rotation_rep=rotation_rep, image="i")  # any reading can be drawn
-
-
-NOT_LABEL_WORDS = {word for groups in SYNONYMS.values() for group in groups for word in group[1:]}
-free_word = st.text(string.ascii_letters + string.digits + "_-() =,.", min_size=1, max_size=9)
-angle = st.one_of(st.floats(-7, 7), st.sampled_from([np.pi, -np.pi, np.pi / 2, -np.pi / 2]))
-
-
-@st.composite
-def scenes(draw, task: str) -> Scene:
-    count = draw(st.integers(0, 5))
-    pixels = draw(st.lists(st.floats(0, 480), min_size=count, max_size=count, unique=True))
-    location = st.tuples(*[st.floats(0, 1) if task == "twod" else st.floats(-50, 50)] * TASKS[task].location_size)
-    if task == "twod":
-        return Scene(tuple(Object(location=draw(location), pixel=(x, 0.0, 0.0)) for x in pixels), "i")
-
-    def word(key: str):
-        known = [group[0] for group in SYNONYMS.get(key, ())]
-        options = [st.sampled_from(known)] if known else []
-        return st.none() | st.one_of(*options, free_word.filter(lambda w: w not in NOT_LABEL_WORDS))
-
-    rotation = st.tuples(st.floats(0, 360)) if task == "clevr" else st.tuples(angle, angle, angle)
-    objects = st.builds(
-        Object,
-        size=word("size"),
-        color=word("color"),
-        material=word("material"),
-        shape=word("shape"),
-        location=st.none() | location,
-        rotation=st.none() | rotation,
-    )
-    return Scene(tuple(_at(draw(objects), x) for x in pixels), "i")
-
-
-def _at(item: Object, x: float) -> Object:
-    return Object(item.size, item.color, item.material, item.shape, item.location, item.rotation, (x, 0.0, 0.0))
 
 
 @pytest.mark.parametrize(("task", "rotation_rep"), TASK_REPS)
