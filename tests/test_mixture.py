@@ -43,19 +43,29 @@ def words(workdir, data, *, weight=2.0, **changed):
     )
 
 
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that nobody disturbs."""
+    workdir = tmp_path_factory.mktemp("whole")
+    runs.finish(runs.start("train", *words(workdir, data)))
+    return workdir
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_killed_run_on_a_mixture_goes_on_bit_for_bit(data, tmp_path, workers):
-    runs.finish(runs.start("train", *words(tmp_path / "whole", data)))
-    process = runs.start("train", *words(tmp_path / "killed", data))
-    wait_for_step(process, tmp_path / "killed", 7, saved=True)
+def test_a_killed_run_on_a_mixture_goes_on_bit_for_bit(whole, data, tmp_path, workers):
+    process = runs.start("train", *words(tmp_path, data))
+    wait_for_step(process, tmp_path, 7, saved=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    before = runs.losses(tmp_path / "killed")
+    before = runs.losses(tmp_path)
     assert max(before) < 24
-    _, said = runs.finish(runs.start("train", *words(tmp_path / "killed", data, **{"data.num_workers": workers})))
+    _, said = runs.finish(runs.start("train", *words(tmp_path, data, **{"data.num_workers": workers})))
     assert "resumed from step" in said
-    wanted = runs.losses(tmp_path / "whole")
-    assert len(wanted) == 24 and runs.losses(tmp_path / "killed") == wanted
+    wanted = runs.losses(whole)
+    assert len(wanted) == 24 and runs.losses(tmp_path) == wanted
     assert all(wanted[step] == loss for step, loss in before.items())
-    _, said = runs.finish(runs.start("train", *words(tmp_path / "killed", data, weight=3.0)), code=2)
+
+
+def test_other_weights_are_another_run(whole, data):
+    _, said = runs.finish(runs.start("train", *words(whole, data, weight=3.0)), code=2)
     assert "data.sources from" in said and "Traceback" not in said
