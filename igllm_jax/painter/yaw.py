@@ -85,7 +85,7 @@ def _sample(picture: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 def _is_open(pixels: np.ndarray, camera: Camera, cube: Object, others: Sequence[Object]) -> np.ndarray:
     """bool [...]: which `pixels` [..., 2] lie in the picture, and not behind the ball around a nearer object."""
-    is_open: np.ndarray = ((pixels > 1) & (pixels < np.array([camera.width, camera.height]) - 1)).all(axis=-1)
+    is_open = np.all((pixels > 1) & (pixels < np.array([camera.width, camera.height]) - 1), axis=-1)
     (_, _, depth) = camera.project(np.array(cube.location))[0]
     for other in others:
         if other.location is None or other is cube:
