@@ -3,8 +3,9 @@
     python benchmarks/convert.py --folder /tmp/convert --kind safetensors [--tokenizer tokenizer.model] [--restore]
 
 `--kind bin` writes torch's files instead (needs torch). Weights are random bfloat16 in shards of about 5 GB, by the
-names of the tables. It takes 28 GB of disk under --folder and removes them in the end. Peak memory is that of the
-converter's own process, pages of mapped files included.
+names of the tables. It takes 28 GB of disk under --folder and removes them in the end. Making, converting and restoring
+are processes of their own; peak memory is the converter's, pages of mapped files included. `--restore` reads all that
+came out into the shapes of configs/clevr.py, and compares the first and the last layer of every array with the sources.
 """
 
 import argparse
@@ -12,27 +13,27 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
 import ml_dtypes
 import numpy as np
 
 from igllm_jax import config as configs
 from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.interop import base, hf_config, tables
-from igllm_jax.interop.files import numpy_to_torch
+from igllm_jax.interop.files import numpy_to_torch, open_weights
 from igllm_jax.interop.safetensors_writer import Outgoing, write_sharded
-from igllm_jax.interop.table import Source
+from igllm_jax.interop.table import Source, match
 from igllm_jax.models.vlm import VLMConfig, skeleton
 
 SHARD_BYTES = 5 * 10**9
-PIECE_BYTES = 2 * 10**9  # restored at once; a run restores everything, and needs the memory for it
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "convert_weights.py"
 
 
@@ -96,26 +97,50 @@ def make_sources(folder: Path, kind: str, tokenizer: str) -> None:
 
 
 def restore(folder: Path) -> None:
-    """Reads everything into arrays of the shapes that the model has, PIECE_BYTES at a time."""
+    """Reads FOLDER/base into arrays of the shapes that the 7B config has, one at a time (a run holds them all)."""
     start = time.monotonic()
-    stored, wanted = base.paths(folder), skeleton(base.read_config(folder)).shapes
-    absent = {path for path in wanted if path not in stored and not path.startswith("projector/")}
-    assert not absent, absent
-    size, piece = 0, {}
-    for path in stored:
-        piece[path] = stored[path]
-        if (
-            sum(shape.size * shape.dtype.itemsize for shape in piece.values()) < PIECE_BYTES
-            and path != list(stored)[-1]
-        ):
-            continue
-        for name, array in base.restore(folder, piece).items():
-            assert array.shape == wanted[name].shape and array.dtype == stored[name].dtype, name
-            size += array.nbytes
-        piece, array = {}, None
+    place, model = folder / "base", full_size()
+    found = base.read_config(place)
+    own_choice = {"attention": model.decoder.attention, "remat": model.decoder.remat}
+    assert found.vision == model.vision and replace(found.decoder, **own_choice) == model.decoder, found
+    wanted = {path: s for path, s in skeleton(model).shapes.items() if not path.startswith("projector/")}
+    bfloat16 = {path: jax.ShapeDtypeStruct(s.shape, jax.numpy.bfloat16) for path, s in wanted.items()}
+    stored = base.paths(place)
+    assert stored == bfloat16, {path for path in {*stored, *bfloat16} if stored.get(path) != bfloat16.get(path)}
+    size = 0
+    for path, shape in bfloat16.items():
+        array = base.restore(place, {path: shape})[path]
+        assert array.shape == shape.shape and array.dtype == shape.dtype, path
+        size += array.nbytes
+        del array
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = time.monotonic() - start
-    print(f"restored {len(stored)} arrays, {size / 1e9:.2f} GB in {seconds:.1f} s, peak {peak:.2f} GiB")
+    print(f"restored {len(wanted)} arrays, {size / 1e9:.2f} GB in {seconds:.1f} s, peak {peak:.2f} GiB", flush=True)
+    print(f"equal to the sources: {compare(folder, wanted)} tensors")
+
+
+def compare(folder: Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> int:
+    """How many tensors of first and last layers were compared, bit by bit."""
+    count = 0
+    for part, source in (("vision", tables.CLIP), ("decoder", tables.LLAMA)):
+        weights = open_weights(folder / part)
+        shapes = {path: shape.shape for path, shape in wanted.items() if path.startswith(f"{part}/")}
+        for tensor in match(source, weights, shapes)[0]:
+            if tensor.layer in (None, 0, shapes[tensor.path][0] - 1):
+                ours = base.read_array(folder / "base", tensor.path, tensor.layer)
+                assert np.array_equal(ours.view(np.uint16), tensor.read().view(np.uint16)), tensor.name
+                count += 1
+    return count
+
+
+def run_apart(arguments: list[str]) -> tuple[float, float]:
+    """(seconds, peak GiB resident) of one child process, which has to succeed."""
+    start = time.monotonic()
+    child = os.posix_spawn(sys.executable, [sys.executable, *arguments], os.environ)
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        sys.exit(f"failed: {' '.join(arguments)}")
+    return time.monotonic() - start, usage.ru_maxrss / 2**20
 
 
 def main() -> None:
@@ -125,24 +150,23 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="", help="LLaMA's tokenizer.model (default: a small one, trained here)")
     parser.add_argument("--restore", action="store_true", help="also read everything that came out")
     parser.add_argument("--keep", action="store_true", help="leave what came out, under FOLDER/base")
-    parser.add_argument("--only_restore", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", choices=("make", "restore"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.only_restore:
-        return restore(options.only_restore)
+    if options.stage == "make":
+        return make_sources(options.folder, options.kind, options.tokenizer)
+    if options.stage == "restore":
+        return restore(options.folder)
     options.folder.mkdir(parents=True)
+    again = [__file__, *sys.argv[1:], "--stage"]
     try:
-        make_sources(options.folder, options.kind, options.tokenizer)
+        seconds, _ = run_apart([*again, "make"])
         os.sync()
+        print(f"sources made in {seconds:.1f} s", flush=True)
         sources = [f"--{part}={options.folder / part}" for part in ("vision", "decoder")]
-        command = [sys.executable, str(TOOL), "import", *sources]
-        start = time.monotonic()
-        subprocess.run([*command, f"--out={options.folder / 'base'}"], check=True)
-        seconds = time.monotonic() - start
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        seconds, peak = run_apart([str(TOOL), "import", *sources, f"--out={options.folder / 'base'}"])
         print(f"{options.kind}: {seconds:.1f} s with start-up, peak {peak:.2f} GiB resident", flush=True)
         if options.restore:
-            again = [sys.executable, __file__, "--folder=-", f"--only_restore={options.folder / 'base'}"]
-            subprocess.run(again, check=True)
+            run_apart([*again, "restore"])
     finally:
         for part in ("vision", "decoder", *(() if options.keep else ("base", "base.partial"))):
             shutil.rmtree(options.folder / part, ignore_errors=True)
