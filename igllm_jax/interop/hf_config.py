@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from igllm_jax.errors import UserError
@@ -30,9 +31,25 @@ LLAVA_DEFAULTS = {
     "multimodal_projector_bias": True, "image_token_index": 32000, "tie_word_embeddings": False,
 }  # fmt: skip
 LORA_DEFAULTS = {
-    "r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "use_dora": False, "fan_in_fan_out": False,
-    "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None, "bias": "none",
+    "lora_dropout": 0.0, "use_rslora": False, "use_dora": False, "fan_in_fan_out": False, "rank_pattern": {},
+    "alpha_pattern": {}, "init_lora_weights": True,
 }  # fmt: skip
+# Sizes that a file of its own always says; only a config inside another one may leave out what is at its default.
+ALWAYS_SAID = {
+    "decoder": (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps",
+    ),
+    "vision": (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
+        "hidden_act", "layer_norm_eps",
+    ),
+}  # fmt: skip
+MODEL_TYPES = {
+    "decoder": ("llama", "llava", "llava_llama", "LlavaLlamaForCausalLM", None),
+    "vision": ("clip_vision_model", None),
+}
+MAX_SIZE, MAX_LAYERS = 2**24, 10_000  # far above every model: a damaged number is told instead of counted up to
+MODIFIES_BASE = ("pissa", "olora", "loftq", "corda")  # starts of LoRA that also change the weights it sits on
 # CLIP's images, where the folder has no preprocessor_config.json: every released CLIP tower was trained with these.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -40,81 +57,88 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 def vision_config(config: Json, preprocessor: Json | None, *, feature_layer: int, place: object) -> VisionConfig:
     """A CLIP tower. config: of a CLIPVisionModel, a CLIPModel or a LLaVA. preprocessor: preprocessor_config.json."""
-    found = {**CLIP_DEFAULTS, **config.get("vision_config", config)}
-    _expect(found, place, model_type=("clip_vision_model", None), hidden_act=tuple(ACTIVATIONS), num_channels=(3,))
+    found = _found(config, "vision", place)
+    _expect(found, place, hidden_act=tuple(ACTIVATIONS), num_channels=(3,))
     image = preprocessor or {}
+    size = partial(_size, found, place)
     try:
         return VisionConfig(
-            image_size=int(found["image_size"]),
-            patch_size=int(found["patch_size"]),
-            width=int(found["hidden_size"]),
-            num_layers=int(found["num_hidden_layers"]),
-            num_heads=int(found["num_attention_heads"]),
-            mlp_width=int(found["intermediate_size"]),
-            layer_norm_epsilon=float(found["layer_norm_eps"]),
+            image_size=size("image_size", least=size("patch_size")),
+            patch_size=size("patch_size"),
+            width=size("hidden_size"),
+            num_layers=size("num_hidden_layers", most=MAX_LAYERS),
+            num_heads=size("num_attention_heads"),
+            mlp_width=size("intermediate_size"),
+            layer_norm_epsilon=_number(found, place, "layer_norm_eps"),
             activation=str(found["hidden_act"]),
             feature_layer=feature_layer,
             image_mean=_three(image.get("image_mean", CLIP_MEAN)),
             image_std=_three(image.get("image_std", CLIP_STD)),
         )
     except (TypeError, ValueError) as error:
-        raise UserError(f"{place}: {error}") from None
+        raise _told(error, place) from None
 
 
 def decoder_config(config: Json, place: object) -> DecoderConfig:
     """A LLaMA decoder. config: of a LlamaForCausalLM, a llava_llama or (its text_config) a LLaVA of Hugging Face."""
-    is_nested = "text_config" in config
-    found: dict[str, Any] = {**LLAMA_DEFAULTS, **(config["text_config"] if is_nested else config)}
-    types = ("llama", "llava", "llava_llama", "LlavaLlamaForCausalLM", None)
-    _expect(found, place, model_type=types, hidden_act=("silu",), attention_bias=(False,), mlp_bias=(False,))
-    tied = bool(found["tie_word_embeddings"] or (is_nested and config.get("tie_word_embeddings", False)))
+    found = _found(config, "decoder", place)
+    _expect(found, place, hidden_act=("silu",), attention_bias=(False,), mlp_bias=(False,))
+    tied = bool(found["tie_word_embeddings"] or ("text_config" in config and config.get("tie_word_embeddings", False)))
+    size = partial(_size, found, place)
+    heads, width = size("num_attention_heads"), size("hidden_size")
     try:
-        heads, width = int(found["num_attention_heads"]), int(found["hidden_size"])
         return DecoderConfig(
-            vocab_size=int(found["vocab_size"]),
+            vocab_size=size("vocab_size"),
             width=width,
-            num_layers=int(found["num_hidden_layers"]),
+            num_layers=size("num_hidden_layers", most=MAX_LAYERS),
             num_heads=heads,
-            num_kv_heads=int(found["num_key_value_heads"] or heads),
-            head_width=int(found["head_dim"] or width // heads),
-            mlp_width=int(found["intermediate_size"]),
-            rms_norm_epsilon=float(found["rms_norm_eps"]),
+            num_kv_heads=heads if found["num_key_value_heads"] is None else size("num_key_value_heads"),
+            head_width=width // heads if found["head_dim"] is None else size("head_dim"),
+            mlp_width=size("intermediate_size"),
+            rms_norm_epsilon=_number(found, place, "rms_norm_eps"),
             rope_theta=_rope_theta(found, place),
             tie_embeddings=tied,
             attention="xla",
             remat="full",
         )
     except (TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{place}: {error}") from None
+        raise _told(error, place) from None
 
 
 def _rope_theta(found: Mapping[str, Any], place: object) -> float:
     """Newer files keep it in rope_parameters, older ones at the top."""
     for key in ("rope_parameters", "rope_scaling"):
         rope = found[key] or {}
+        if not isinstance(rope, Mapping):
+            raise UserError(f"{place}: {key} is {rope!r}; an object is expected")
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
             raise UserError(f"{place}: {key} {dict(rope)} is not supported; only plain rotary positions are")
     rope = found["rope_parameters"] or {}
-    return float(rope["rope_theta"] if "rope_theta" in rope else found["rope_theta"])
+    return _number(rope if "rope_theta" in rope else found, place, "rope_theta")
 
 
 def lora_config(adapter: Json, place: object) -> LoRAConfig:
     """A PEFT adapter's rank, scale and dropout (rank-stabilised: as the alpha of the same scale)."""
+    _expect_keys(adapter, place, ("r", "lora_alpha"))
     found = {**LORA_DEFAULTS, **adapter}
-    _expect(found, place, peft_type=("LORA", None), use_dora=(False,), fan_in_fan_out=(False,))
+    _expect(found, place, peft_type=("LORA", None), use_dora=(False, None), fan_in_fan_out=(False, None))
     for key in ("rank_pattern", "alpha_pattern"):
         if found[key]:
             raise UserError(f"{place}: {key} gives maps different values, which is not supported: {found[key]}")
-    rank, alpha = int(found["r"]), float(found["lora_alpha"])
+    start = str(found["init_lora_weights"])
+    if start.lower().startswith(MODIFIES_BASE):
+        raise UserError(
+            f"{place}: init_lora_weights is {start!r}, which changed the weights under the adapter too; save it with "
+            "PEFT's path_initial_model_for_weight_conversion, as plain LoRA, and import that"
+        )
+    rank, alpha = _size(found, place, "r"), _number(found, place, "lora_alpha")
     if found["use_rslora"]:
         alpha *= math.sqrt(rank)
     try:
         return LoRAConfig(rank=rank, alpha=alpha, dropout=float(found["lora_dropout"] or 0.0), dropout_kind="hash")
-    except ValueError as error:
-        raise UserError(f"{place}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise _told(error, place) from None
 
 
 def feature_layer_of(config: Json, place: object) -> int:
@@ -126,10 +150,49 @@ def feature_layer_of(config: Json, place: object) -> int:
         _expect(found, place, vision_feature_select_strategy=("default",), multimodal_projector_bias=(True,))
     else:
         _expect(found, place, mm_vision_select_feature=("patch",))
-    if not isinstance(layer, int):
+    if not isinstance(layer, int) or isinstance(layer, bool):
         key = "vision_feature_layer" if is_hf else "mm_vision_select_layer"
         raise UserError(f"{place}: {key} is {layer!r}; one layer's number is expected")
     return layer
+
+
+def _found(config: Json, part: str, place: object) -> dict[str, Any]:
+    """The config of a part, with the format's defaults where it stands inside another one.
+
+    Raises: UserError where a file of its own leaves out a size.
+    """
+    inner, defaults = ("vision_config", CLIP_DEFAULTS) if part == "vision" else ("text_config", LLAMA_DEFAULTS)
+    own = config.get(inner, config)
+    if not isinstance(own, Mapping):
+        raise UserError(f"{place}: {inner} is {own!r}; an object is expected")
+    _expect(own, place, model_type=MODEL_TYPES[part])
+    if own is config:
+        _expect_keys(own, place, ALWAYS_SAID[part])
+    return {**defaults, **own}
+
+
+def _expect_keys(found: Json, place: object, keys: tuple[str, ...]) -> None:
+    absent = [key for key in keys if found.get(key) is None]
+    if absent:
+        raise UserError(f"{place} does not say {', '.join(absent)}: take the config.json that came with the weights")
+
+
+def _size(found: Json, place: object, key: str, *, least: int = 1, most: int = MAX_SIZE) -> int:
+    value = _number(found, place, key)
+    if value != int(value) or not least <= value <= most:
+        raise UserError(f"{place}: {key} is {found[key]!r}; a whole number from {least} to {most} is expected")
+    return int(value)
+
+
+def _number(found: Json, place: object, key: str) -> float:
+    value = found[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"{place}: {key} is {value!r}; a number above 0 is expected")
+    return float(value)
+
+
+def _told(error: Exception, place: object) -> UserError:
+    return error if isinstance(error, UserError) else UserError(f"{place}: {error}")
 
 
 def _expect(found: Json, place: object, **allowed: tuple[Any, ...]) -> None:
@@ -232,6 +295,8 @@ def processor_to_json(config: VLMConfig, *, image_token: int) -> dict[str, dict[
         "bos_token": "<s>",
         "eos_token": "</s>",
         "unk_token": "<unk>",
+        "add_bos_token": True,  # left out, transformers 5 adds none, and the model has always seen one
+        "add_eos_token": False,
         "pad_token": "<unk>",
         "padding_side": "left",
         "legacy": True,
@@ -271,8 +336,9 @@ def reference_to_json(config: VLMConfig, *, vision_tower: str, dtype: str) -> di
     }
 
 
-def lora_to_json(config: LoRAConfig, *, base_model: str) -> dict[str, Any]:
-    """PEFT's adapter_config.json."""
+def lora_to_json(config: LoRAConfig, *, base_model: str, in_llava: bool = False) -> dict[str, Any]:
+    """PEFT's adapter_config.json. in_llava: the vision tower's maps, some of which have the same names, stay bare."""
+    maps = [name.split(".")[-1] for name in DECODER_MAPS]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -280,7 +346,7 @@ def lora_to_json(config: LoRAConfig, *, base_model: str) -> dict[str, Any]:
         "r": config.rank,
         "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
         "lora_dropout": config.dropout,
-        "target_modules": [name.split(".")[-1] for name in DECODER_MAPS],
+        "target_modules": rf".*language_model.*\.({'|'.join(maps)})" if in_llava else maps,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,

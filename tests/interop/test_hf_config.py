@@ -46,6 +46,58 @@ def test_what_the_decoder_is_not_is_an_error(change, message):
         hf_config.decoder_config({**LLAMA_1, **change}, "here/config.json")
 
 
+TOWER = {
+    "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+    "num_attention_heads": 16, "image_size": 336, "patch_size": 14, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+}  # fmt: skip
+ADAPTER = {"peft_type": "LORA", "r": 128, "lora_alpha": 256, "lora_dropout": 0.05}
+READERS = {
+    "decoder": (LLAMA_1, lambda config: hf_config.decoder_config(config, "here/config.json")),
+    "vision": (TOWER, lambda config: hf_config.vision_config(config, None, feature_layer=-2, place="here/config.json")),
+    "adapter": (ADAPTER, lambda config: hf_config.lora_config(config, "here/config.json")),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [*(("decoder", key) for key in hf_config.ALWAYS_SAID["decoder"]),
+     *(("vision", key) for key in hf_config.ALWAYS_SAID["vision"]), ("adapter", "r"), ("adapter", "lora_alpha")],
+)  # fmt: skip
+def test_no_size_is_assumed_in_a_config_of_its_own(kind, key):
+    config, read = READERS[kind]
+    read(config)
+    with pytest.raises(UserError, match=f"here/config.json does not say {key}: take the config.json that came with"):
+        read({name: value for name, value in config.items() if name != key})
+
+
+def test_a_config_inside_another_leaves_out_what_is_at_its_default():
+    text, tower = ({"model_type": "llama", "vocab_size": 32064}, {"model_type": "clip_vision_model", "image_size": 336})
+    config = {"text_config": text, "vision_config": tower}
+    decoder = hf_config.decoder_config(config, "x")
+    assert (decoder.vocab_size, decoder.width, decoder.rms_norm_epsilon) == (32064, 4096, 1e-6)
+    vision = hf_config.vision_config(config, None, feature_layer=-2, place="x")
+    assert (vision.image_size, vision.width) == (336, 768)
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("value", [None, "x", 0, -3, 2.5, True, [], {}, [7], 10**30, float("nan"), float("inf")])
+def test_a_damaged_value_is_one_line_or_none_that_counts(kind, value):
+    """Whatever stands at a key, reading ends in a config or in one line that names file and key."""
+    config, read = READERS[kind]
+    extra = {"rope_theta", "rope_parameters", "rope_scaling", "head_dim", "num_key_value_heads", "init_lora_weights"}
+    for key in {*config, *extra, "vision_config", "text_config"}:
+        try:
+            read({**config, key: value})
+        except UserError as error:
+            assert str(error).startswith("here/config.json") and "\n" not in str(error), key
+
+
+def test_starts_that_change_the_base_are_an_error():
+    with pytest.raises(UserError, match="init_lora_weights is 'pissa_niter_4', which changed the weights under"):
+        hf_config.lora_config({**ADAPTER, "init_lora_weights": "pissa_niter_4"}, "x")
+    assert hf_config.lora_config({**ADAPTER, "init_lora_weights": "gaussian"}, "x").rank == 128
+
+
 def test_configs_come_back():
     config = made.model()
     written = hf_config.decoder_to_json(config.decoder, vocab_size=made.VOCAB, dtype="float32")
