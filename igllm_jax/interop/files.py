@@ -7,6 +7,7 @@ import json
 import math
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,11 +97,14 @@ def open_weights(place: str | Path, *, names: tuple[str, ...] = SINGLE_FILES) ->
     files = _shards(place, index, weight_map) if index else [_single_file(place, names)]
     opened = {file: open_file(file) for file in files}
     infos: dict[str, TensorInfo] = {}
+    twice: dict[str, str] = {}
     for file in opened.values():
         for name, info in file.infos.items():
             if name in infos:
-                raise UserError(f"{place}: {infos[name].file.name} and {info.file.name} both hold {name}")
+                twice[name] = f"{name} ({infos[name].file.name} and {info.file.name})"
             infos[name] = info
+    if twice:
+        raise UserError(f"{place} holds {len(twice)} tensors twice: {', '.join(list(twice.values())[:5])}")
     absent = [name for name, file in weight_map.items() if name not in infos or infos[name].file.name != file]
     if absent:
         raise UserError(
@@ -185,7 +189,7 @@ class SafetensorsFile:
             if length > min(MAX_HEADER_BYTES, size - 8):
                 raise UserError(f"{path} is no complete safetensors file: its header is cut short; download it again")
             try:
-                header = json.loads(file.read(length))
+                header = json.loads(file.read(length), object_pairs_hook=self._once)
                 entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
                 for name, entry in entries.items():
                     self._add(name, entry, 8 + length, size)
@@ -194,13 +198,21 @@ class SafetensorsFile:
                     raise
                 raise UserError(f"{path} is no safetensors file: its header can't be read ({error})") from None
 
+    def _once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """A JSON object, of which JSON itself would keep the last of several equal keys."""
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+            raise UserError(f"{self.path} holds {', '.join(twice[:5])} twice")
+        return found
+
     def _add(self, name: str, entry: dict[str, Any], data: int, size: int) -> None:
         dtype = (FLOATS | OTHERS).get(entry["dtype"])
         if dtype is None:
             raise UserError(f"{self.path}: {name} has the dtype {entry['dtype']!r}, which is not known here")
         shape = tuple(entry["shape"])
         start, end = entry["data_offsets"]
-        if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, end)):
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (*shape, start, end)):
             raise UserError(f"{self.path}: {name} has the shape {shape} at {start}:{end}, which can't be")
         if end - start != math.prod(shape) * dtype.itemsize:
             raise UserError(f"{self.path}: {name} has {end - start} bytes for shape {shape} of {dtype}")
@@ -313,7 +325,8 @@ def write_torch(tensors: Mapping[str, np.ndarray], path: Path) -> None:
 def _is_tensor(value: Any) -> bool:
     import torch
 
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized
+    is_plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_quantized
+    return is_plain and value.device.type == "cpu"  # one on "meta" has a shape and no values
 
 
 def _numpy_dtype(path: Path, name: str, tensor: Any) -> np.dtype:

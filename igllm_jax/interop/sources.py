@@ -100,8 +100,14 @@ def make_plan(request: Request) -> Plan:
     )
     plan = Plan(config, {}, found_lora)
     shapes = {path: tuple(shape.shape) for path, shape in skeleton(config).shapes.items()}
+    problems = []
     for part in parts:
-        _match_part(plan, part, shapes, request)
+        try:
+            _match_part(plan, part, shapes, request)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("; and ".join(problems))
     if projector == "none":
         plan.notes.append("no projector came along: training starts it from the seed")
     if request.merge_lora:
@@ -120,7 +126,10 @@ def _open_parts(request: Request) -> list[_Part]:
         parts.append(_Part(open_weights(_given(request.vision)), lambda *_: tables.CLIP, ("vision/",)))
         parts.append(_Part(open_weights(_given(request.decoder)), lambda *_: tables.LLAMA, ("decoder/",)))
     if request.projector:
-        parts.append(_kinds(open_weights(request.projector, names=PROJECTOR_FILES), tables.non_lora, ()))
+        part = _kinds(open_weights(request.projector, names=PROJECTOR_FILES), tables.non_lora, ())
+        if part.projector == "none":
+            raise UserError(f"{part.weights.place} holds no mm_projector: --projector takes LLaVA's mm_projector.bin")
+        parts.append(part)
     if request.adapter:
         parts.append(_kinds(open_weights(request.adapter, names=ADAPTER_FILES), tables.peft, ("lora",)))
         if any((request.adapter / name).is_file() for name in BESIDE_FILES):
@@ -251,7 +260,8 @@ def _preprocessor(folder: Path) -> dict[str, Any] | None:
     if (folder / "preprocessor_config.json").is_file():
         return read_json(folder / "preprocessor_config.json")
     if (folder / "processor_config.json").is_file():
-        return read_json(folder / "processor_config.json").get("image_processor")
+        image = read_json(folder / "processor_config.json").get("image_processor")
+        return image if isinstance(image, dict) else None
     return None
 
 

@@ -82,11 +82,21 @@ def test_a_missing_shard_is_an_error(tmp_path):
         open_weights(tmp_path)
 
 
-def test_two_shards_with_one_tensor_are_an_error(tmp_path):
+def test_tensors_that_two_shards_hold_are_listed_together(tmp_path):
     shards(tmp_path)
+    made.save(NAMED, tmp_path / "model-1.safetensors")
     made.save({"a": NAMED["a"], "b": NAMED["b"]}, tmp_path / "model-2.safetensors")
-    with pytest.raises(UserError, match="both hold a"):
+    both = r"\(model-1.safetensors and model-2.safetensors\)"
+    with pytest.raises(UserError, match=rf"holds 2 tensors twice: a {both}, b {both}"):
         open_weights(tmp_path)
+
+
+def test_a_name_twice_in_one_header_is_an_error(tmp_path):
+    entry = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    text = f'{{"a":{entry},"b":{entry},"a":{entry}}}'.encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises(UserError, match=r"w.safetensors holds a twice"):
+        open_weights(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("kept", [0, 4, 20, 100, -1, -9])
@@ -107,6 +117,9 @@ def test_a_truncated_file_is_one_clear_line(tmp_path, kept):
         {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}},
         {"a": {"dtype": "X9", "shape": [], "data_offsets": [0, 4]}},
         {"a": {"dtype": "F32", "shape": [], "data_offsets": [0]}},
+        {"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}},
+        {"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}},
     ],
 )
 def test_a_header_that_lies_is_one_clear_line(tmp_path, header):
@@ -184,6 +197,13 @@ def test_other_things_than_tensors_are_an_error(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"model": {"x": torch.ones(3)}}, tmp_path / "w.bin")
     with pytest.raises(UserError, match="holds more than tensors: model"):
+        open_weights(tmp_path / "w.bin")
+
+
+def test_a_tensor_without_values_is_an_error(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"x": torch.ones(3), "y": torch.empty(3, device="meta")}, tmp_path / "w.bin")
+    with pytest.raises(UserError, match="holds more than tensors: y"):
         open_weights(tmp_path / "w.bin")
 
 
