@@ -16,6 +16,7 @@ from igllm_jax import config as configs
 from igllm_jax.assemble import Assembly
 from igllm_jax.data import images as image_files
 from igllm_jax.data import pipeline, tars
+from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.decode import DecodeOptions, Parts, make_decode, prepare
 from igllm_jax.errors import UserError
@@ -24,7 +25,10 @@ from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.scene import code
 from igllm_jax.scene.predictions import Predictions, write_predictions
+from igllm_jax.scene.tasks import find_task
 from igllm_jax.sharding import Layout, make_mesh
+
+NO_TOKEN = -1  # of a vocabulary that needs no float token, where numbers are text
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,13 @@ class Writer:
     ):
         self.layout = layout
         before, after = pipeline.prompt_tokens(options, tokenizer)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.has_head = tokenizer, model.head != "none"
         self.options = DecodeOptions(
             before=tuple(before),
             after=tuple(after),
             max_new_tokens=max_new_tokens,
             end_id=tokenizer.eos_id,
-            number_id=tokenizer.float_id,
+            number_id=tokenizer.float_id if self.has_head else NO_TOKEN,
             vocab_size=tokenizer.vocab_size,
             forbidden=tokenizer.forbidden_sequences(),
         )
@@ -102,8 +106,10 @@ class Writer:
 
     def _answer(self, tokens: np.ndarray, numbers: np.ndarray, length: int) -> Answer:
         ids = tokens[:length]
-        values = numbers[:length][ids == self.options.number_id]
-        text = code.fill(self.tokenizer.decode(ids.tolist()), [float(value) for value in values])
+        text = self.tokenizer.decode(ids.tolist())
+        if self.has_head:
+            values = numbers[:length][ids == self.options.number_id]
+            text = code.fill(text, [float(value) for value in values])
         return Answer(text, is_finished=length < self.options.max_new_tokens)
 
 
@@ -149,6 +155,7 @@ def put(value: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
 
 def load_imported(folder: Path, *, task: str, rotation_rep: str, prompt: str, layout: Layout | None = None) -> Trained:
     """The model of a folder that tools/convert_weights.py made; weights in the dtype they were stored in."""
+    find_task(task).representation(rotation_rep)
     model = base.read_config(folder)
     vision = model.vision
     options = pipeline.DataOptions(
@@ -162,8 +169,16 @@ def load_imported(folder: Path, *, task: str, rotation_rep: str, prompt: str, la
         num_image_tokens=vision.num_patches,
     )
     about = {"model_path": str(folder), "model_base": None, "model_name": Path(folder).resolve().name}
-    stored, axes = base.paths(folder), skeleton(model).axes
-    places = (one_device() if layout is None else layout).params(stored, axes)
+    stored, bones = base.paths(folder), skeleton(model)
+    absent = sorted({path.split("/")[0] for path in bones.shapes if path not in stored})
+    if absent:
+        raise UserError(
+            f"--model {folder} holds no {', '.join(absent)}, so it can't write code yet: train it with model.base, or "
+            "import it with --projector or --adapter"
+        )
+    if not (Path(folder) / TOKENIZER_FILE).is_file():
+        raise UserError(f"--model {folder} holds no {TOKENIZER_FILE}: import it again with --tokenizer FILE")
+    places = (one_device() if layout is None else layout).params(stored, bones.axes)
     wanted = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=places[path]) for path, s in stored.items()}
     return Trained(model, base.restore(folder, wanted), Tokenizer.load(folder), options, None, about)
 

@@ -1,14 +1,23 @@
 """Features, logits, numbers and greedy tokens of imported weights against transformers, peft and torch, in float32."""
 
+import json
+import re
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
+from igllm_jax import generate
+from igllm_jax.data.prompts import find_prompt
+from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.decode import DecodeOptions, make_decode, prepare
 from igllm_jax.interop import base
+from igllm_jax.interop.files import open_weights
 from igllm_jax.interop.importing import run
 from igllm_jax.interop.sources import Request
 from igllm_jax.models.vlm import skeleton
@@ -110,8 +119,61 @@ def test_greedy_generation_gives_the_same_tokens(pair):
     assert not np.array_equal(free, expected)  # what was forbidden had been written
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_merged_llava_of_hugging_face(tmp_path, tied):
+def test_the_command_writes_what_torch_writes(tmp_path):
+    """`igllm generate --model` against greedy decoding of transformers and a second pass for the numbers."""
+    theirs = reference.build(tmp_path, projector_kind="mlp2x_gelu", head_kind="tanh_mlp_gelu")
+    tokenizer = Tokenizer.load(tmp_path / "decoder")
+    images = np.asarray(reference.batch(rows=2).images)
+    often = Counter(written_by_torch(theirs, images[0], tokenizer, 31)[0]).most_common(1)[0][0]
+    write_instead(tokenizer.float_id, often, theirs, tmp_path / "decoder" / "model.safetensors")
+    reference.imported(tmp_path)
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
+    places = ["--model", str(tmp_path / "base"), "--images", str(tmp_path / "images")]
+    settings = ["--out", str(tmp_path / "o.json"), "--max_new_tokens", "31", "--dtype", "float32"]
+    assert generate.main([*places, *settings]) == 0
+    answers = json.loads((tmp_path / "o.json").read_text())["answers"]
+    found = [answers[name]["outputs"] for name in sorted(answers)]
+    assert found == [written_by_torch(theirs, image, tokenizer, 31)[1] for image in images]
+    numbers = {number for text in found for number in re.findall(r"-?\d+\.\d{3}", text)}
+    assert len(numbers) > 3  # several were written, and they differ
+
+
+def write_instead(token, other, theirs, file):
+    """Gives `token` the logits of `other` and a little more, in memory and in the decoder's file."""
+    weights = open_weights(file)
+    named = {name: weights.read(name) for name in weights.infos}
+    named["lm_head.weight"][token] = 1.5 * named["lm_head.weight"][other]
+    made.save(named, file)
+    with torch.no_grad():
+        theirs.decoder.get_output_embeddings().weight.copy_(torch.tensor(named["lm_head.weight"]))
+
+
+def written_by_torch(theirs, image, tokenizer, count):
+    """(tokens, text) by the reference's procedure: greedy, then the float head on one more pass over it all."""
+    prompt = find_prompt("vicuna_v1")
+    before, after = tokenizer.encode(prompt.before_image, bos=True), tokenizer.encode(prompt.after_image)
+    embed = theirs.decoder.get_input_embeddings()
+    bad = [list(sequence) for sequence in tokenizer.forbidden_sequences()]
+    settings = {"do_sample": False, "max_new_tokens": count, "eos_token_id": tokenizer.eos_id, "pad_token_id": 0}
+    with torch.no_grad():
+        parts = [embed(torch.tensor([before])), theirs.projector(theirs.features(image[None]))]
+        row = torch.cat([*parts, embed(torch.tensor([after]))], dim=1)
+        ids = theirs.decoder.generate(inputs_embeds=row, bad_words_ids=bad, **settings)
+        whole = torch.cat([row, embed(ids)], dim=1)
+        states = theirs.decoder(inputs_embeds=whole, output_hidden_states=True).hidden_states[-1]
+        numbers = theirs.head(states[:, row.shape[1] - 1 : -1])[0, :, 0].tolist()
+    written = [token for token in ids[0].tolist() if token != tokenizer.eos_id]
+    text = tokenizer.decode(written)
+    for token, number in zip(written, numbers, strict=False):
+        if token == tokenizer.float_id:
+            text = text.replace("数", f"{number:.3f}", 1)
+    return written, text
+
+
+def hugging_face_llava(folder, *, tied=False):
+    """A random LlavaForConditionalGeneration, saved in the folder."""
     torch.manual_seed(1)
     config = transformers.LlavaConfig(
         vision_config=reference.vision_config(),
@@ -122,10 +184,14 @@ def test_a_merged_llava_of_hugging_face(tmp_path, tied):
     )
     theirs = reference.shaken(transformers.LlavaForConditionalGeneration(config), 0.1)
     theirs.tie_weights()
-    theirs.save_pretrained(tmp_path / "llava")
-    made.put_json(
-        tmp_path / "llava" / "preprocessor_config.json", {"image_mean": reference.MEAN, "image_std": reference.STD}
-    )
+    theirs.save_pretrained(folder)
+    made.put_json(folder / "preprocessor_config.json", {"image_mean": reference.MEAN, "image_std": reference.STD})
+    return theirs
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_merged_llava_of_hugging_face(tmp_path, tied):
+    theirs = hugging_face_llava(tmp_path / "llava", tied=tied)
     tokenizer = made.tokenizer(tmp_path / "tokenizer")
     assert tokenizer.vocab_size <= made.VOCAB
     run(Request(out=tmp_path / "base", llava=tmp_path / "llava", tokenizer=tmp_path / "tokenizer"))
