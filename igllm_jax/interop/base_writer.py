@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import tensorstore
 
+from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.errors import UserError
 from igllm_jax.interop import base
 from igllm_jax.models.vlm import VLMConfig
@@ -19,6 +20,11 @@ from igllm_jax.models.vlm import VLMConfig
 CHUNK_BYTES = 16 * 2**20  # of one file: small enough that a host reads little more than its devices hold
 PLAN_FILE = "import.json"
 DONE_FILE = "done.txt"
+LOCK_FILE = "lock"
+OWN_NAMES = {
+    PLAN_FILE, DONE_FILE, LOCK_FILE, base.WEIGHTS, base.SOURCES, base.MODEL_FILE, TOKENIZER_FILE,
+    f".{TOKENIZER_FILE}.partial",
+}  # fmt: skip
 
 
 class Writer:
@@ -35,7 +41,9 @@ class Writer:
         if self.folder.exists():
             raise UserError(f"{folder} exists: give another --out, or remove it")
         self.partial.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.partial / "lock").open("w")
+        if {path.name for path in self.partial.iterdir()} - OWN_NAMES:
+            raise UserError(f"{self.partial} is in the way, and no import left it: move it, or give another --out")
+        self._lock = (self.partial / LOCK_FILE).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -57,7 +65,7 @@ class Writer:
         for path in self.partial.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != "lock":
+            elif path.name != LOCK_FILE:
                 path.unlink()
         (self.partial / base.WEIGHTS).mkdir()
         plan_file.write_text(json.dumps(plan))
@@ -100,10 +108,9 @@ class Writer:
         value = {"format": base.FORMAT, "config": base.config_to_json(config), **about}
         (self.partial / base.MODEL_FILE).write_text(json.dumps(value, indent=2) + "\n")
         self._journal.close()
-        for file in self.partial.rglob("*"):
-            _wait_for_disk(file)
+        settle(self.partial)
         self.partial.rename(self.folder)
-        for name in (PLAN_FILE, DONE_FILE, "lock"):
+        for name in (PLAN_FILE, DONE_FILE, LOCK_FILE):
             (self.folder / name).unlink()
         self._lock.close()
 
@@ -112,6 +119,12 @@ class Writer:
         self._journal.close()
         shutil.rmtree(self.partial, ignore_errors=True)
         self._lock.close()
+
+
+def settle(folder: Path) -> None:
+    """Waits until everything in the folder is on the disk, so that its final name never stands for less."""
+    for file in folder.rglob("*"):
+        _wait_for_disk(file)
 
 
 def _wait_for_disk(file: Path) -> None:

@@ -1,6 +1,7 @@
 """The command behind tools/convert_weights.py: `import` and `export`."""
 
 import argparse
+import logging
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -13,15 +14,17 @@ from igllm_jax.interop.sources import DTYPES, KEEP, Request
 def main(arguments: list[str]) -> int:
     """Runs the command; 0, or 2 after one line that says what the user can mend."""
     options = parse(arguments)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's remarks are not for our users
+    is_import = options.command == "import"
+    again = "; run the same command again to go on" if is_import else ""
     try:
-        return run_import(options) if options.command == "import" else run_export(options)
+        return run_import(options) if is_import else run_export(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        again = "; run the same command again to go on" if options.command == "import" else ""
         print(f"error: {error.filename or options.out}: {error.strerror or error}{again}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"interrupted{again}", file=sys.stderr)
         return 130
     return 2
 
@@ -71,6 +74,8 @@ def run_export(options: argparse.Namespace) -> int:
     else:
         model = exporting.from_folder(options.model)
     account = exporting.export(model, options.format, options.out, options.dtype)
+    for note in account["notes"]:
+        print(f"note: {note}")
     told = f"{account['tensors']} tensors, {account['bytes'] / 1e9:.2f} GB in {account['seconds']:.1f} s"
     print(f"{options.out}: {told}")
     return 0

@@ -17,9 +17,9 @@ from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.interop import base, hf_config, tables
-from igllm_jax.interop.base_writer import copy_files
+from igllm_jax.interop.base_writer import copy_files, settle
 from igllm_jax.interop.files import import_torch, read_json, write_torch
-from igllm_jax.interop.importing import copied_files, merge_kernel
+from igllm_jax.interop.importing import licence_files, merge_kernel
 from igllm_jax.interop.safetensors_writer import Outgoing, write, write_sharded
 from igllm_jax.interop.sources import KEEP
 from igllm_jax.interop.table import Rule, Source
@@ -27,6 +27,7 @@ from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig, skeleton
 
 BASE_PARTS = ("vision/", "decoder/")
+UNFINISHED = ".unfinished-export"  # tells a folder that an export left from one that is somebody's
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def from_run(workdir: Path, step: str) -> Model:
     model, stored = configs.model_config(config), base.paths(folder) if folder else {}
     trained = tuple(arrays)
     arrays = {**_drawn(config, model, {*arrays, *stored}), **arrays}
-    sources = base.read_model(folder)["sources"] if folder else {}
-    about = {"run": str(workdir), "step": found, "sources": sources}
+    sources = base.read_model(folder).get("sources", {}) if folder else {}
+    about = {"run": str(workdir), "step": found, "sources": sources, "merged_lora": _merged_lora(folder)}
     return _complete(Model(model, arrays, trained, folder, stored, Tokenizer.load(workdir), about))
 
 
@@ -105,9 +106,15 @@ def from_folder(folder: Path) -> Model:
     """The model of an imported folder; its adapter, projector and float head count as trained."""
     config, stored = base.read_config(folder), base.paths(folder)
     trained = tuple(path for path in stored if not path.startswith(BASE_PARTS) or _is_lora(path))
-    about = {"folder": str(folder), "sources": base.read_model(folder)["sources"]}
+    sources, merged = base.read_model(folder).get("sources", {}), _merged_lora(folder)
+    about = {"folder": str(folder), "sources": sources, "merged_lora": merged}
     tokenizer = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).is_file() else None
     return _complete(Model(config, {}, trained, str(folder), stored, tokenizer, about))
+
+
+def _merged_lora(folder: Path | str | None) -> Any:
+    """The adapter that the base has in its kernels, None where there is none."""
+    return base.read_model(folder).get("merged_lora") if folder else None
 
 
 def _complete(model: Model) -> Model:
@@ -131,17 +138,41 @@ def export(model: Model, kind: str, out: Path, dtype: str = KEEP) -> dict[str, A
     start = time.monotonic()
     if out.exists():
         raise UserError(f"{out} exists: give another --out, or remove it")
-    partial = out.absolute().with_name(f"{out.name}.export")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = _fresh(out.absolute().with_name(f"{out.name}.export"))
     try:
         tensors = FORMATS[kind](model, partial, dtype)
+        settle(partial)
+        (partial / UNFINISHED).unlink()
         partial.rename(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    return {"tensors": tensors, "bytes": size, "seconds": time.monotonic() - start}
+    notes = _notes(model) if kind == "peft" else []
+    return {"tensors": tensors, "bytes": size, "seconds": time.monotonic() - start, "notes": notes}
+
+
+def _fresh(partial: Path) -> Path:
+    """The folder to write in; what a killed export left there goes."""
+    if (partial / UNFINISHED).exists():
+        shutil.rmtree(partial)
+    elif partial.exists():
+        raise UserError(f"{partial} is in the way, and no export left it: move it, or give another --out")
+    partial.mkdir(parents=True)
+    (partial / UNFINISHED).touch()
+    return partial
+
+
+def _notes(model: Model) -> list[str]:
+    """What an adapter's user has to know about the weights under it."""
+    if not model.base:
+        return ["the weights under this adapter are the run's own: export them with --format llava-hf"]
+    if model.about["merged_lora"]:
+        return [
+            f"the base {model.base} has another adapter merged in: this one belongs on that sum, not on the decoder "
+            "that it was made of"
+        ]
+    return []
 
 
 # ---- the formats -----------------------------------------------------------------------------------------------------
@@ -152,23 +183,37 @@ def _export_peft(model: Model, folder: Path, dtype: str) -> int:
     config = model.config
     if not config.lora.rank:
         raise UserError("this model has no LoRA apart from its base: export it as llava-hf or safetensors")
+    whole = sorted(path for path in model.trained if path.startswith(BASE_PARTS) and not _is_lora(path))
+    if whole:
+        raise UserError(
+            f"more has trained than an adapter holds ({len(whole)} arrays, such as {whole[0]}): export it as llava-hf "
+            "or safetensors"
+        )
     beside = tables.non_lora(config.projector, config.head)
     import_torch(folder / "non_lora_trainables.bin")
     sources = model.about["sources"]
-    lora = _outgoing(model, tables.peft("none", "none"), dtype, {p for p in model.shapes if _is_lora(p)})
+    is_hf = _is_hugging_faces(model)
+    lora = _outgoing(
+        model, tables.peft("none", "none", in_llava=is_hf), dtype, {p for p in model.shapes if _is_lora(p)}
+    )
     others = _outgoing(model, beside, dtype, {p for p in model.shapes if not p.startswith(BASE_PARTS)})
     write(lora, folder / "adapter_model.safetensors")
     write_torch({name: tensor.read() for name, tensor in others.items()}, folder / "non_lora_trainables.bin")
-    _write_json(
-        folder / "adapter_config.json",
-        hf_config.lora_to_json(config.lora, base_model=sources.get("decoder", sources.get("llava", ""))),
-    )
+    under = "" if model.about["merged_lora"] else sources.get("decoder", sources.get("llava", ""))
+    described = hf_config.lora_to_json(config.lora, base_model=under, in_llava=is_hf)
+    _write_json(folder / "adapter_config.json", described)
     stored = model.dtype("decoder/embedding").name
     tower = sources.get("vision", sources.get("llava", ""))
     described = hf_config.reference_to_json(config, vision_tower=tower, dtype=stored)
     _write_json(folder / "config.json", described | _about_text(model))
     _save_tokenizer(model, folder)
     return len(lora) + len(others)
+
+
+def _is_hugging_faces(model: Model) -> bool:
+    """Whether the base came from a LlavaForConditionalGeneration, in which the decoder is a part with its own name."""
+    place = Path(model.base or "") / base.SOURCES / "llava" / "config.json"
+    return bool(model.base) and place.is_file() and "vision_config" in read_json(place)
 
 
 def _export_safetensors(model: Model, folder: Path, dtype: str) -> int:
@@ -205,10 +250,7 @@ def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
     _write_json(folder / "config.json", described)
     for name, value in hf_config.processor_to_json(config, image_token=image_token).items():
         _write_json(folder / name, value)
-    if model.base:
-        for place in (Path(model.base) / base.SOURCES / role for role in ("decoder", "llava")):
-            licences = {name: file for name, file in copied_files(place).items() if not name.endswith(".json")}
-            copy_files({name: file for name, file in licences.items() if not name.startswith("tokenizer")}, folder)
+    _copy_licences(model, folder)
     _save_tokenizer(model, folder)
     return len(tensors)
 
@@ -285,6 +327,13 @@ def _identities(model: Model, dtype: np.dtype) -> dict[str, Outgoing]:
         found[f"{second}.weight"] = Outgoing((width, width), dtype, lambda: np.eye(width, dtype=dtype))
         found[f"{second}.bias"] = Outgoing((width,), dtype, lambda: np.zeros(width, dtype))
     return found
+
+
+def _copy_licences(model: Model, folder: Path) -> None:
+    """Those of everything that is in the weights; the decoder's under their own names, others with theirs before it."""
+    for role in ("decoder", "llava", "vision", "adapter", "projector") if model.base else ():
+        for name, file in licence_files(Path(model.base or "") / base.SOURCES / role).items():
+            copy_files({name if role in ("decoder", "llava") else f"{role}-{name}": file}, folder)
 
 
 def _save_tokenizer(model: Model, folder: Path) -> None:

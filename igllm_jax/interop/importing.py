@@ -1,5 +1,6 @@
 """Importing: what sources.py found is written as a base-weights folder, one tensor at a time."""
 
+import fnmatch
 import itertools
 import json
 import time
@@ -26,9 +27,9 @@ from igllm_jax.models.vlm import skeleton
 
 COPIED = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer*",
-    "special_tokens_map.json", "added_tokens.json", "adapter_config.json", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*",
-    "COPYING*",
+    "special_tokens_map.json", "added_tokens.json", "adapter_config.json",
 )  # fmt: skip
+LICENCES = ("*licen[cs]e*", "notice*", "*use_policy*", "copying*")  # in any mixture of cases
 
 
 @dataclass(frozen=True)
@@ -160,12 +161,24 @@ def merge_kernel(kernel: np.ndarray, a: np.ndarray, b: np.ndarray, config: LoRAC
 
 def _folders(request: Request) -> dict[str, Path]:
     folders = {"vision": request.vision, "decoder": request.decoder, "llava": request.llava, "adapter": request.adapter}
+    folders["projector"] = request.projector if request.projector and request.projector.is_dir() else None
     return {role: folder for role, folder in folders.items() if folder}
 
 
 def copied_files(folder: Path) -> dict[str, Path]:
     """Name -> file of the config, tokenizer and licence files in a folder."""
-    return {path.name: path for pattern in COPIED for path in sorted(folder.glob(pattern)) if path.is_file()}
+    return _named(folder, COPIED) | licence_files(folder)
+
+
+def licence_files(folder: Path) -> dict[str, Path]:
+    """Name -> file of a folder's licences and notices."""
+    return _named(folder, LICENCES)
+
+
+def _named(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    is_one = [any(fnmatch.fnmatchcase(path.name.lower(), pattern) for pattern in patterns) for path in files]
+    return {path.name: path for path, wanted in zip(files, is_one, strict=True) if wanted}
 
 
 def _identity(plan: Plan, request: Request, tokenizer: Tokenizer | None) -> dict[str, Any]:

@@ -116,9 +116,13 @@ CLIP = Source(
 LLAMA = Source("LLaMA decoder", (Group(DECODER, r"model\.", "model."), Group(HEAD)), ROTARY)
 
 
-def peft(projector: str, head: str) -> Source:
-    """PEFT's adapter file; projector and float head stand in it where `modules_to_save` named them ("none": not)."""
-    lora = Group(LORA, r"(?:base_model\.)?(?:model\.)*(?:language_model\.)?(?:model\.)?", "base_model.model.model.")
+def peft(projector: str, head: str, *, in_llava: bool = False) -> Source:
+    """PEFT's adapter file; projector and float head stand in it where `modules_to_save` named them ("none": not).
+
+    in_llava: of a LlavaForConditionalGeneration, where the decoder is its language_model.
+    """
+    written = "base_model.model.model." + ("language_model." if in_llava else "")
+    lora = Group(LORA, r"(?:base_model\.)?(?:model\.)*(?:language_model\.)?(?:model\.)?", written)
     return Source("PEFT adapter", (lora, *_beside_lora(projector, head)), ORIGINAL_MODULE)
 
 

@@ -152,6 +152,14 @@ def test_what_another_import_left_is_thrown_away(tmp_path):
     assert Writer(tmp_path / "base", shapes, {"plan": 2}).done == set()
 
 
+def test_a_folder_that_no_import_left_is_not_touched(tmp_path):
+    (tmp_path / "base.partial").mkdir()
+    (tmp_path / "base.partial" / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match=r"base.partial is in the way, and no import left it: move it"):
+        Writer(tmp_path / "base", {"x": jax.ShapeDtypeStruct((2,), jnp.float32)}, {})
+    assert [path.name for path in (tmp_path / "base.partial").iterdir()] == ["thesis.tex"]
+
+
 @pytest.mark.parametrize("shape", [(32, 4096, 11008), (32000, 4096), (32003, 4096), (32, 4096), (4096,), (2, 3, 5)])
 def test_chunks_are_one_layer_and_small_enough_for_hosts(shape):
     chunk = chunk_shape(jax.ShapeDtypeStruct(shape, jnp.bfloat16))

@@ -1,6 +1,7 @@
 """The command line, and exports of an imported folder without torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -66,6 +67,64 @@ def test_an_interrupted_import_goes_on(tmp_path, folders, capsys, monkeypatch):
         np.testing.assert_array_equal(array, expected[path], err_msg=path)
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def without_shard(path):
+    path.rename(path.with_name("model-1.safetensors"))
+    weights = open_weights(path.with_name("model-1.safetensors"))
+    weight_map = dict.fromkeys(weights.infos, "model-1.safetensors") | {"x": "model-2.safetensors"}
+    made.put_json(path.with_name("model.safetensors.index.json"), {"weight_map": weight_map})
+
+
+def misshaped(path):
+    weights = open_weights(path)
+    named = {name: weights.read(name) for name in weights.infos}
+    made.save({**named, "model.norm.weight": np.ones(5, np.float32)}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (cut, "is cut short: "),
+        (without_shard, "names files that are not there: model-2.safetensors; download them again"),
+        (misshaped, "model.norm.weight is [5] instead of [26]"),
+        (lambda path: path.write_bytes(b""), "is no complete safetensors file"),
+        (lambda path: path.unlink(), "holds no weights: expected one of model.safetensors"),
+        (lambda path: path.with_name("config.json").write_text("{"), "can't be read as JSON"),
+        (lambda path: path.with_name("config.json").write_text("{}"), "does not say vocab_size, hidden_size, "),
+        (lambda path: path.with_name("tokenizer.model").write_bytes(b"x"), "not a sentencepiece model"),
+    ],
+)
+def test_damaged_sources_end_in_one_line_and_leave_nothing(tmp_path, folders, capsys, damage, told):
+    model = made.model(projector="mlp2x_gelu")
+    decoder = made.decoder(tmp_path / "decoder", model, made.params(model))
+    damage(decoder / "model.safetensors")
+    out = ["--out", str(tmp_path / "base")]
+    capsys.readouterr()
+    assert main(["import", *flags(folders, "vision"), "--decoder", str(decoder), *out]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and told in error
+    assert [path.name for path in tmp_path.iterdir()] == ["decoder"]
+
+
+@pytest.mark.parametrize(("command", "again"), [("import", "; run the same command again to go on"), ("export", "")])
+def test_an_interrupt_is_one_line(tmp_path, folders, capsys, monkeypatch, command, again):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importing, "read_merged", interrupted)
+    monkeypatch.setitem(exporting.FORMATS, "safetensors", interrupted)
+    imports = flags(folders, "vision", "decoder")
+    exports = ["--model", str(folders / "base"), "--format", "safetensors"]
+    capsys.readouterr()
+    arguments = imports if command == "import" else exports
+    assert main([command, *arguments, "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == f"interrupted{again}\n"
+    assert [path.name for path in tmp_path.iterdir()] == (["out.partial"] if command == "import" else [])
+
+
 def test_the_tool_runs_as_a_program_and_fails_in_one_line(tmp_path):
     (tmp_path / "decoder").mkdir()
     (tmp_path / "decoder" / "config.json").write_text("{}")
@@ -125,6 +184,29 @@ def test_a_vocabulary_without_room_gets_a_row_for_the_image(tmp_path, folders):
     head = weights.read("language_model.lm_head.weight")
     assert head.shape[0] == made.VOCAB + 1
     np.testing.assert_allclose(head[-1], head[:-1].mean(axis=0), atol=1e-6)
+
+
+def test_an_export_takes_only_a_folder_that_an_export_left(tmp_path, folders):
+    export = ["export", "--model", str(folders / "base"), "--format", "safetensors", "--out", str(tmp_path / "e")]
+    (tmp_path / "e.export").mkdir()
+    (tmp_path / "e.export" / "thesis.tex").write_text("x")
+    assert main(export) == 2
+    assert (tmp_path / "e.export" / "thesis.tex").exists() and not (tmp_path / "e").exists()
+    (tmp_path / "e.export" / exporting.UNFINISHED).touch()  # as a killed export leaves it
+    assert main(export) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e"]
+    names = {path.name for path in (tmp_path / "e").iterdir()}
+    assert names == {"trained.safetensors", "model.json", "tokenizer.model"}
+
+
+def test_licences_of_all_that_is_in_the_weights_go_out_too(tmp_path, folders):
+    sources = {name: folders / name for name in ("decoder", "adapter")}
+    shutil.copytree(folders / "vision", tmp_path / "vision")
+    (tmp_path / "vision" / "LICENSE.txt").write_text("the tower's\n")
+    importing.run(importing.Request(out=tmp_path / "base", vision=tmp_path / "vision", **sources))
+    exporting.export(exporting.from_folder(tmp_path / "base"), "llava-hf", tmp_path / "hf")
+    assert (tmp_path / "hf" / "LICENSE.txt").read_text() == "may be used\n"
+    assert (tmp_path / "hf" / "vision-LICENSE.txt").read_text() == "the tower's\n"
 
 
 def test_exports_that_make_no_sense_leave_nothing(tmp_path, folders, capsys):

@@ -1,5 +1,6 @@
 """Exports of a run's workdir."""
 
+import json
 from dataclasses import asdict, replace
 
 import jax.numpy as jnp
@@ -89,6 +90,32 @@ def test_a_run_comes_back_from_hugging_faces_layout(tmp_path, run):
     for layer in range(3):
         np.testing.assert_array_equal(found[path][layer], model.read_merged(path, layer))
     assert np.abs(found[path] - base.restore_numpy(folder, [path])[path]).max() > 0.1  # LoRA is in it
+
+
+def test_an_adapter_alone_is_refused_where_the_base_trained_too(tmp_path):
+    pytest.importorskip("torch")
+    model = made.model()
+    workdir = make_run(tmp_path / "run", run_config(model), {1: made.params(model)})
+    with pytest.raises(UserError, match=r"more has trained than an adapter holds .* such as decoder/embedding"):
+        exporting.export(exporting.from_run(workdir, "last"), "peft", tmp_path / "peft")
+    assert not (tmp_path / "peft").exists()
+
+
+def test_an_adapter_on_a_merged_base_says_what_it_belongs_on(tmp_path, run):
+    pytest.importorskip("torch")
+    workdir, trained, folder = run
+    sources = {kind: folder.parent / kind for kind in ("vision", "decoder")}
+    made.adapter(tmp_path / "adapter", made.model(), made.params(made.model()))
+    importing.run(importing.Request(out=tmp_path / "merged", adapter=tmp_path / "adapter", merge_lora=True, **sources))
+    second = make_run(tmp_path / "run", run_config(made.model(), tmp_path / "merged"), {1: trained})
+    for run_folder, base_model, note in (
+        (workdir, str(sources["decoder"]), None),
+        (second, "", "has another adapter merged in: this one belongs on that sum"),
+    ):
+        account = exporting.export(exporting.from_run(run_folder, "last"), "peft", tmp_path / f"peft{bool(note)}")
+        described = json.loads((tmp_path / f"peft{bool(note)}" / "adapter_config.json").read_text())
+        assert described["base_model_name_or_path"] == base_model
+        assert [note in told for told in account["notes"]] == ([True] if note else [])
 
 
 def test_a_run_from_random_initialisation_exports_what_it_drew(tmp_path):

@@ -52,6 +52,21 @@ def test_config_tokenizer_and_licence_come_along(tmp_path, folders):
     assert {"tokenizer.model", "model.json", "sources/decoder/LICENSE.txt", "sources/vision/config.json"} <= names
 
 
+def test_licences_of_every_source_come_along_however_they_are_spelt(tmp_path, folders, model):
+    arrays = made.params(model)
+    tower = made.vision(tmp_path / "v", model, arrays)
+    projector = tmp_path / "p"
+    made.save(made.tensors(tables.non_lora("linear", "none"), arrays), projector / "mm_projector.safetensors")
+    for folder, names in ((tower, ("license.md", "README.md")), (projector, ("MODEL_LICENCE", "Notice.txt"))):
+        for name in names:
+            (folder / name).write_text("x")
+    run(Request(out=tmp_path / "base", vision=tower, decoder=folders["decoder"], projector=projector))
+    found = {str(path.relative_to(tmp_path / "base")) for path in (tmp_path / "base" / "sources").rglob("*")}
+    wanted = {"decoder/LICENSE.txt", "vision/license.md", "projector/MODEL_LICENCE", "projector/Notice.txt"}
+    assert {f"sources/{name}" for name in wanted} <= found
+    assert not any("README" in name for name in found)
+
+
 def test_a_plain_base_has_no_lora_head_or_projector(tmp_path, folders, model):
     account = run(Request(out=tmp_path / "base", vision=folders["vision"], decoder=folders["decoder"]))
     assert_same(tmp_path / "base", made.base_arrays(made.params(model)))
@@ -223,6 +238,26 @@ def test_another_size_than_the_config_says(tmp_path, folders, model):
         tmp_path, r"9 tensors are missing: model.layers.3.self_attn.q_proj.weight,.*9 tensors are of another shape",
         vision=folders["vision"], decoder=decoder,
     )  # fmt: skip
+
+
+def test_what_is_wrong_in_several_files_is_listed_together(tmp_path, folders, model):
+    arrays = made.params(model)
+    decoder, tower = made.decoder(tmp_path / "d", model, arrays), made.vision(tmp_path / "v", model, arrays)
+    named = made.tensors(tables.LLAMA, arrays)
+    made.save({**named, "x": np.ones(1)}, decoder / "model.safetensors")
+    tensors = made.tensors(tables.CLIP, arrays)
+    del tensors["vision_model.pre_layrnorm.bias"]
+    made.save(tensors, tower / "model.safetensors")
+    fails(
+        tmp_path, r"/v is not the CLIP.*1 tensor is missing: vision_model.pre_layrnorm.bias; and .*/d is not the LLaMA "
+        r"decoder that its config describes: 1 tensor is unknown: x", vision=tower, decoder=decoder,
+    )  # fmt: skip
+
+
+def test_a_projector_file_without_one(tmp_path, folders):
+    file = made.save({"x": np.ones(1)}, tmp_path / "mm_projector.safetensors")
+    only_base = {"vision": folders["vision"], "decoder": folders["decoder"]}
+    fails(tmp_path, "mm_projector.safetensors holds no mm_projector: --projector takes", projector=file, **only_base)
 
 
 def test_a_partial_adapter_only_merges(tmp_path, folders, model):

@@ -7,11 +7,21 @@ import torch
 import transformers
 from torch import nn
 
+from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.interop import exporting
 from igllm_jax.interop.files import open_weights
+from igllm_jax.interop.importing import run
+from igllm_jax.interop.sources import Request
 from tests.interop import made
 from tests.parity import reference
-from tests.parity.test_outputs import CASES, TOLERANCE, assert_near, hugging_face_logits, outputs
+from tests.parity.test_outputs import (
+    CASES,
+    TOLERANCE,
+    assert_near,
+    hugging_face_llava,
+    hugging_face_logits,
+    outputs,
+)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=["-".join(case) for case in CASES])
@@ -65,6 +75,27 @@ def test_peft_loads_the_adapter(pair):
         assert_near(outputs(folder / "base", batch)[0], logits)
 
 
+def test_peft_loads_an_adapter_onto_hugging_faces_llava(tmp_path):
+    llava = hugging_face_llava(tmp_path / "llava")
+    reference.build(tmp_path, projector_kind="mlp2x_gelu", head_kind="none", seed=5)
+    (tmp_path / "adapter" / "non_lora_trainables.bin").unlink()  # the projector stays LLaVA's
+    sources = {"llava": tmp_path / "llava", "adapter": tmp_path / "adapter", "tokenizer": tmp_path / "decoder"}
+    run(Request(out=tmp_path / "base", **sources))
+    exporting.export(exporting.from_folder(tmp_path / "base"), "peft", tmp_path / "peft")
+    batch = reference.batch()
+    with torch.no_grad():
+        bare = hugging_face_logits(llava, batch)
+        loaded = peft.PeftModel.from_pretrained(llava, tmp_path / "peft").eval()
+        assert not any("lora_" in name and "vision" in name for name, _ in loaded.named_parameters())
+        logits = hugging_face_logits(loaded, batch)
+        assert_near(outputs(tmp_path / "base", batch)[0], logits)
+    assert (logits - bare).abs().max() > 0.01  # the adapter does something
+    run(Request(out=tmp_path / "again", **{**sources, "adapter": tmp_path / "peft"}))
+    before, after = (exporting.from_folder(tmp_path / name) for name in ("base", "again"))
+    for path in before.shapes:
+        np.testing.assert_array_equal(before.read(path), after.read(path), err_msg=path)
+
+
 def test_an_exported_adapter_is_imported_again(pair):
     _, folder = pair
     exporting.export(exporting.from_folder(folder / "base"), "peft", folder / "once")
@@ -103,5 +134,7 @@ def test_huggings_faces_processor_puts_the_image_where_it_belongs(pair):
     processor = transformers.AutoProcessor.from_pretrained(out)
     made_inputs = processor(images=Image.new("RGB", (40, 30)), text="add <image> red", return_tensors="pt")
     placeholder = transformers.AutoConfig.from_pretrained(out).image_token_index
-    assert (made_inputs["input_ids"] == placeholder).sum() == 9
+    tokenizer = Tokenizer.load(folder / "base")
+    text = [*tokenizer.encode("add ", bos=True), *[placeholder] * 9, *tokenizer.encode(" red")]
+    assert made_inputs["input_ids"][0].tolist() == text
     assert tuple(made_inputs["pixel_values"].shape) == (1, 3, 21, 21)

@@ -77,6 +77,19 @@ def test_sharded_torch_files_in_bfloat16(tmp_path, folder):
         np.testing.assert_array_equal(found[path], expected[path].astype(found[path].dtype), err_msg=path)
 
 
+def test_an_adapter_that_peft_saved_as_a_torch_file(tmp_path, folder):
+    decoder = transformers.LlamaForCausalLM.from_pretrained(folder / "decoder")
+    peft.PeftModel.from_pretrained(decoder, folder / "adapter").save_pretrained(
+        tmp_path / "adapter", safe_serialization=False
+    )
+    assert (tmp_path / "adapter" / "adapter_model.bin").is_file()
+    for name in ("non_lora_trainables.bin", "config.json"):
+        (tmp_path / "adapter" / name).write_bytes((folder / "adapter" / name).read_bytes())
+    reference.imported(folder, "from_bin", adapter=tmp_path / "adapter")
+    assert_same(folder / "from_bin", folder / "base")
+    assert base.read_config(folder / "from_bin") == base.read_config(folder / "base")
+
+
 def test_a_missing_torch_shard_is_one_line(tmp_path, folder, capsys):
     decoder = sharded_bin(folder, tmp_path / "decoder")
     (decoder / "pytorch_model-2.bin").unlink()
