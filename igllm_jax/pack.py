@@ -1,7 +1,7 @@
 """`igllm pack --data DIR --out DIR`: a data set in the released layout as ArrayRecord, with TFDS, without TensorFlow.
 
-The pipeline reads it as `tfds:FOLDER/SPLIT`, and so does `tfds.data_source`: records with `image`, `file_name` and
-`label` (the scene as JSON), in the labels' order.
+The pipeline reads it as `tfds:FOLDER/SPLIT` (also where it was copied to: `tfds:gs://BUCKET/FOLDER/SPLIT`), and
+`tfds.data_source` reads it too: records with `image`, `file_name` and `label` (the scene as JSON), in the labels' order.
 """
 
 import argparse
@@ -141,5 +141,8 @@ def main(argv: list[str]) -> int:
     print(folder)
     for file in sorted(folder.glob(LABELS_FILE.format(split="*"))):
         split = file.stem.removeprefix("labels-")
-        print(f"read it with --config.data.train.images=tfds:{folder}/{split}", file=sys.stderr)
+        print(
+            f'read it with --config.data.train.images=tfds:{folder}/{split} --config.data.train.labels=""',
+            file=sys.stderr,
+        )
     return 0

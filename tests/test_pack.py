@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from igllm_jax import pack
+from igllm_jax.data.examples import load_examples
 from igllm_jax.data.pipeline import TrainPipeline
 from igllm_jax.data.tars import open_images
 from igllm_jax.errors import UserError
@@ -28,7 +29,11 @@ def source(data, name="train"):
 
 def test_packed_equals_tar(data, tmp_path, tiny, capsys):
     assert pack.main(["--data", str(data), "--out", str(tmp_path / "packed"), "--name", "own"]) == 0
-    folder = Path(capsys.readouterr().out.strip())
+    said = capsys.readouterr()
+    assert (
+        f'--config.data.train.images=tfds:{tmp_path}/packed/own/1.0.0/train --config.data.train.labels=""' in said.err
+    )
+    folder = Path(said.out.strip())
     assert folder == tmp_path / "packed" / "own" / "1.0.0"
     for spec in (f"tfds:{folder}/train", f"tfds:{tmp_path / 'packed'}/train"):
         packed = TrainPipeline([samples.Source(spec)], samples.options(), tiny, seed=0, batch_size=4)
@@ -161,6 +166,10 @@ def test_errors(data, tmp_path):
         UserError, match=r"the folder holds none; a data set's folder is the one with dataset_info.json"
     ):
         open_images(f"tfds:{data}/train")
+    with pytest.raises(
+        UserError, match=r"none.json: do not exist; tfds:.*/train brings its own, which an empty `labels`"
+    ):
+        load_examples(samples.Source(f"tfds:{folder}/train", "none.json"), samples.options())
     pack.pack(data, tmp_path / "packed", "other")
     with pytest.raises(UserError, match=r"the folder holds several data sets \(.*\); name one"):
         open_images(f"tfds:{tmp_path / 'packed'}/train")

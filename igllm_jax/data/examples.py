@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from igllm_jax.data.images import preprocess
 from igllm_jax.data.names import digest
 from igllm_jax.data.options import DataOptions, Source
 from igllm_jax.data.records import Records
-from igllm_jax.data.stores import read_whole
+from igllm_jax.data.stores import is_remote, read_whole
 from igllm_jax.data.tars import ImageSource, open_images
 from igllm_jax.errors import UserError
 from igllm_jax.scene.scene import Scene, npz_spec, parse_labels, read_labels, read_points
@@ -76,5 +77,10 @@ def _read_scenes(images: ImageSource, labels: str, task: str) -> tuple[list[Scen
     npz = npz_spec(labels)
     if npz is not None:
         return read_labels(labels, task), hashlib.sha256(read_points(*npz).tobytes()).hexdigest()
+    if isinstance(images, Records) and not (is_remote(labels) or Path(labels).exists()):
+        raise UserError(
+            f"labels {labels}: do not exist; {images.spec} brings its own, which an empty `labels` asks for "
+            '(--config.data.train.labels="")'
+        )
     content = read_whole(labels)
     return parse_labels(content, task, where=labels), hashlib.sha256(content).hexdigest()
