@@ -1,7 +1,7 @@
 """`igllm pack --data DIR --out DIR`: a data set in the released layout as ArrayRecord, with TFDS, without TensorFlow.
 
 The pipeline reads it as `tfds:FOLDER/SPLIT` (also where it was copied to: `tfds:gs://BUCKET/FOLDER/SPLIT`), and
-`tfds.data_source` reads it too: records with `image`, `file_name` and `label` (the scene as JSON), in the labels' order.
+so does `tfds.data_source`: records with `image`, `file_name` and `label` (the scene as JSON), in the labels' order.
 """
 
 import argparse
