@@ -5,10 +5,11 @@ DIR/weights/         an Orbax checkpoint, nested by path, layers stacked, one ch
 DIR/tokenizer.model  and, under DIR/sources/, the config, tokenizer and licence files that came along
 """
 
+import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def restore(folder: Place, shapes: Mapping[str, Any]) -> Params:
             item = nest({path: placed[path] for path in group})
             restore_args = ocp.checkpoint_utils.construct_restore_args(item)
             arguments = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
-            found |= unnest(checkpointer.restore(_weights(folder), args=arguments))
+            with _told_as_damage(folder):
+                found |= unnest(checkpointer.restore(_weights(folder), args=arguments))
     return {path: found[path] for path in shapes}
 
 
@@ -137,8 +139,23 @@ def restore_numpy(folder: Place, wanted: Iterable[str] | None = None) -> Params:
 
 def read_array(folder: Place, path: str, layer: int | None = None) -> np.ndarray:
     """One array, or one layer of a stacked one, in the stored dtype."""
-    array = tensorstore.open(array_spec(folder, path), open=True, read=True).result()
-    return np.asarray((array if layer is None else array[layer]).read().result())
+    with _told_as_damage(folder):
+        array = tensorstore.open(array_spec(folder, path), open=True, read=True).result()
+        return np.asarray((array if layer is None else array[layer]).read().result())
+
+
+@contextlib.contextmanager
+def _told_as_damage(folder: Place) -> Iterator[None]:
+    """A file that is absent or cut short (half a copy) in one line. Orbax wraps tensorstore's ValueError in a bare
+    Exception."""
+    try:
+        yield
+    except Exception as error:
+        cause = error.__cause__ if type(error) is Exception else error
+        if not isinstance(cause, ValueError) or isinstance(cause, UserError):
+            raise
+        told = str(cause).partition("\n")[0][:300]
+        raise UserError(f"base weights {folder} are not whole ({told}): copy or import them again") from error
 
 
 def array_spec(folder: Place, path: str) -> dict[str, Any]:
@@ -146,7 +163,7 @@ def array_spec(folder: Place, path: str) -> dict[str, Any]:
     place = str(epath.Path(_weights(folder)) / path.replace("/", "."))
     is_local = "://" not in place
     kvstore = {"driver": "file", "path": f"{place}/"} if is_local else f"{place}/"
-    return {"driver": "zarr", "kvstore": kvstore}
+    return {"driver": "zarr", "kvstore": kvstore, "fill_missing_data_reads": False}  # zeros would go unnoticed
 
 
 def orbax_metadata(shapes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -102,6 +102,24 @@ def test_a_folder_that_is_none_says_how_to_make_one(tmp_path):
         base.read_config(tmp_path)
 
 
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-3])])
+def test_half_a_copy_is_told_and_never_read_as_zeros(tmp_path, damage):
+    path = "decoder/layers/q/kernel"
+    folder = write(tmp_path / "base")
+    damage(folder / "weights" / path.replace("/", ".") / "1.0.0")
+    shapes = {path: base.paths(folder)[path]}
+    for read in (
+        lambda: base.restore(folder, shapes), lambda: base.restore_numpy(folder, [path]),
+        lambda: base.read_array(folder, path, 1),
+    ):  # fmt: skip
+        with pytest.raises(
+            UserError, match=r"base weights .*base are not whole \(.*: copy or import them again"
+        ) as error:
+            read()
+        assert "\n" not in str(error.value)
+    np.testing.assert_array_equal(base.read_array(folder, path, 0), ARRAYS[path][0])
+
+
 def test_an_existing_folder_is_never_written_over(tmp_path):
     write(tmp_path / "base")
     with pytest.raises(UserError, match="exists: give another --out"):
