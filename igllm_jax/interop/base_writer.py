@@ -1,10 +1,12 @@
 """Writing a base-weights folder one tensor at a time: it appears only when it is complete, and a second run goes on."""
 
+import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,12 @@ OWN_NAMES = {
 }  # fmt: skip
 
 
+def partial_of(folder: Path) -> Path:
+    """Where a folder is written until it is complete."""
+    absolute = Path(folder).absolute()
+    return absolute.with_name(f"{absolute.name}.partial")
+
+
 class Writer:
     """Writes `folder` under the name `folder.partial` beside it; `finish` gives it its name.
 
@@ -36,7 +44,7 @@ class Writer:
 
     def __init__(self, folder: Path, shapes: Mapping[str, jax.ShapeDtypeStruct], plan: dict[str, Any]):
         self.folder = Path(folder).absolute()
-        self.partial = self.folder.with_name(f"{self.folder.name}.partial")
+        self.partial = partial_of(self.folder)
         self.shapes = dict(shapes)
         if self.folder.exists():
             raise UserError(f"{folder} exists: give another --out, or remove it")
@@ -79,11 +87,23 @@ class Writer:
         shape = self.shapes[path]
         if array.dtype != shape.dtype:
             array = array.astype(shape.dtype)
-        target = self._array(path)
-        (target if layer is None else target[layer]).write(array).result()
+        with self._told_by_the_system():
+            target = self._array(path)
+            (target if layer is None else target[layer]).write(array).result()
         self._journal.write(f"{path}\t{'' if layer is None else layer}\n")
         self._journal.flush()
         self.done.add((path, layer))
+
+    @contextlib.contextmanager
+    def _told_by_the_system(self) -> Iterator[None]:
+        """Turns tensorstore's errors about files (a full disk) into the system's own."""
+        try:
+            yield
+        except ValueError as error:
+            found = re.search(r"os_error_code='(\d+)'", str(error))
+            if found is None:
+                raise
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(self.partial)) from error
 
     def _array(self, path: str) -> Any:
         if path not in self._arrays:

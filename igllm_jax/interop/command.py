@@ -8,6 +8,7 @@ from pathlib import Path
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop import exporting, importing
+from igllm_jax.interop.base_writer import partial_of
 from igllm_jax.interop.sources import DTYPES, KEEP, Request
 
 
@@ -15,18 +16,23 @@ def main(arguments: list[str]) -> int:
     """Runs the command; 0, or 2 after one line that says what the user can mend."""
     options = parse(arguments)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's remarks are not for our users
-    is_import = options.command == "import"
-    again = "; run the same command again to go on" if is_import else ""
     try:
-        return run_import(options) if is_import else run_export(options)
+        return run_import(options) if options.command == "import" else run_export(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {error.filename or options.out}: {error.strerror or error}{again}", file=sys.stderr)
+        told = f"error: {error.filename or options.out}: {error.strerror or error}"
+        print(f"{told}{_how_to_go_on(options)}", file=sys.stderr)
     except KeyboardInterrupt:
-        print(f"interrupted{again}", file=sys.stderr)
+        print(f"interrupted{_how_to_go_on(options)}", file=sys.stderr)
         return 130
     return 2
+
+
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    """Where an import has left its beginning, what to do with that."""
+    has_begun = options.command == "import" and partial_of(options.out).exists()
+    return "; run the same command again to go on" if has_begun else ""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

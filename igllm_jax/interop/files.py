@@ -3,10 +3,11 @@
 Opening reads names, shapes and dtypes only and checks that every byte is there; nothing in a file is ever executed.
 """
 
+import io
 import json
 import math
 import struct
-import zipfile
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ SAFETENSORS_NAMES = {dtype: name for name, dtype in (FLOATS | OTHERS).items()}
 MAX_HEADER_BYTES = 100 * 2**20  # the format's own limit
 MAX_TOUCHED_BYTES = 2**30  # of a mapped .bin, before it is mapped anew: touched pages count as resident memory
 MAX_UNMAPPED_BYTES = 2**30  # torch's old .bin format can't be mapped, so only small ones are read
+ZIP_START = b"PK\x03\x04"
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -253,14 +255,16 @@ class TorchFile:
 
     def _open(self) -> dict[str, Any]:
         torch = import_torch(self.path)
-        is_zip = zipfile.is_zipfile(self.path)
+        with self.path.open("rb") as file:
+            is_zip = file.read(len(ZIP_START)) == ZIP_START  # as torch tells the formats apart
         if not is_zip and self.path.stat().st_size > MAX_UNMAPPED_BYTES:
             raise UserError(
                 f"{self.path} is cut short, or in torch's old format, which can't be read piece by piece: download it "
                 "again, or load and save it with a recent torch"
             )
         try:
-            tensors = torch.load(self.path, map_location="cpu", weights_only=True, mmap=is_zip)
+            with warnings.catch_warnings(action="ignore"):  # about damage that ends in an error or in nothing
+                tensors = torch.load(self.path, map_location="cpu", weights_only=True, mmap=is_zip)
         except Exception as error:  # torch raises many kinds here, and each means the same to the user
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             asked = next((line for line in lines if "GLOBAL" in line or "reduce for" in line or "of class" in line), "")
@@ -317,9 +321,10 @@ def numpy_to_torch(array: np.ndarray) -> Any:
 
 
 def write_torch(tensors: Mapping[str, np.ndarray], path: Path) -> None:
-    """Saves named tensors as torch does."""
-    torch = import_torch(path)
-    torch.save({name: numpy_to_torch(array) for name, array in tensors.items()}, path)
+    """Saves named tensors as torch does; all of them are in memory at once."""
+    torch, whole = import_torch(path), io.BytesIO()
+    torch.save({name: numpy_to_torch(array) for name, array in tensors.items()}, whole)
+    path.write_bytes(whole.getbuffer())  # torch would not say why a disk takes no more
 
 
 def _is_tensor(value: Any) -> bool:

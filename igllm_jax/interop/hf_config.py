@@ -82,7 +82,8 @@ def vision_config(config: Json, preprocessor: Json | None, *, feature_layer: int
 def decoder_config(config: Json, place: object) -> DecoderConfig:
     """A LLaMA decoder. config: of a LlamaForCausalLM, a llava_llama or (its text_config) a LLaVA of Hugging Face."""
     found = _found(config, "decoder", place)
-    _expect(found, place, hidden_act=("silu",), attention_bias=(False,), mlp_bias=(False,))
+    plain = {"attention_bias": (False,), "mlp_bias": (False,), "tie_word_embeddings": (False, True)}
+    _expect(found, place, hidden_act=("silu",), **plain)
     tied = bool(found["tie_word_embeddings"] or ("text_config" in config and config.get("tie_word_embeddings", False)))
     size = partial(_size, found, place)
     heads, width = size("num_attention_heads"), size("hidden_size")

@@ -86,6 +86,7 @@ def make_plan(request: Request) -> Plan:
         raise UserError("give --vision DIR and --decoder DIR, or --llava DIR")
     if request.merge_lora and not request.adapter:
         raise UserError("--merge_lora needs --adapter DIR")
+    _check_folders(request)
     parts = _open_parts(request)
     projector, head = _agreed(parts, "projector"), _agreed(parts, "head")
     _check_kinds(request, projector, head)
@@ -115,6 +116,13 @@ def make_plan(request: Request) -> Plan:
     dtype = str(plan.tensors["decoder/embedding", None].info.dtype) if request.dtype == KEEP else request.dtype
     plan.config = replace(plan.config, dtype="float32" if dtype == "float32" else "bfloat16")
     return plan
+
+
+def _check_folders(request: Request) -> None:
+    for flag in ("vision", "decoder", "llava", "adapter"):
+        place = getattr(request, flag)
+        if place and place.is_file():
+            raise UserError(f"--{flag} {place} is a file: give the folder that it came in, with its config.json")
 
 
 def _open_parts(request: Request) -> list[_Part]:

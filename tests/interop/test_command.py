@@ -67,6 +67,21 @@ def test_an_interrupted_import_goes_on(tmp_path, folders, capsys, monkeypatch):
         np.testing.assert_array_equal(array, expected[path], err_msg=path)
 
 
+def test_a_disk_that_takes_no_more_is_one_line(tmp_path, folders):
+    """The limit on file sizes stands in for a full disk: the system refuses to write on in the same way."""
+    limited = f"ulimit -f 8; exec {sys.executable} {TOOL} "
+    imports = " ".join(flags(folders, "vision", "decoder"))
+    exports = f"--model {folders / 'base'} --format llava-hf"
+    for command, again in ((f"import {imports}", "; run the same command again to go on"), (f"export {exports}", "")):
+        out = tmp_path / command.split()[0]
+        ended = subprocess.run(["bash", "-c", f"{limited}{command} --out {out}"], capture_output=True, text=True)
+        lines = [line for line in ended.stderr.splitlines() if "tensor/s" not in line]
+        assert ended.returncode == 2 and len(lines) == 1, ended.stderr
+        assert lines[0].startswith(f"error: {out}") and lines[0].endswith(f": File too large{again}")
+        assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["import.partial"]
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-9])
 

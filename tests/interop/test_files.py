@@ -193,6 +193,24 @@ def test_a_truncated_torch_file_is_one_clear_line(tmp_path):
         open_weights(tmp_path / "w.bin")
 
 
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_damage_anywhere_in_a_torch_file_is_one_line_or_another_value(tmp_path, is_zip):
+    torch = pytest.importorskip("torch")
+    whole, path = tmp_path / "whole.bin", tmp_path / "w.bin"
+    torch.save({f"x{n}": torch.arange(7.0) for n in range(3)}, whole, _use_new_zipfile_serialization=is_zip)
+    damaged, rng, refused = whole.read_bytes(), np.random.default_rng(3), 0
+    ends = damaged.rfind(b"PK\x06\x07") + 16 if is_zip else len(damaged) - 1  # a field that Python's own zipfile checks
+    for place in [*rng.integers(0, len(damaged), 60), ends]:
+        path.write_bytes(damaged[:place] + bytes([damaged[place] ^ 0x85]) + damaged[place + 1 :])
+        try:
+            weights = open_weights(path)
+            [weights.read(name) for name in weights.infos]
+        except UserError as error:
+            refused += 1
+            assert "w.bin" in str(error) and "\n" not in str(error)
+    assert refused > 5
+
+
 def test_other_things_than_tensors_are_an_error(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"model": {"x": torch.ones(3)}}, tmp_path / "w.bin")

@@ -222,6 +222,8 @@ def test_files_that_do_not_belong_together(tmp_path, folders):
     fails(tmp_path, "leave out --decoder", llava=folders["decoder"], decoder=folders["decoder"])
     only_base = {"vision": folders["vision"], "decoder": folders["decoder"]}
     fails(tmp_path, "--merge_lora needs --adapter", merge_lora=True, **only_base)
+    file = folders["decoder"] / "model.safetensors"
+    fails(tmp_path, "--decoder .* is a file: give the folder that it came in", vision=folders["vision"], decoder=file)
     fails(
         tmp_path,
         r"vision/config.json: model_type is 'clip_vision_model'",
