@@ -124,6 +124,38 @@ def test_from_nothing_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 REFERENCE_STEPS = {"clevr": 40_000, "twod": 40_000, "so3": 40_000, "sixdof": 200_000, "shapenet": 500_000}
+REFERENCE_SETTINGS = {
+    "data.image_aspect_ratio": "pad",
+    "data.image_size": 336,
+    "data.max_length": 2048,
+    "data.prompt": "vicuna_v1",
+    "data.rotation_unit": "deg",
+    "data.shuffle_attributes": True,
+    "data.use_synonyms": True,
+    "batch_size": 32,
+    "eval.loss_every": 100,
+    "eval.max_new_tokens": 1024,
+    "model.decoder.remat": "full",
+    "model.dtype": "bfloat16",
+    "model.lora.alpha": 256.0,
+    "model.lora.dropout": 0.05,
+    "model.lora.rank": 128,
+    "model.projector": "linear",
+    "model.vision.feature_layer": -2,
+    "optim.beta1": 0.9,
+    "optim.beta2": 0.999,
+    "optim.clip_norm": 1.0,
+    "optim.epsilon": 1e-8,
+    "optim.float_head_lr": 2e-4,
+    "optim.lr": 2e-5,
+    "optim.projector_lr": 2e-5,
+    "optim.trainable": "lora",
+    "optim.warmup": 0.03,
+    "optim.weight_decay": 0.0,
+    "train.checkpoint_every": 500,
+    "train.float_weight": 1.0,
+    "train.keep_checkpoints": 1,
+}
 
 
 @pytest.mark.parametrize("task", list(TASKS))
@@ -133,7 +165,11 @@ def test_every_task_has_its_config_at_the_references_settings(task: str) -> None
         argument = f":rotation_rep={rep},head=linear" if rep else ":head=linear"
         config, _ = configs.load([f"--config={ROOT}/configs/{task}.py{argument}"])
         assert (config.task, config.rotation_rep, config.head) == (task, rep, "linear")
+    flat = configs.flatten(config)
+    assert {key: flat[key] for key in REFERENCE_SETTINGS} == REFERENCE_SETTINGS
     assert config.train.num_steps == REFERENCE_STEPS[task]
-    assert config.train.checkpoint_every == 500 and config.eval.loss_every == 100
-    split = "random" if task == "twod" else "val_ID"
-    assert split in config.data.val.images and split in config.data.val.labels
+    assert config.data.train.num_samples == (4000 if task == "clevr" else 0)
+    training, held_out = ("checkerboard_sparse", "random") if task == "twod" else ("train", "val_ID")
+    for split, name in (("train", training), ("val", held_out)):
+        assert name in config.data[split].images and name in config.data[split].labels
+    assert task == "twod" or "/labels/" in config.data.train.labels
