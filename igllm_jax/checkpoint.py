@@ -22,7 +22,10 @@ ITEMS = ("params", "optimizer", "meta")
 
 
 class Checkpoints:
-    """Saves and restores the states of one run; keeps the last `keep` and the best."""
+    """Saves and restores the states of one run; keeps the last `keep` and the best.
+
+    What an interrupted save left is removed on opening: one run at a time owns the folder.
+    """
 
     def __init__(self, workdir: Path, *, keep: int):
         policies = checkpoint_managers
@@ -33,6 +36,7 @@ class Checkpoints:
             best_mode="max",
             step_prefix=None,
             enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
         )
         self.folder = Path(workdir).absolute() / FOLDER
         self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
@@ -115,9 +119,10 @@ def find_step(workdir: Path | str, step: int | str) -> int:
     if step == "last":
         return max(steps)
     if step == "best":
-        checkpoints = Checkpoints(Path(workdir), keep=len(steps) + 1)
-        best = checkpoints.manager.best_step()
-        checkpoints.close()
+        # a reader only: the run may be saving just now
+        options = ocp.CheckpointManagerOptions(best_fn=_rank, best_mode="max", read_only=True)
+        with ocp.CheckpointManager(folder, options=options, item_names=ITEMS) as manager:
+            best = manager.best_step()
         return max(steps) if best is None else best
     if str(step).isdigit() and int(step) in steps:
         return int(step)

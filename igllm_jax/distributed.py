@@ -25,6 +25,7 @@ SHUTDOWN_SECONDS = 60
 BARRIER_SECONDS = 600
 MODES = ("auto", "slurm", "tpu", "off")
 _waits: Counter[str] = Counter()  # how often each barrier was met: the service wants a new name every time
+_stopped: list[bool] = []  # grows when a signal ended this process's work early
 
 
 class Stopped(Exception):
@@ -120,24 +121,36 @@ def session(options: argparse.Namespace) -> Iterator[None]:
     """Joins the other processes for the time of the block.
 
     A process that fails says so and goes at once: the others, which wait for it, would otherwise find out late.
+    Raises: SystemExit with IGLLM_STOPPED_CODE where that is set and a signal ended the work early, for launchers that
+    start again what failed and leave alone what ended well.
     """
-    cluster = find_cluster(options, os.environ)
+    cluster, stopped_code = find_cluster(options, os.environ), _setting("IGLLM_STOPPED_CODE", 0)
     if cluster is None:
         yield
-        return
-    start(cluster)
-    try:
-        yield
-    except BaseException as error:
-        _leave(error)
-    jax.distributed.shutdown()
+    else:
+        start(cluster)
+        try:
+            yield
+        except BaseException as error:
+            _leave(error)
+        jax.distributed.shutdown()
+    if _stopped and stopped_code:
+        raise SystemExit(stopped_code)
+
+
+def _setting(name: str, default: int) -> int:
+    """A whole number from the environment. Raises: UserError for anything else."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdigit():
+        raise UserError(f"{name} is {text!r}: expected a whole number")
+    return int(text)
 
 
 def start(cluster: Cluster | str) -> None:
     """Raises: UserError where not everybody came in time."""
     limits: dict[str, Any] = {
-        "initialization_timeout": int(os.environ.get("IGLLM_START_SECONDS", START_SECONDS)),
-        "heartbeat_timeout_seconds": int(os.environ.get("IGLLM_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)),
+        "initialization_timeout": _setting("IGLLM_START_SECONDS", START_SECONDS),
+        "heartbeat_timeout_seconds": _setting("IGLLM_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS),
         "shutdown_timeout_seconds": SHUTDOWN_SECONDS,
     }
     if isinstance(cluster, str):
@@ -246,7 +259,10 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
     def stops() -> bool:
         nonlocal calls
         calls += 1
-        return multihost_utils.reached_preemption_sync_point(calls) if is_many else bool(seen)
+        is_time = multihost_utils.reached_preemption_sync_point(calls) if is_many else bool(seen)
+        if is_time:
+            _stopped.append(True)
+        return is_time
 
     caught = (signal.SIGINT,) if is_many else (signal.SIGTERM, signal.SIGINT)
     old = {number: signal.signal(number, remember) for number in caught}

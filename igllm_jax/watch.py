@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -179,11 +180,16 @@ class HeldOut:
         self._writer: Writer | None = None
 
     def _batches(self, limit: int, layout: Layout, size: int, stops: Callable[[], bool]) -> Iterator[Batch]:
-        """Batches that hold the first `limit` examples: this process's rows. Raises: Stopped once `stops()`."""
-        for batch in itertools.islice(self.data.batches(size, layout.rows(size)), -(-limit // size)):
+        """The first `limit` examples, this process's rows. What fills the last batch weighs 0, also if the data go on.
+
+        Raises: Stopped once `stops()`.
+        """
+        rows = np.asarray(layout.rows(size))
+        wanted = itertools.islice(self.data.batches(size, layout.rows(size)), -(-limit // size))
+        for start, batch in zip(itertools.count(0, size), wanted, strict=False):
             if stops():
                 raise Stopped
-            yield batch
+            yield replace(batch, weight=np.where(start + rows < limit, batch.weight, 0).astype(np.float32))
 
     def losses(self, eval_step: Callable[[Batch], Sums], stops: Callable[[], bool] = never) -> dict[str, float]:
         """loss, token_loss, number_loss over eval.loss_samples examples.
@@ -206,12 +212,11 @@ class HeldOut:
         prepared = writer.prepare(params)
         size = writer.batch_size(self.config.batch_size)
         answers: list[Answer] = []
-        for batch in self._batches(self.config.eval.generate_samples, writer.layout, size, stops):
-            count = min(size, len(self.data.scenes) - len(answers))
-            answers += writer(prepared, np.asarray(batch.images), size, count)
+        scenes = self.data.scenes[: self.config.eval.generate_samples]
+        for batch in self._batches(len(scenes), writer.layout, size, stops):
+            answers += writer(prepared, np.asarray(batch.images), size, min(size, len(scenes) - len(answers)))
         task = find_task(self.config.task)
         readings = [code.read(answer.text, task, rotation_rep=self.config.rotation_rep) for answer in answers]
-        scenes = self.data.scenes[: len(answers)]
         unit = self.options.rotation_unit
         found = metrics.score(scenes, readings, task, rotation_rep=self.config.rotation_rep, rotation_unit=unit)
         finished = {"finished": 100 * float(np.mean([answer.is_finished for answer in answers]))}

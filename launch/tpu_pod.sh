@@ -7,10 +7,11 @@
 # TYPE as gcloud knows it (v5litepod-16, v6e-8, v4-8, v5p-8). --dry_run prints every command and runs none.
 #
 # Assumes: gcloud is installed and logged in, its project is set and may create TPUs in ZONE; this folder is the
-# checkout to run; the hosts reach PyPI; --workdir and the data lie where every host sees them under one path (a
-# Filestore or NFS share, or a bucket mounted with gcsfuse): MOUNT, if set, is a command that mounts it on each host.
-# Also read: VERSION (runtime image, by default that of the type), SPOT=1 (a cheaper slice that may be taken away),
-# LOGS (folder for the hosts' logs, default logs/NAME). The slice is left running: it costs until you delete it with
+# checkout to run; the hosts reach PyPI and GitHub (their own Python is too old: uv fetches 3.12); --workdir and the data
+# lie where every host sees them under one path (a Filestore or NFS share, or a bucket mounted with gcsfuse): MOUNT, if
+# set, is a command that mounts it on each host. Also read: VERSION (runtime image, by default that of the type), SPOT=1
+# (a cheaper slice that may be taken away), LOGS (folder for the hosts' logs, default logs/NAME). The slice is left
+# running: it costs until you delete it with
 #   gcloud compute tpus tpu-vm delete NAME --zone ZONE
 set -euo pipefail
 
@@ -20,7 +21,7 @@ if [[ ${1:-} == --dry_run ]]; then
   shift
 fi
 if [[ $# -lt 4 ]]; then
-  sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 name=$1 zone=$2 type=$3
@@ -51,8 +52,11 @@ tpu() { run gcloud compute tpus tpu-vm "$@"; }
 everywhere() { tpu ssh "$name" --zone="$zone" --worker=all --command="$1"; }
 
 # 1. the slice
-[[ -z $dry_run ]] || echo "# unless $name is there already:"
-if [[ $dry_run ]] || ! gcloud compute tpus tpu-vm describe "$name" --zone="$zone" >/dev/null 2>&1; then
+if [[ $dry_run ]]; then
+  tpu describe "$name" --zone="$zone"
+  echo "# where that fails:"
+fi
+if [[ $dry_run ]] || ! tpu describe "$name" --zone="$zone" >/dev/null 2>&1; then
   tpu create "$name" --zone="$zone" --accelerator-type="$type" --version="$image" ${SPOT:+--spot}
 fi
 
@@ -65,7 +69,7 @@ else
   git -C "$root" ls-files -z | tar -C "$root" --null -T - -czf "$archive"
 fi
 tpu scp "$archive" "$name:igllm.tar.gz" --zone="$zone" --worker=all
-everywhere 'mkdir -p ~/igllm && tar -xzf ~/igllm.tar.gz -C ~/igllm && cd ~/igllm && { test -d venv || python3 -m venv venv; } && venv/bin/pip install -q -e ".[tpu]"'
+everywhere 'mkdir -p ~/igllm && tar -xzf ~/igllm.tar.gz -C ~/igllm && cd ~/igllm && { test -d venv || { python3 -m pip install -q --user uv && python3 -m uv venv -q --seed --python 3.12 venv; }; } && venv/bin/python -m pip install -q -e ".[tpu]"'
 if [[ -n ${MOUNT:-} ]]; then
   everywhere "$MOUNT"
 fi
@@ -77,10 +81,17 @@ everywhere "cd ~/igllm && IGLLM_DISTRIBUTED=tpu venv/bin/python -m igllm_jax $co
 
 # 4. the logs, whatever came out
 run mkdir -p "$logs"
+count=(describe "$name" --zone="$zone" --format='value(networkEndpoints.len())')
 if [[ $dry_run ]]; then
-  hosts=2
+  tpu "${count[@]}"
+  # 4 chips a host, 8 on the only host of a small v5e or v6e; v4 and v5p count two cores a chip
+  size=${type##*-}
+  case $type in
+  v4-* | v5p-*) hosts=$((size > 8 ? size / 8 : 1)) ;;
+  *) hosts=$((size > 8 ? size / 4 : 1)) ;;
+  esac
 else
-  hosts=$(gcloud compute tpus tpu-vm describe "$name" --zone="$zone" --format='value(networkEndpoints.len())')
+  hosts=$(tpu "${count[@]}")
 fi
 for ((i = 0; i < hosts; i++)); do
   tpu scp "$name:igllm.log" "$logs/host$i.log" --zone="$zone" --worker="$i" || true
