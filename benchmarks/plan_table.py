@@ -19,6 +19,7 @@ def row(plan: dict) -> str:
         for one in plan["collectives"]
         if one["bytes"] >= 5e6
     )
+    sent += " (read off plain attention)" if "collectives_note" in plan else ""
     batch = f"{plan['batch']} ({plan['batch_per_chip']:g})"
     mesh = ", ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1)
     bound = plan["bound"]

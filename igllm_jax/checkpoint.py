@@ -24,7 +24,7 @@ ITEMS = ("params", "optimizer", "meta")
 class Checkpoints:
     """Saves and restores the states of one run; keeps the last `keep` and the best.
 
-    What an interrupted save left is removed on opening: one run at a time owns the folder.
+    What an interrupted save left is removed before the next save: one run at a time owns the folder.
     """
 
     def __init__(self, workdir: Path, *, keep: int):

@@ -15,14 +15,17 @@ from typing import Any
 
 import jax
 from jax._src import distributed as runtime  # barriers and keys have no public door
+from jax._src.clusters import ClusterEnv  # nor has what JAX knows of TPU pods
 from jax.experimental import multihost_utils
 
 from igllm_jax.errors import UserError
+from igllm_jax.meeting import meet
 
 START_SECONDS = 300  # for all processes to come up
 HEARTBEAT_SECONDS = 20  # a process that is silent for so long is gone, and the others end
 SHUTDOWN_SECONDS = 60
 BARRIER_SECONDS = 600
+COLLECTIVES = ("Gloo", "gloo", "NCCL")  # libraries whose errors tell of a lost process
 MODES = ("auto", "slurm", "tpu", "off")
 _waits: Counter[str] = Counter()  # how often each barrier was met: the service wants a new name every time
 _stopped: list[bool] = []  # grows when a signal ended this process's work early
@@ -148,29 +151,31 @@ def _setting(name: str, default: int) -> int:
 
 def start(cluster: Cluster | str) -> None:
     """Raises: UserError where not everybody came in time."""
-    limits: dict[str, Any] = {
-        "initialization_timeout": _setting("IGLLM_START_SECONDS", START_SECONDS),
-        "heartbeat_timeout_seconds": _setting("IGLLM_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS),
-        "shutdown_timeout_seconds": SHUTDOWN_SECONDS,
-    }
     if isinstance(cluster, str):
-        jax.distributed.initialize(**limits)
-    else:
-        try:
-            jax.distributed.initialize(
-                cluster.coordinator,
-                cluster.num_processes,
-                cluster.process_id,
-                local_device_ids=cluster.local_devices,
-                cluster_detection_method="deactivate",  # it would take one device of a SLURM node that has several
-                **limits,
-            )
-        except jax.errors.JaxRuntimeError as error:
-            raise UserError(
-                f"process {cluster.process_id} of {cluster.num_processes} did not meet the others at "
-                f"{cluster.coordinator} ({str(error).splitlines()[0]}): is process 0 up, and its port open?"
-            ) from None
+        cluster = _detected()
+    seconds = _setting("IGLLM_START_SECONDS", START_SECONDS)
+    meet(cluster.coordinator, cluster.num_processes, cluster.process_id, seconds)
+    jax.distributed.initialize(
+        cluster.coordinator,
+        cluster.num_processes,
+        cluster.process_id,
+        local_device_ids=cluster.local_devices,
+        cluster_detection_method="deactivate",  # it would take one device of a SLURM node that has several
+        initialization_timeout=seconds,
+        heartbeat_timeout_seconds=_setting("IGLLM_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS),
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+    )
     _client().key_value_set(_host_key(jax.process_index()), socket.gethostname())
+
+
+def _detected() -> Cluster:
+    """What JAX finds in the metadata of a TPU pod."""
+    seconds = _setting("IGLLM_START_SECONDS", START_SECONDS)
+    found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)
+    coordinator, count, own, devices = found
+    if coordinator is None or count is None or own is None:
+        raise UserError("this machine's metadata name no TPU pod; give --coordinator, --num_processes, --process_id")
+    return Cluster(coordinator, count, own, None if devices is None else tuple(devices))
 
 
 def _client() -> Any:
@@ -186,7 +191,7 @@ def _leave(error: BaseException) -> None:
     own = f"process {jax.process_index()} of {jax.process_count()}"
     if isinstance(error, UserError):
         print(f"error: {error} ({own})", file=sys.stderr)
-    elif isinstance(error, jax.errors.JaxRuntimeError) and _is_lost(str(error)):
+    elif _is_lost(error):
         print(
             f"error: {own} lost another process ({str(error).splitlines()[0][:300]}); "
             "the same command goes on from the last checkpoint",
@@ -199,8 +204,12 @@ def _leave(error: BaseException) -> None:
     os._exit(2 if isinstance(error, UserError) else 1)  # the ordinary way out waits for the others
 
 
-def _is_lost(message: str) -> bool:
-    return any(part in message for part in ("Gloo", "gloo", "onnection", "eartbeat", "UNAVAILABLE", "ABORTED", "NCCL"))
+def _is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process is gone (a broken collective may come as a plain ValueError)."""
+    message = str(error)
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return any(part in message for part in (*COLLECTIVES, "onnection", "eartbeat", "UNAVAILABLE", "ABORTED"))
+    return isinstance(error, ValueError) and any(part in message for part in COLLECTIVES)
 
 
 def is_first() -> bool:

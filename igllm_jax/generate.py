@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -211,10 +211,12 @@ def predict(
     limit: int,
     max_new_tokens: int,
     layout: Layout | None = None,
+    stops: Callable[[], bool] = lambda: False,
 ) -> dict[str, Answer]:
     """Image name -> answer, for the first `limit` images (0: all) of an image source, with progress on stderr.
 
     layout: where `trained` lives (default: one device). batch_size is rounded up to what it can cut evenly.
+    stops: asked before each batch. Raises: Stopped where it says so.
     """
     layout = one_device() if layout is None else layout
     writer = Writer(trained.model, trained.tokenizer, trained.data, max_new_tokens, layout)
@@ -226,6 +228,8 @@ def predict(
         found = progress.track(found, total=-(-count // size), label="generate", unit="batch")
     answers: dict[str, Answer] = {}
     for names, images in found:
+        if stops():
+            raise distributed.Stopped
         answers.update(zip(names, writer(prepared, images, size, len(names)), strict=True))
     return answers
 
@@ -258,10 +262,18 @@ def main(arguments: list[str]) -> int:
     """The command."""
     options = parse(arguments)
     with distributed.session(options):
-        return run(options)
+        if jax.process_count() == 1:
+            return run(options)
+        try:
+            with distributed.stop_signal() as stops:  # JAX takes SIGTERM for itself where there are many processes
+                return run(options, stops)
+        except distributed.Stopped:
+            if distributed.is_first():
+                print(f"error: stopped by a signal; {options.out} was not written", file=sys.stderr)
+            return 1
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, stops: Callable[[], bool] = lambda: False) -> int:
     source = tars.open_images(options.images)
     if not len(source):
         raise UserError(f"--images {options.images} holds no image")
@@ -274,7 +286,7 @@ def run(options: argparse.Namespace) -> int:
     if options.dtype:
         trained = replace(trained, model=replace(trained.model, dtype=options.dtype))
     sizes = {"batch_size": options.batch_size, "limit": options.limit, "max_new_tokens": options.max_new_tokens}
-    answers = predict(trained, source, **sizes, layout=layout)
+    answers = predict(trained, source, **sizes, layout=layout, stops=stops)
     if jax.process_index() > 0:
         return 0
     data = trained.data

@@ -114,8 +114,9 @@ def _group(line: str, mesh: Mapping[str, int]) -> list[int]:
     size = math.prod(mesh.values())
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line):
         return [int(pairs[1]), int(pairs[2])]
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
-        return _named_group(named[1], named[2])
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=(\S+))? \{([^}]*)\}", line):
+        places = _named_group(named[1], named[3])
+        return _reordered(places, named[2]) if named[2] else places
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return [int(n) for n in listed[1].split(",")]
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
@@ -124,6 +125,8 @@ def _group(line: str, mesh: Mapping[str, int]) -> list[int]:
         if iota[3]:
             devices = devices.transpose([int(n) for n in iota[3].split(",")])
         return devices.reshape(shape)[0].tolist()
+    if unknown := re.search(r"replica_groups=(?!\{\})\S+", line):
+        raise ValueError(f"this compiler spells groups of devices in a way that is not known here: {unknown[0][:200]}")
     return list(range(size))
 
 
@@ -140,6 +143,17 @@ def _named_group(mesh: str, axes: str) -> list[int]:
         step = strides[name] * (sizes[name] // (int(before) * size) if part else 1)
         group = [start + step * place for start in group for place in range(size)]
     return group
+
+
+def _reordered(places: list[int], order: str) -> list[int]:
+    """Devices at these places of a mesh whose devices are `(0,2,1,3)`, or the same as `([2,2]T(1,0))`."""
+    if tiles := re.fullmatch(r"\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", order):
+        dims = [int(n) for n in tiles[1].split(",")]
+        axes = [int(n) for n in tiles[2].split(",")] if tiles[2] else range(len(dims))
+        devices = np.arange(math.prod(dims)).reshape(dims).transpose(axes).ravel()
+    else:
+        devices = np.array([int(n) for n in re.findall(r"\d+", order)])
+    return devices[places].tolist()
 
 
 def _axes(group: list[int], mesh: Mapping[str, int]) -> tuple[str, ...]:

@@ -64,6 +64,9 @@ def main(arguments: list[str]) -> int:
     mesh = _mesh(options.mesh, config, topology, options.what)
     request = Request(_spelled(own), topology, options.what, batch_size, options.length, mesh)
     model = configs.model_config(config)
+    prompt = model.vision.num_patches + PROMPT.answer_offset
+    if options.length <= prompt:
+        raise UserError(f"--length {options.length} leaves no answer: image and prompt take {prompt} positions")
     request, plan = largest(request) if options.largest_batch else (request, measure(request))
     plan = complete(plan, request, model, config.optim.trainable)
     print(report(plan))

@@ -53,9 +53,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     known = math.prod(size for size in wanted if size != -1)
     if -1 in wanted:
         if len(devices) % known:
-            raise UserError(
-                f"{spelled}: what is left of {len(devices)} devices for -1 is no whole number ({known} a row)"
-            )
+            raise UserError(f"{spelled}: -1 stands for {len(devices)} devices over {known}, which is no whole number")
         wanted[wanted.index(-1)] = len(devices) // known
     if math.prod(wanted) != len(devices):
         raise UserError(f"{spelled} need {math.prod(wanted)} devices in a whole split, but there are {len(devices)}")

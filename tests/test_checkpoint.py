@@ -59,6 +59,35 @@ def test_load_params_gives_numpy_arrays_by_path(workdir, state):
         np.testing.assert_array_equal(found[path], value)
 
 
+def test_saving_goes_on_in_the_background(tmp_path):
+    """64 MiB that don't compress take far longer to write than `save` takes to come back."""
+    values = np.random.default_rng(0).random((16, 1024, 1024), np.float32)
+    state = TrainState(np.int32(3), {"w": jax.device_put(values, jax.devices()[0])}, {"count": np.zeros(1)})
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(state, {}, None)
+    assert checkpoints.manager.is_saving_in_progress()
+    checkpoints.wait()
+    assert not checkpoints.manager.is_saving_in_progress() and find_step(tmp_path, "last") == 3
+    checkpoints.close()
+    np.testing.assert_array_equal(load_params(tmp_path)["w"], values)
+
+
+def test_what_an_interrupted_save_left_is_removed_by_the_next_run_alone(state, tmp_path):
+    """Readers leave it: the run may be saving just now."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(at(state, 3), {}, 0.5)
+    checkpoints.close()
+    left = tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp" / "params"
+    left.mkdir(parents=True)
+    assert find_step(tmp_path, "last") == find_step(tmp_path, "best") == 3
+    assert load_params(tmp_path) and left.is_dir()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert checkpoints.latest() == 3
+    checkpoints.save(at(state, 7), {}, None)
+    checkpoints.close()
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"3", "7"}  # the best, the last
+
+
 def test_another_shape_or_dtype_is_refused(workdir, state):
     params = unnest(state.params)
     path = next(iter(params))

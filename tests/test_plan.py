@@ -1,6 +1,7 @@
 """Plans: FLOPs against numbers counted by hand, collectives out of compiled text, the search for the largest batch."""
 
 import json
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks import plan_table
 from igllm_jax import chips, flops, hlo, plan
 from igllm_jax import config as configs
+from igllm_jax.chips import GIB
 from igllm_jax.errors import UserError
 from igllm_jax.sharding import make_mesh
 from tests import runs, small
@@ -117,6 +120,29 @@ def test_a_part_of_a_named_axis():
     assert hlo._named_group("'a'=2,'b'=4", "'a', 'b':(2)2") == [0, 1, 4, 5]
 
 
+@pytest.mark.parametrize(
+    ("groups", "axes"),
+    [
+        ("mesh['x'=2,'y'=4] {'x'}", ("data",)),
+        ("mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}", ("fsdp",)),
+        ("mesh['x'=1,'y'=4,'z'=2], device_ids=([2,4]T(1,0)) {'z'}", ("data",)),
+        ("mesh['x'=4,'y'=2], device_ids=(0,4,1,5,2,6,3,7) {'x'}", ("fsdp",)),
+        ("{{0,1,2,3},{4,5,6,7}}", ("fsdp",)),
+        ("[4,2]<=[2,4]T(1,0)", ("data",)),
+        ("{}", ("data", "fsdp")),
+    ],
+)
+def test_groups_of_devices_in_every_spelling(groups, axes):
+    line = f"  %ag = f32[8]{{0}} all-gather(%x), channel_id=9, replica_groups={groups}, dimensions={{0}}"
+    mesh = {"data": 2, "fsdp": 4}
+    assert hlo._axes(hlo._group(line, mesh), mesh) == axes
+
+
+def test_a_spelling_that_is_not_known_is_not_taken_for_all_devices():
+    with pytest.raises(ValueError, match=r"not known here: replica_groups=tiles"):
+        hlo._group("%ag = f32[8] all-gather(%x), replica_groups=tiles(2), dimensions={0}", {"data": 2, "fsdp": 4})
+
+
 def test_collectives_of_a_program_compiled_here():
     mesh = make_mesh({"data": 1, "fsdp": 8, "tensor": 1}, jax.devices())
     rows, whole = NamedSharding(mesh, PartitionSpec("fsdp")), NamedSharding(mesh, PartitionSpec())
@@ -172,6 +198,7 @@ def test_where_not_even_one_fits():
         (["--topology", "v5e-17"], "there is no topology 'v5e-17'"),
         (["--topology", "local", "--mesh", "fspd=4"], "expected AXIS=SIZE"),
         (["--topology", "local", "--mesh", "data=3,fsdp=1,tensor=1"], r"mesh\.data=3.* need 3 devices"),
+        (["--topology", "local", "--length", "631"], "--length 631 leaves no answer: image and prompt take 631 pos"),
     ],
 )
 def test_what_can_t_be_planned(words, match, monkeypatch):
@@ -181,10 +208,91 @@ def test_what_can_t_be_planned(words, match, monkeypatch):
         plan.main([*CLEVR, *words])
 
 
+def fake_compile(most):
+    """A compiler for which an example takes 1 GiB and a chip's own 2, that refuses more than `most` on a chip, and that
+    can't print splash."""
+
+    def compile_apart(request):
+        mesh = dict(zip(("data", "fsdp", "tensor"), request.mesh, strict=True))
+        kinds = {"frozen": 1.5 * GIB, "trainables": 0.2 * GIB, "optimizer": 0.3 * GIB, "batch": 0.0}
+        found = {"device_kind": "TPU v5 lite", "num_devices": 4, "mesh": mesh, "memory": None, "arguments": kinds}
+        rows = request.batch_size // 4
+        if rows > most:
+            return {**found, "refused": "RESOURCE_EXHAUSTED"}
+        found |= {"compile_seconds": 3.0, "temporaries": rows * GIB, "peak": (2 + rows) * GIB}
+        if request.config[-1].endswith("splash"):
+            return found
+        return {**found, "collectives": [{"kind": "all-gather", "axes": ["fsdp"], "count": 3, "bytes": 2e9}]}
+
+    return compile_apart
+
+
+SLICE = ["--config.model.decoder.attention=splash", "--topology", "v5e:2x2", "--mesh", "data=1,fsdp=4,tensor=1"]
+
+
+def test_what_is_printed_and_written(tmp_path, monkeypatch, capsys):
+    """The largest batch: 13 examples of 1 GiB fit into 15.75 beside 2, however many compile."""
+    monkeypatch.setattr(plan, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(plan, "compile_apart", fake_compile(40))
+    file = tmp_path / "plan.json"
+    assert plan.main([*CLEVR, *SLICE, "--batch", "8", "--largest_batch", "--json", str(file)]) == 0
+    said, found = capsys.readouterr().out, json.loads(file.read_text())
+    lines = [
+        r"train on v5e:2x2 \(4 x TPU v5 lite\), mesh data=1,fsdp=4,tensor=1: batch 52 \(13 per chip\) of 1024",
+        r"frozen +1\.500 GiB", r"trainables +0\.200 GiB", r"optimizer +0\.300 GiB", r"temporaries +13\.000 GiB",
+        r"peak +15\.000 GiB", r"memory +15\.750 GiB", "read off the same program with attention=chunked and batch 4",
+        r"all-gather +fsdp +3 times +2\.000 GB", r"model FLOPs per step: 1\.55\d+e\+15 useful, 2\.29\d+e\+15 exec",
+        r"bound: step >= 2\.91 s, MFU <= 67\.8% \(compute 2\.91 s, memory \S+ s, links 0\.01 s\)",
+        "limited by compute", "compiled in 3 s", r"largest batch that fits: 52 \(13 per device\)",
+        r"fits: 15\.00 of 15\.75 GiB",
+    ]  # fmt: skip
+    for line in lines:
+        assert re.search(line, said), (line, said)
+    assert found["batch"] == 52 and found["fits"] and found["bound"]["limit"] == "compute"
+    assert plan_table.row(found).startswith(
+        "| v5e:2x2 | fsdp 4 | 52 (13) | 1.50 | 0.20 | 0.30 | 13.00 | 15.00 of 15.75 |"
+    )
+
+
+@pytest.mark.parametrize(("batch", "said"), [(60, "does not fit: 17.00 of"), (164, "does not fit: RESOURCE_EXHAUSTED")])
+def test_what_does_not_fit_ends_with_1(batch, said, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(plan, "compile_apart", fake_compile(40))
+    assert plan.main([*CLEVR, *SLICE, "--batch", str(batch)]) == 1
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["train", "decode"])
+def test_a_small_run_on_this_machine(what, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
+    config = [word for word in runs.arguments(tmp_path, tmp_path) if word.startswith("--config")]
+    mesh = {"train": "data=2,fsdp=2,tensor=1", "decode": "data=2,fsdp=1,tensor=2"}[what]
+    words = ["--topology", "local", "--what", what, "--mesh", mesh, "--batch", "8", "--length", "96"]
+    assert plan.main([*config, *words, "--json", str(tmp_path / "plan.json")]) == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["num_devices"] == 4 and found["bound"] is None and found["fits"]
+    assert found["peak"] > sum(found["arguments"].values()) > 0 and found["flops"]["useful"] > 0
+    wanted = {"train": ("all-gather", ["fsdp"]), "decode": ("all-reduce", ["tensor"])}[what]
+    assert wanted in [(one["kind"], one["axes"]) for one in found["collectives"]]
+    assert f"{what} on local (4 x cpu)" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu's compiler")
+def test_a_small_decoder_on_a_tpu_slice(tmp_path, capsys):
+    config = [word for word in runs.arguments(tmp_path, tmp_path) if word.startswith("--config")]
+    words = ["--topology", "v5e:2x2", "--what", "decode", "--batch", "8", "--length", "96"]
+    assert plan.main([*config, *words, "--json", str(tmp_path / "plan.json")]) == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2}  # as many as there are heads
+    assert {("all-reduce", ("tensor",))} <= {(one["kind"], tuple(one["axes"])) for one in found["collectives"]}
+    assert "trainables" not in found["arguments"] and found["bound"]["step"] > 0
+    assert "answer of all tokens >=" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu's compiler")
 def test_a_small_run_on_a_tpu_slice(tmp_path, capsys):
     config = [word for word in runs.arguments(tmp_path, tmp_path) if word.startswith("--config")]
-    words = ["--topology", "v5e-4", "--mesh", "data=2,fsdp=2", "--batch", "8", "--length", "64"]
+    words = ["--topology", "v5e-4", "--mesh", "data=2,fsdp=2", "--batch", "8", "--length", "96"]
     assert plan.main([*config, *words, "--json", str(tmp_path / "plan.json")]) == 0
     found = json.loads((tmp_path / "plan.json").read_text())
     assert found["fits"] and found["topology"] == "v5e:2x2" and found["batch_per_chip"] == 2

@@ -1,6 +1,8 @@
 """Several real processes on this machine: the same losses as one, stopped together, and what one that dies leaves."""
 
 import argparse
+import json
+import os
 import re
 import shutil
 import signal
@@ -8,12 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from igllm_jax import distributed, logs, make_data
-from igllm_jax.checkpoint import load_params
+from igllm_jax.checkpoint import find_step, load_params
 from igllm_jax.errors import UserError
 from tests import runs
 
@@ -35,16 +38,17 @@ def free_port():
         return server.getsockname()[1]
 
 
-def environments(count, devices):
+def environments(count, devices, **more):
     """The environment of each process."""
-    place = {"IGLLM_COORDINATOR": f"127.0.0.1:{free_port()}", "IGLLM_NUM_PROCESSES": str(count)}
+    place = {"IGLLM_COORDINATOR": f"127.0.0.1:{free_port()}", "IGLLM_NUM_PROCESSES": str(count)} if count > 1 else {}
     limits = {"JAX_NUM_CPU_DEVICES": str(devices), "IGLLM_HEARTBEAT_SECONDS": "10"}
-    return [{**place, **limits, "IGLLM_PROCESS_ID": str(own)} for own in range(count)]
+    return [{**place, **limits, **more, **({"IGLLM_PROCESS_ID": str(own)} if place else {})} for own in range(count)]
 
 
-def start(count, devices, words, command="train"):
+def start(count, devices, words, command="train", **more):
     """Processes that belong together."""
-    here = [runs.start(command, *words, environment=environment) for environment in environments(count, devices)]
+    places = environments(count, devices, **more)
+    here = [runs.start(command, *words, environment=environment) for environment in places]
     STARTED.extend(here)
     return here
 
@@ -57,7 +61,9 @@ def finish(processes, codes=(0,), timeout=900):
 
 
 def words(workdir, data, **overrides):
+    """Held-out sets that fill no whole number of batches of 8, and differ in size."""
     settings = {"train__num_steps": STEPS, "train__checkpoint_every": 100, "eval__loss_every": 5}
+    settings |= {"eval__loss_samples": 13, "eval__generate_samples": 20}
     return runs.arguments(workdir, data, **{**settings, **overrides})
 
 
@@ -99,23 +105,28 @@ def test_two_processes_train_evaluate_and_write_as_one(alone, data, tmp_path):
     first, second = finish(start(2, 2, words(tmp_path, data, **mesh)))
     assert_same(values(tmp_path), values(alone))
     assert_same(values(tmp_path, "val/loss"), values(alone, "val/loss"))
-    assert values(tmp_path, "val/finished") == values(alone, "val/finished")
+    scores, wanted = (logs.read(folder / "metrics.jsonl")[-1] for folder in (tmp_path, alone))
+    assert scores.keys() == wanted.keys() > {"step", "val/finished"}
+    np.testing.assert_allclose(list(scores.values()), list(wanted.values()), rtol=1e-5)
     assert "parameters train" in first and "parameters train" not in second
     out = ["--images", f"{data}/2d.npz:random", "--limit", "5", "--batch_size", "4", "--max_new_tokens", "20"]
-    finish(start(2, 1, ["--workdir", str(tmp_path), *out, "--out", str(tmp_path / "two.json")], "generate"))
+    script = [str(runs.ROOT / "launch" / "local.sh"), "2", "generate", "--workdir", str(tmp_path), *out]
+    place = {**os.environ, "PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([*script, "--out", str(tmp_path / "two.json")], env=place, cwd=runs.ROOT, check=True, timeout=900)
     runs.finish(
         runs.start("generate", "--workdir", str(tmp_path), *out, "--out", str(tmp_path / "one.json")), timeout=900
     )
     assert (tmp_path / "two.json").read_text() == (tmp_path / "one.json").read_text()
+    assert len(json.loads((tmp_path / "two.json").read_text())["answers"]) == 5
 
 
 def test_four_stop_together_and_two_or_one_go_on(alone, data, tmp_path):
     """A signal to one process of four stops all after the same step; other meshes go on with the same data."""
     four = tmp_path / "four"
-    processes = start(4, 1, words(four, data, mesh__data=2, mesh__fsdp=2))
+    processes = start(4, 1, words(four, data, mesh__data=2, mesh__fsdp=2), IGLLM_STOPPED_CODE="75")
     wait_for_step(processes, four, 2)
     processes[2].send_signal(signal.SIGTERM)
-    said = finish(processes)
+    said = finish(processes, codes=(75,))
     stopped = int(re.search(r"stopped by a signal at step (\d+); saved", said[0])[1])
     assert 2 <= stopped < STEPS
     assert load_params(four)["projector/linear1/kernel"].dtype == np.float32
@@ -125,33 +136,83 @@ def test_four_stop_together_and_two_or_one_go_on(alone, data, tmp_path):
         said = finish(start(count, devices, words(workdir, data, **mesh)))
         assert f"resumed from step {stopped}" in said[0]
         assert_same(values(workdir), values(alone))
+        # neither the mesh nor what is generated besides changes which examples are held out
+        assert_same(values(workdir, "val/loss"), values(alone, "val/loss"))
 
 
-def test_when_one_is_killed_the_other_ends_and_says_so(alone, data, tmp_path):
-    processes = start(2, 1, words(tmp_path, data, train__checkpoint_every=2, train__num_steps=2000))
-    wait_for_step(processes, tmp_path, 4)
-    processes[1].send_signal(signal.SIGKILL)
+@pytest.mark.parametrize(("count", "victim"), [(2, 1), (4, 0)])
+def test_when_one_is_killed_the_others_end_and_say_so(count, victim, data, tmp_path):
+    """Whether it is the first one, which the others meet at, or another. One process goes on with the same data."""
+    long = words(tmp_path, data, train__checkpoint_every=5, train__num_steps=4000, eval__loss_every=4000)
+    processes = start(count, 1, long)
+    wait_for_step(processes, tmp_path, 8)
+    processes[victim].send_signal(signal.SIGKILL)
     killed = time.monotonic()
-    _, said = processes[0].communicate(timeout=60)
-    assert processes[0].returncode not in (0, None)
-    assert time.monotonic() - killed < 60
-    assert "error" in said or "detected fatal errors" in said
-    processes[1].communicate()
-    runs.finish(runs.start("train", *words(tmp_path, data)), timeout=900)
-    assert list(values(tmp_path)) == list(values(alone))
+    processes.pop(victim).wait()
+    for process in processes:
+        _, said = process.communicate(timeout=max(60 - (time.monotonic() - killed), 1))
+        assert process.returncode in (1, -signal.SIGABRT)  # JAX aborts where it notices first
+        assert "lost another process" in said or "another task died" in said
+    before = values(tmp_path)
+    again = runs.start("train", *long)
+    STARTED.append(again)
+    wait_for_step([again], tmp_path, max(before) + 3)
+    again.send_signal(signal.SIGTERM)
+    _, said = runs.finish(again, timeout=900)
+    resumed, after = int(re.search(r"resumed from step (\d+)", said)[1]), values(tmp_path)
+    assert resumed >= 5 and list(after) == list(range(1, max(after) + 1))
+    assert_same({step: after[step] for step in before}, before)
 
 
-def test_a_signal_while_evaluating_saves_and_nothing_is_lost(data, tmp_path):
-    """What the interrupted evaluation would have found, the resumed run finds."""
-    long = {"eval__loss_every": 3, "eval__loss_samples": 24, "data__val__num_samples": 24, "batch_size": 1}
-    process = runs.start("train", *words(tmp_path, data, **long))
-    wait_for_step([process], tmp_path, 3)
-    process.send_signal(signal.SIGTERM)
-    _, said = runs.finish(process, timeout=900)
-    runs.finish(runs.start("train", *words(tmp_path, data, **long)), timeout=900)
-    assert "saved" in said
-    assert set(values(tmp_path, "val/loss")) == {3, 6, 9, STEPS}
-    assert list(values(tmp_path)) == list(range(1, STEPS + 1))
+def meta(workdir):
+    return json.loads((workdir / "checkpoints" / str(find_step(workdir, "last")) / "meta" / "metadata").read_text())
+
+
+@pytest.mark.parametrize(("count", "written"), [(1, "loss"), (2, "val/loss")])
+def test_a_signal_while_evaluating_or_generating_saves_and_nothing_is_lost(count, written, data, tmp_path):
+    """What was given up the resumed run finds. Held-out losses come after the step's own, generated code after them."""
+    often = {"train__num_steps": 5, "eval__loss_every": 4, "eval__generate_every": 4, "eval__max_new_tokens": 200}
+    often |= {"mesh__data": count, "batch_size": 4, "eval__loss_samples": 24, "eval__generate_samples": 24}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(start(count, 1, words(whole, data, **often)))
+    slow = {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # so that the signal comes while the first batch is compiled for
+    processes = start(count, 1, words(cut, data, **often), **slow)
+    wait_for_step(processes, cut, 4, written)
+    processes[-1].send_signal(signal.SIGTERM)
+    assert "stopped by a signal at step 4; saved" in finish(processes)[0]
+    assert meta(cut)["step"] == 4 and not meta(cut)["is_evaluated"]
+    finish(start(count, 1, words(cut, data, **often)))
+    found, wanted = ({**values(folder), **scores(folder)} for folder in (cut, whole))
+    assert {(4, "val/loss"), (4, "val/finished")} < set(wanted)
+    assert found == pytest.approx(wanted, rel=1e-5, nan_ok=True)
+
+
+def scores(workdir):
+    """(step, name) -> what an evaluation found."""
+    lines = logs.read(workdir / "metrics.jsonl")
+    return {(line["step"], name): line[name] for line in lines for name in line if name.startswith("val/")}
+
+
+def test_a_signal_ends_generation_of_several_processes(alone, data, tmp_path):
+    images = ["--workdir", str(alone), "--images", f"{data}/2d.npz:random", "--batch_size", "2"]
+    processes = start(2, 1, [*images, "--max_new_tokens", "400", "--out", str(tmp_path / "out.json")], "generate")
+    for line in processes[0].stderr:  # progress: it has begun
+        if "generate" in line:
+            break
+    processes[1].send_signal(signal.SIGTERM)
+    said = finish(processes, codes=(1,))
+    assert "error: stopped by a signal" in said[0] and "error" not in said[1]
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_start_names_who_is_missing(data, tmp_path):
+    places = environments(3, 1, IGLLM_START_SECONDS="20")
+    here = [runs.start("train", *words(tmp_path, data), environment=place) for place in places[::2]]
+    STARTED.extend(here)
+    for said in finish(here, codes=(2,)):
+        assert re.search(
+            r"^error: waited 20 s at \S+ in vain for process 1 of 3; here: process 0 on", said, re.MULTILINE
+        )
 
 
 LATE = """
@@ -208,6 +269,29 @@ def test_what_the_launcher_gives_is_found():
     assert find(options(), {"TPU_WORKER_HOSTNAMES": "h0,h1"}) == "tpu"
     assert find(options(), {"TPU_WORKER_HOSTNAMES": "localhost"}) is None
     assert find(options(), {"IGLLM_DISTRIBUTED": "tpu"}) == "tpu"
+
+
+def test_a_tpu_pod_is_found_in_its_metadata(monkeypatch):
+    asked = []
+    detect = SimpleNamespace(auto_detect_unset_distributed_params=lambda *given: asked.append(given) or found)
+    monkeypatch.setattr(distributed, "ClusterEnv", detect)
+    monkeypatch.setenv("IGLLM_START_SECONDS", "7")
+    found = ("t0:8476", 4, 2, None)
+    assert distributed._detected() == distributed.Cluster("t0:8476", 4, 2) and asked == [(None,) * 5 + (7,)]
+    found = (None, None, None, None)
+    with pytest.raises(UserError, match="metadata name no TPU pod; give --coordinator"):
+        distributed._detected()
+    monkeypatch.setenv("IGLLM_START_SECONDS", "soon")
+    with pytest.raises(UserError, match="IGLLM_START_SECONDS is 'soon': expected a whole number"):
+        distributed._detected()
+
+
+def test_jax_still_detects_as_we_ask_it(monkeypatch):
+    """No cluster here: nothing is found, and the signature is what we rely on."""
+    for name in ("SLURM_JOB_ID", "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    found = distributed.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, 1)
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize(

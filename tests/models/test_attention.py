@@ -1,12 +1,16 @@
 """Attention kernels against a plain statement; rotary positions; the cache."""
 
+import math
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igllm_jax.models import attention
+from igllm_jax.models import attention, axes
 from igllm_jax.models.llama import rotate
+from igllm_jax.sharding import Layout, make_mesh
 
 
 def plain(q, k, v):
@@ -27,6 +31,35 @@ def test_kernels_compute_causal_attention(kernel, monkeypatch):
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 11, heads, 6)) for i, heads in enumerate((6, 2, 2)))
     found = attention.causal(q, k, v, kernel=kernel)
     np.testing.assert_allclose(found, plain(*map(np.asarray, (q, k, v))), atol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)], ids=str)
+def test_splash_computes_causal_attention_and_its_gradients(mesh, monkeypatch):
+    """The TPU's kernel, interpreted; on several devices each takes its own rows and heads."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    interpreted = partial(splash.make_splash_mha_single_device, interpret=True)
+    monkeypatch.setattr(splash, "make_splash_mha_single_device", interpreted)
+    sizes = dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))
+    layout = Layout.of("train", make_mesh(sizes, jax.devices()[: math.prod(mesh)]))
+    q, k, v = (jax.random.normal(jax.random.key(i), (4, 128, heads, 128)) for i, heads in enumerate((4, 2, 2)))
+
+    def value(q, k, v, kernel):
+        with axes.placing(layout):
+            found = attention.causal(q, k, v, kernel=kernel)
+        return jnp.sum(jnp.sin(found)), found
+
+    both = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
+    ((_, found), gradients), ((_, wanted), wanted_gradients) = (both(q, k, v, kernel) for kernel in ("splash", "xla"))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for one, other in zip(gradients, wanted_gradients, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_splash_says_which_lengths_it_takes():
+    x = jnp.zeros((1, 100, 1, 128))
+    with pytest.raises(ValueError, match="takes 100 tokens only in blocks of 128 to 512"):
+        attention.causal(x, x, x, kernel="splash")
 
 
 def test_an_unknown_kernel_names_the_known_ones():
