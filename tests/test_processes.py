@@ -175,11 +175,12 @@ def test_a_signal_while_evaluating_or_generating_saves_and_nothing_is_lost(count
     often |= {"mesh__data": count, "batch_size": 4, "eval__loss_samples": 24, "eval__generate_samples": 24}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     finish(start(count, 1, words(whole, data, **often)))
-    slow = {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # so that the signal comes while the first batch is compiled for
-    processes = start(count, 1, words(cut, data, **often), **slow)
+    # not from the cache, so that the signal comes while the first batch is compiled for
+    place = {"JAX_ENABLE_COMPILATION_CACHE": "false", "IGLLM_STOPPED_CODE": "75"}
+    processes = start(count, 1, words(cut, data, **often), **place)
     wait_for_step(processes, cut, 4, written)
     processes[-1].send_signal(signal.SIGTERM)
-    assert "stopped by a signal at step 4; saved" in finish(processes)[0]
+    assert "stopped by a signal at step 4; saved" in finish(processes, codes=(75,))[0]
     assert meta(cut)["step"] == 4 and not meta(cut)["is_evaluated"]
     finish(start(count, 1, words(cut, data, **often)))
     found, wanted = ({**values(folder), **scores(folder)} for folder in (cut, whole))
@@ -229,13 +230,23 @@ with distributed.session(options):
 """
 
 
-def test_a_barrier_names_who_is_missing():
+def slurm_environments(count):
+    """As srun gives them to `count` nodes with a task each, all of which are this machine."""
+    place = {"SLURM_JOB_ID": "70", "SLURM_STEP_NODELIST": "localhost", "IGLLM_PORT": str(free_port())}
+    sizes = dict.fromkeys(("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"), str(count))
+    return [{**place, **sizes, "SLURM_PROCID": str(own), "SLURM_LOCALID": "0"} for own in range(count)]
+
+
+@pytest.mark.parametrize("launcher", ["flags", "slurm"])
+def test_a_barrier_names_who_is_missing(launcher):
+    places = {"flags": environments(2, 1), "slurm": slurm_environments(2)}[launcher]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", LATE], env=environment, text=True, stderr=subprocess.PIPE, cwd=runs.ROOT
         )
-        for environment in ({**runs.os.environ, "JAX_PLATFORMS": "cpu", **e} for e in environments(2, 1))
+        for environment in ({**os.environ, "JAX_PLATFORMS": "cpu", **place} for place in places)
     ]
+    STARTED.extend(processes)
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert processes[0].returncode == 2
     wanted = f"error: waited 1 s at 'the meeting' in vain for process 1 on {socket.gethostname()}"
