@@ -165,6 +165,7 @@ def load_imported(folder: Path, *, task: str, rotation_rep: str, prompt: str, la
         prompt=prompt,
         image_size=vision.image_size,
         image_mean=vision.image_mean,
+        image_aspect_ratio=base.aspect_ratio(folder),
         max_length=2048,
         num_image_tokens=vision.num_patches,
     )

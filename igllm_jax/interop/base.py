@@ -58,6 +58,11 @@ def read_model(folder: Place) -> dict[str, Any]:
     return found
 
 
+def aspect_ratio(folder: Place) -> str:
+    """How the model saw its images made square: "pad" or "square"."""
+    return str(read_model(folder).get("image_aspect_ratio", "pad"))
+
+
 def config_to_json(config: VLMConfig) -> dict[str, Any]:
     """The config as JSON-ready values."""
     return dataclasses.asdict(config)

@@ -85,6 +85,7 @@ def from_run(workdir: Path, step: str) -> Model:
     arrays = {**_drawn(config, model, {*arrays, *stored}), **arrays}
     sources = base.read_model(folder).get("sources", {}) if folder else {}
     about = {"run": str(workdir), "step": found, "sources": sources, "merged_lora": _merged_lora(folder)}
+    about["image_aspect_ratio"] = config.data.image_aspect_ratio
     return _complete(Model(model, arrays, trained, folder, stored, Tokenizer.load(workdir), about))
 
 
@@ -108,6 +109,7 @@ def from_folder(folder: Path) -> Model:
     trained = tuple(path for path in stored if not path.startswith(BASE_PARTS) or _is_lora(path))
     sources, merged = base.read_model(folder).get("sources", {}), _merged_lora(folder)
     about = {"folder": str(folder), "sources": sources, "merged_lora": merged}
+    about["image_aspect_ratio"] = base.aspect_ratio(folder)
     tokenizer = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).is_file() else None
     return _complete(Model(config, {}, trained, str(folder), stored, tokenizer, about))
 
@@ -203,8 +205,8 @@ def _export_peft(model: Model, folder: Path, dtype: str) -> int:
     described = hf_config.lora_to_json(config.lora, base_model=under, in_llava=is_hf)
     _write_json(folder / "adapter_config.json", described)
     stored = model.dtype("decoder/embedding").name
-    tower = sources.get("vision", sources.get("llava", ""))
-    described = hf_config.reference_to_json(config, vision_tower=tower, dtype=stored)
+    tower, aspect_ratio = sources.get("vision", sources.get("llava", "")), model.about["image_aspect_ratio"]
+    described = hf_config.reference_to_json(config, vision_tower=tower, dtype=stored, aspect_ratio=aspect_ratio)
     _write_json(folder / "config.json", described | _about_text(model))
     _save_tokenizer(model, folder)
     return len(lora) + len(others)
@@ -248,7 +250,9 @@ def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
     described = hf_config.llava_to_json(config, vocab_size=vocab_size, image_token=image_token, dtype=chosen)
     described["text_config"] |= _about_text(model)
     _write_json(folder / "config.json", described)
-    for name, value in hf_config.processor_to_json(config, image_token=image_token).items():
+    aspect_ratio = model.about["image_aspect_ratio"]
+    processors = hf_config.processor_to_json(config, image_token=image_token, aspect_ratio=aspect_ratio)
+    for name, value in processors.items():
         _write_json(folder / name, value)
     _copy_licences(model, folder)
     _save_tokenizer(model, folder)

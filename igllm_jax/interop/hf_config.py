@@ -157,6 +157,14 @@ def feature_layer_of(config: Json, place: object) -> int:
     return layer
 
 
+def aspect_ratio_of(config: Json, preprocessor: Json | None, place: object) -> str:
+    """How a LLaVA makes images square: "pad", as the reference does where nothing is said, or "square" (cuts)."""
+    if "vision_config" in config:  # Hugging Face's says it beside the config
+        return "pad" if preprocessor is None or preprocessor.get("do_pad") else "square"
+    _expect({"image_aspect_ratio": "pad", **config}, place, image_aspect_ratio=("pad", "square"))
+    return str(config.get("image_aspect_ratio", "pad"))
+
+
 def _found(config: Json, part: str, place: object) -> dict[str, Any]:
     """The config of a part, with the format's defaults where it stands inside another one.
 
@@ -273,12 +281,13 @@ def llava_to_json(config: VLMConfig, *, vocab_size: int, image_token: int, dtype
     }
 
 
-def processor_to_json(config: VLMConfig, *, image_token: int) -> dict[str, dict[str, Any]]:
+def processor_to_json(config: VLMConfig, *, image_token: int, aspect_ratio: str) -> dict[str, dict[str, Any]]:
     """File name -> JSON: how Hugging Face's processor prepares images and text for this model."""
     vision = config.vision
     size = {"height": vision.image_size, "width": vision.image_size}
     image = {
-        "image_processor_type": "CLIPImageProcessor",
+        "image_processor_type": "LlavaImageProcessor" if aspect_ratio == "pad" else "CLIPImageProcessor",
+        "do_pad": aspect_ratio == "pad",  # to a square, with the mean colour
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": vision.image_size},
@@ -291,7 +300,23 @@ def processor_to_json(config: VLMConfig, *, image_token: int) -> dict[str, dict[
         "image_mean": list(vision.image_mean),
         "image_std": list(vision.image_std),
     }
-    text = {
+    both = {
+        "processor_class": "LlavaProcessor",
+        "image_token": "<image>",
+        "patch_size": vision.patch_size,
+        "num_additional_image_tokens": 1,  # the class token, which the strategy takes off again
+        "vision_feature_select_strategy": "default",
+    }
+    return {
+        "preprocessor_config.json": image,
+        "tokenizer_config.json": _tokenizer_to_json(image_token),
+        "processor_config.json": both,
+    }
+
+
+def _tokenizer_to_json(image_token: int) -> dict[str, Any]:
+    """How a LlamaTokenizer reads the tokenizer.model beside it, with the image's placeholder added."""
+    return {
         "tokenizer_class": "LlamaTokenizer",
         "bos_token": "<s>",
         "eos_token": "</s>",
@@ -309,17 +334,9 @@ def processor_to_json(config: VLMConfig, *, image_token: int) -> dict[str, dict[
             }
         },
     }  # fmt: skip
-    both = {
-        "processor_class": "LlavaProcessor",
-        "image_token": "<image>",
-        "patch_size": vision.patch_size,
-        "num_additional_image_tokens": 1,  # the class token, which the strategy takes off again
-        "vision_feature_select_strategy": "default",
-    }
-    return {"preprocessor_config.json": image, "tokenizer_config.json": text, "processor_config.json": both}
 
 
-def reference_to_json(config: VLMConfig, *, vision_tower: str, dtype: str) -> dict[str, Any]:
+def reference_to_json(config: VLMConfig, *, vision_tower: str, dtype: str, aspect_ratio: str = "pad") -> dict[str, Any]:
     """The reference's config.json (llava_llama)."""
     return {
         **decoder_to_json(config.decoder, vocab_size=config.decoder.vocab_size, dtype=dtype),
@@ -330,6 +347,7 @@ def reference_to_json(config: VLMConfig, *, vision_tower: str, dtype: str) -> di
         "mm_projector_type": config.projector,
         "mm_vision_select_layer": config.vision.feature_layer,
         "mm_vision_select_feature": "patch",
+        "image_aspect_ratio": aspect_ratio,
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
         "use_mm_proj": True,

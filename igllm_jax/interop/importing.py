@@ -199,6 +199,7 @@ def _about(request: Request, plan: Plan, tokenizer: Tokenizer | None) -> dict[st
         "sources": {role: str(path) for role, path in sources.items() if path},
         "merged_lora": asdict(plan.lora) if request.merge_lora else None,
         "tokenizer": tokenizer.fingerprint if tokenizer else None,
+        "image_aspect_ratio": plan.aspect_ratio,
         "left_out": dict(plan.left_out),
         "notes": plan.notes,
     }

@@ -45,11 +45,15 @@ class Request:
 
 @dataclass
 class Plan:
-    """A checked import. config: of the folder that comes out. tensors: by (path, layer). lora: of the adapter."""
+    """A checked import. config: of the folder that comes out. tensors: by (path, layer). lora: of the adapter.
+
+    aspect_ratio: how images are made square, "pad" or "square".
+    """
 
     config: VLMConfig
     tensors: dict[tuple[str, int | None], Tensor]
     lora: LoRAConfig
+    aspect_ratio: str = "pad"
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
@@ -99,16 +103,10 @@ def make_plan(request: Request) -> Plan:
         head=head,
         dtype="float32",
     )
-    plan = Plan(config, {}, found_lora)
+    plan = Plan(config, {}, found_lora, _aspect_ratio(request))
     shapes = {path: tuple(shape.shape) for path, shape in skeleton(config).shapes.items()}
-    problems = []
-    for part in parts:
-        try:
-            _match_part(plan, part, shapes, request)
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("; and ".join(problems))
+    _match_parts(plan, parts, shapes, request)
+    plan.notes += _prompt_notes(request)
     if projector == "none":
         plan.notes.append("no projector came along: training starts it from the seed")
     if request.merge_lora:
@@ -211,6 +209,29 @@ def _check_kinds(request: Request, projector: str, head: str) -> None:
                 raise UserError(f"{place}: {key} is {said!r}, but the {what} in the files is {found!r}")
 
 
+def _prompt_notes(request: Request) -> list[str]:
+    """What a checkpoint was trained with and no prompt here writes."""
+    places = [folder / "config.json" for folder in (request.adapter, request.llava) if folder]
+    marked = [place for place in places if place.is_file() and read_json(place).get("mm_use_im_start_end")]
+    return [
+        f"{place}: mm_use_im_start_end is set, so the image stood between two marks in training, which no prompt here "
+        "writes: train on it before generating"
+        for place in marked
+    ]
+
+
+def _match_parts(plan: Plan, parts: list[_Part], shapes: Mapping[str, Shape], request: Request) -> None:
+    """Raises: UserError with the problems of all parts."""
+    problems = []
+    for part in parts:
+        try:
+            _match_part(plan, part, shapes, request)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("; and ".join(problems))
+
+
 def _match_part(plan: Plan, part: _Part, shapes: Mapping[str, Shape], request: Request) -> None:
     wanted = part.paths(shapes)
     if "lora" in part.owns:
@@ -262,6 +283,17 @@ def _feature_layer(request: Request) -> int:
             if any(key in config for key in ("mm_vision_select_layer", "vision_config")):
                 return hf_config.feature_layer_of(config, place)
     return REFERENCE_FEATURE_LAYER
+
+
+def _aspect_ratio(request: Request) -> str:
+    """The trained checkpoint's word, then the base's, then the reference's."""
+    for folder in (request.adapter, request.llava):
+        place = folder / "config.json" if folder else None
+        if folder and place and place.is_file():
+            config = read_json(place)
+            if any(key in config for key in ("image_aspect_ratio", "vision_config")):
+                return hf_config.aspect_ratio_of(config, _preprocessor(folder), place)
+    return "pad"
 
 
 def _preprocessor(folder: Path) -> dict[str, Any] | None:

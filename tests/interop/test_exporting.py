@@ -92,6 +92,17 @@ def test_a_run_comes_back_from_hugging_faces_layout(tmp_path, run):
     assert np.abs(found[path] - base.restore_numpy(folder, [path])[path]).max() > 0.1  # LoRA is in it
 
 
+def test_a_runs_way_to_make_images_square_goes_along(tmp_path):
+    model = replace(made.model(rank=0), head="none")
+    arrays = {p: a for p, a in made.params(model).items() if p.startswith("projector/")}
+    config = run_config(model)
+    config.data.image_aspect_ratio = "square"
+    workdir = make_run(tmp_path / "run", config, {1: arrays})
+    exporting.export(exporting.from_run(workdir, "last"), "llava-hf", tmp_path / "hf")
+    importing.run(importing.Request(out=tmp_path / "base", llava=tmp_path / "hf"))
+    assert base.aspect_ratio(tmp_path / "base") == "square"
+
+
 def test_an_adapter_alone_is_refused_where_the_base_trained_too(tmp_path):
     pytest.importorskip("torch")
     model = made.model()

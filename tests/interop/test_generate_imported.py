@@ -12,7 +12,7 @@ from igllm_jax import __main__ as cli
 from igllm_jax import generate
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
-from igllm_jax.interop import base, importing
+from igllm_jax.interop import base, exporting, hf_config, importing
 from tests.interop import made
 
 
@@ -134,6 +134,20 @@ def fails(arguments, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     return error
+
+
+def test_images_are_made_square_as_the_checkpoint_says(tmp_path, folder):
+    model = made.model()
+    adapter = made.adapter(tmp_path / "adapter", model, made.params(model))
+    described = hf_config.reference_to_json(model, vision_tower="clip", dtype="float32", aspect_ratio="square")
+    made.put_json(adapter / "config.json", described)
+    importing.run(importing.Request(out=tmp_path / "base", adapter=adapter, **sources(folder, "vision", "decoder")))
+    for place, expected in ((folder / "base", "pad"), (tmp_path / "base", "square")):
+        trained = generate.load_imported(place, task="clevr", rotation_rep="", prompt="vicuna_v1")
+        assert trained.data.image_aspect_ratio == expected
+        exporting.export(exporting.from_folder(place), "llava-hf", tmp_path / expected)
+        image = json.loads((tmp_path / expected / "preprocessor_config.json").read_text())
+        assert image["do_pad"] == (expected == "pad")
 
 
 def test_the_folders_own_image_mean_and_size_are_used(folder):

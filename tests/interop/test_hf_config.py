@@ -138,6 +138,26 @@ def test_the_feature_layer_is_the_configs():
         hf_config.feature_layer_of({"mm_vision_select_layer": -2, "mm_vision_select_feature": "cls_patch"}, "x")
 
 
+@pytest.mark.parametrize(
+    ("config", "preprocessor", "expected"),
+    [
+        ({}, None, "pad"),
+        ({"image_aspect_ratio": "pad"}, None, "pad"),
+        ({"image_aspect_ratio": "square"}, {"do_pad": True}, "square"),
+        ({"vision_config": {}}, None, "pad"),
+        ({"vision_config": {}}, {"do_pad": True}, "pad"),
+        ({"vision_config": {}}, {"image_mean": [0.5] * 3}, "square"),
+    ],
+)
+def test_how_images_are_made_square_is_the_configs(config, preprocessor, expected):
+    assert hf_config.aspect_ratio_of(config, preprocessor, "x") == expected
+
+
+def test_other_ways_to_make_images_square_are_an_error():
+    with pytest.raises(UserError, match="here: image_aspect_ratio is 'anyres'; supported: pad, square"):
+        hf_config.aspect_ratio_of({"image_aspect_ratio": "anyres"}, None, "here")
+
+
 def test_defaults_are_transformers_own():
     transformers = pytest.importorskip("transformers")
     for ours, theirs in (

@@ -285,6 +285,14 @@ def test_a_config_that_says_another_head(tmp_path, folders, model):
     )  # fmt: skip
 
 
+def test_marks_around_the_image_are_told(tmp_path, folders, model):
+    folder = made.adapter(tmp_path / "a", model, made.params(model))
+    described = hf_config.reference_to_json(model, vision_tower="clip", dtype="float32")
+    made.put_json(folder / "config.json", {**described, "mm_use_im_start_end": True})
+    request = Request(out=tmp_path / "base", vision=folders["vision"], decoder=folders["decoder"], adapter=folder)
+    assert [f"{folder / 'config.json'}: mm_use_im_start_end is set" in note for note in run(request).notes] == [True]
+
+
 def test_without_a_tokenizer_there_is_a_note(tmp_path, folders, model):
     decoder = made.decoder(tmp_path / "d", model, made.params(model))
     (decoder / "tokenizer.model").unlink()

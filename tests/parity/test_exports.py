@@ -1,14 +1,18 @@
 """What is exported is loaded by peft and transformers and gives the same outputs."""
 
+from dataclasses import replace
+
 import numpy as np
 import peft
 import pytest
 import torch
 import transformers
+from PIL import Image
 from torch import nn
 
+from igllm_jax.data.images import preprocess
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.interop import exporting
+from igllm_jax.interop import base, exporting
 from igllm_jax.interop.files import open_weights
 from igllm_jax.interop.importing import run
 from igllm_jax.interop.sources import Request
@@ -125,9 +129,22 @@ def test_transformers_loads_the_merged_llava(pair):
             np.testing.assert_allclose(weights.read(name), value, atol=TOLERANCE)
 
 
-def test_huggings_faces_processor_puts_the_image_where_it_belongs(pair):
-    from PIL import Image
+@pytest.mark.parametrize("aspect_ratio", ["pad", "square"])
+def test_hugging_faces_processor_prepares_images_as_training_did(pair, tmp_path, aspect_ratio):
+    _, folder = pair
+    model = exporting.from_folder(folder / "base")
+    model = replace(model, about={**model.about, "image_aspect_ratio": aspect_ratio})
+    exporting.export(model, "llava-hf", tmp_path / "hf")
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "hf")
+    pixels = np.random.default_rng(1).integers(0, 256, (31, 47, 3)).astype(np.uint8)
+    found = processor(images=Image.fromarray(pixels), text="<image>", return_tensors="pt")["pixel_values"]
+    expected = preprocess(Image.fromarray(pixels), 21, aspect_ratio, reference.MEAN)
+    torch.testing.assert_close(found, reference.normalised(expected[None]), atol=1e-5, rtol=0)
+    run(Request(out=tmp_path / "again", llava=tmp_path / "hf"))
+    assert base.aspect_ratio(tmp_path / "again") == aspect_ratio
 
+
+def test_huggings_faces_processor_puts_the_image_where_it_belongs(pair):
     _, folder = pair
     out = folder / "processed"
     exporting.export(exporting.from_folder(folder / "base"), "llava-hf", out)
