@@ -1,9 +1,12 @@
 """The command line, and exports of an imported folder without torch."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +68,28 @@ def test_an_interrupted_import_goes_on(tmp_path, folders, capsys, monkeypatch):
     expected = made.base_arrays(made.params(made.model(projector="mlp2x_gelu")))
     for path, array in base.restore_numpy(tmp_path / "base").items():
         np.testing.assert_array_equal(array, expected[path], err_msg=path)
+
+
+def test_a_killed_import_leaves_no_folder_and_goes_on(tmp_path, folders, capsys):
+    arguments = ["import", *flags(folders, "vision", "decoder", "adapter"), "--out", str(tmp_path / "base")]
+    program = textwrap.dedent(f"""
+        import os, signal
+        from igllm_jax.interop import command, importing
+        real, count = importing.read_merged, iter(range(10**6))
+        def read(plan, tensor):
+            if next(count) == 31:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(plan, tensor)
+        importing.read_merged = read
+        command.main({arguments!r})
+    """)
+    ended = subprocess.run([sys.executable, "-c", program], env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    assert ended.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == ["base.partial"]
+    assert main(arguments) == 0
+    assert "(31 were there already)" in capsys.readouterr().out
+    for path, array in base.restore_numpy(tmp_path / "base").items():
+        np.testing.assert_array_equal(array, made.params(made.model(projector="mlp2x_gelu"))[path], err_msg=path)
 
 
 def test_a_disk_that_takes_no_more_is_one_line(tmp_path, folders):
