@@ -7,11 +7,11 @@
 # TYPE as gcloud knows it (v5litepod-16, v6e-8, v4-8, v5p-8). --dry_run prints every command and runs none.
 #
 # Assumes: gcloud is installed and logged in, its project is set and may create TPUs in ZONE; this folder is the
-# checkout to run; the hosts reach PyPI and GitHub (their own Python is too old: uv fetches 3.12); --workdir and the data
-# lie where every host sees them under one path (a Filestore or NFS share, or a bucket mounted with gcsfuse): MOUNT, if
-# set, is a command that mounts it on each host. Also read: VERSION (runtime image, by default that of the type), SPOT=1
-# (a cheaper slice that may be taken away), LOGS (folder for the hosts' logs, default logs/NAME). The slice is left
-# running: it costs until you delete it with
+# checkout to run; the hosts reach PyPI, and GitHub where their own Python is older than 3.11 (uv then fetches 3.12);
+# --workdir and the data lie where every host sees them under one path (a Filestore or NFS share, or a bucket mounted
+# with gcsfuse): MOUNT, if set, is a command that mounts it on each host. Also read: VERSION (runtime image, by default
+# that of the type), SPOT=1 (a cheaper slice that may be taken away), LOGS (folder for the hosts' logs, default
+# logs/NAME). The slice is left running: it costs until you delete it with
 #   gcloud compute tpus tpu-vm delete NAME --zone ZONE
 set -euo pipefail
 
@@ -21,7 +21,7 @@ if [[ ${1:-} == --dry_run ]]; then
   shift
 fi
 if [[ $# -lt 4 ]]; then
-  sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 name=$1 zone=$2 type=$3
@@ -69,7 +69,10 @@ else
   git -C "$root" ls-files -z | tar -C "$root" --null -T - -czf "$archive"
 fi
 tpu scp "$archive" "$name:igllm.tar.gz" --zone="$zone" --worker=all
-everywhere 'mkdir -p ~/igllm && tar -xzf ~/igllm.tar.gz -C ~/igllm && cd ~/igllm && { test -d venv || { python3 -m pip install -q --user uv && python3 -m uv venv -q --seed --python 3.12 venv; }; } && venv/bin/python -m pip install -q -e ".[tpu]"'
+python='{ python3 -c "import sys; sys.exit(sys.version_info < (3, 11))" && python3 -m venv venv; }'
+python+=' || { python3 -m pip install -q --user uv && python3 -m uv venv -q --clear --seed --python 3.12 venv; }'
+everywhere "mkdir -p ~/igllm && tar -xzf ~/igllm.tar.gz -C ~/igllm && cd ~/igllm \
+  && { test -d venv || $python; } && venv/bin/python -m pip install -q -e '.[tpu]'"
 if [[ -n ${MOUNT:-} ]]; then
   everywhere "$MOUNT"
 fi
