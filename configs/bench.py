@@ -39,7 +39,7 @@ def get_config(argument: str = ""):
     config.model.lora.rank, config.model.lora.alpha = rank, 2.0 * rank
     config.batch_size = 8
     if vision:  # on a CPU
-        config.model.decoder.remat = "none"
+        config.model.decoder.remat = "elementwise"
         config.model.dtype = config.model.frozen_dtype = "float32"
     config.optim.lr = config.optim.projector_lr = 1e-4
     config.optim.warmup = 0.0

@@ -108,7 +108,7 @@ def _lora(model: VLMConfig) -> dict[str, int]:
 def _again(model: VLMConfig, forward: float, lora: float, attention: float, length: int) -> float:
     """What a layer's backward pass computes once more under the remat policy, over all layers."""
     remat = model.decoder.remat
-    if remat == "none":
+    if remat in ("none", "elementwise"):
         return 0.0
     if remat == "dots":  # every product with a weight is kept
         return attention

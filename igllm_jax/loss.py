@@ -61,57 +61,81 @@ def cross_entropies(
     `chunk`: the answer is cut in equal parts, so that no more than C - 1 positions are filled up.
     """
     batch, length, width = states.shape
-    kernel = kernel.astype(states.dtype)
-    if length <= chunk:
-        return _cross_entropies(states, kernel, targets)
     count = -(-length // chunk)
     part = -(-length // count)
     pad = count * part - length
     states = jnp.pad(states, ((0, 0), (0, pad), (0, 0))).reshape(batch, count, part, width).swapaxes(0, 1)
     targets = jnp.pad(targets, ((0, 0), (0, pad))).reshape(batch, count, part).swapaxes(0, 1)
-    losses = jax.lax.map(lambda own: _cross_entropies(own[0], kernel, own[1]), (states, targets))
+    losses = _by_chunk(states, kernel.astype(states.dtype), targets)
     return losses.swapaxes(0, 1).reshape(batch, count * part)[:, :length]
 
 
 @jax.custom_vjp
-def _cross_entropies(states: jax.Array, kernel: jax.Array, targets: jax.Array) -> jax.Array:
-    """One chunk. Where the kernel is frozen, the forward pass computes the states' gradient too, while it has the
-    logits: two products with the vocabulary instead of three, and nothing of the vocabulary's size is kept."""
-    return _from_logits(_logits(states, kernel), targets)
+def _by_chunk(
+    states: Float[Array, "n b c d"], kernel: Float[Array, "d v"], targets: Int[Array, "n b c"]
+) -> Float[Array, "n b c"]:
+    """Chunk after chunk. Where the kernel is frozen, the forward pass computes the states' gradient too, while it has
+    the logits: two products with the vocabulary instead of three, and nothing of the vocabulary's size is kept.
+
+    The rule is around the loop, not inside: differentiating a loop moves what does not change out of it, here masks and
+    indices as large as the logits.
+    """
+    return jax.lax.map(lambda own: _losses(_logits(own[0], kernel), own[1])[0], (states, targets))
 
 
 def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jnp.einsum("bad,dv->bav", states, kernel, preferred_element_type=jnp.float32)
+    return jnp.einsum("bcd,dv->bcv", states, kernel, preferred_element_type=jnp.float32)
 
 
-def _is_target(targets: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _is_target(targets: jax.Array, logits: jax.Array) -> jax.Array:
     # A comparison with the vocabulary's index instead of a gather: it stays local where the vocabulary is sharded.
-    return jax.lax.broadcasted_iota(jnp.int32, shape, 2) == targets[..., None]
+    return jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[..., None]
 
 
-def _from_logits(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    at_target = jnp.sum(jnp.where(_is_target(targets, logits.shape), logits, 0.0), axis=-1)
-    return jax.nn.logsumexp(logits, axis=-1) - at_target
+def _losses(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropies, and the logits' logarithm of summed exponentials."""
+    total = jax.nn.logsumexp(logits, axis=-1)
+    return total - jnp.sum(jnp.where(_is_target(targets, logits), logits, 0.0), axis=-1), total
+
+
+def _slopes(logits: jax.Array, total: jax.Array, targets: jax.Array) -> jax.Array:
+    """The cross-entropies' gradient by the logits: softmax - 1 at the target."""
+    return jnp.exp(logits - total[..., None]) - _is_target(targets, logits)
 
 
 def _forward(states: Any, kernel: Any, targets: Any) -> tuple[jax.Array, tuple[Any, ...]]:
     """Inputs are CustomVJPPrimal: values that say whether they are differentiated."""
+    inputs = (states.value, kernel.value, targets.value)
     if kernel.perturbed:  # its gradient needs each position's weight, so the logits are computed again on the way back
-        inputs = (states.value, kernel.value, targets.value)
-        return _cross_entropies(*inputs), (None, inputs)
-    logits = _logits(states.value, kernel.value)
-    slope = jax.nn.softmax(logits, axis=-1) - _is_target(targets.value, logits.shape)
-    slope = jnp.einsum("bav,dv->bad", slope.astype(states.value.dtype), kernel.value)
-    return _from_logits(logits, targets.value), (slope, None)
+        return _by_chunk(*inputs), (None, inputs)
+
+    def one(own: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        logits = _logits(own[0], kernel.value)
+        losses, total = _losses(logits, own[1])
+        slopes = _slopes(logits, total, own[1]).astype(own[0].dtype)
+        return losses, jnp.einsum("bcv,dv->bcd", slopes, kernel.value)
+
+    losses, slopes = jax.lax.map(one, (states.value, targets.value))
+    return losses, (slopes, None)
 
 
 def _backward(saved: tuple[Any, ...], weight: jax.Array) -> tuple[Any, Any, None]:
-    slope, inputs = saved
+    slopes, inputs = saved
     if inputs is None:
-        return (slope * weight[..., None].astype(slope.dtype)), None, None
+        return slopes * weight[..., None].astype(slopes.dtype), None, None
     states, kernel, targets = inputs
-    _, pull = jax.vjp(lambda states, kernel: _from_logits(_logits(states, kernel), targets), states, kernel)
-    return *pull(weight), None
+
+    def one(total: jax.Array, own: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        states, targets, weight = own
+        logits = _logits(states, kernel)
+        slopes = _slopes(logits, _losses(logits, targets)[1], targets) * weight[..., None]
+        slopes = slopes.astype(states.dtype)
+        d_kernel = jnp.einsum("bcd,bcv->dv", states, slopes, preferred_element_type=jnp.float32)
+        return total + d_kernel, jnp.einsum("bcv,dv->bcd", slopes, kernel)
+
+    nothing = jnp.zeros(kernel.shape, jnp.float32)
+    d_kernel, d_states = jax.lax.scan(one, nothing, (states, targets, weight))
+    return d_states, d_kernel.astype(kernel.dtype), None
 
 
-_cross_entropies.defvjp(_forward, _backward, symbolic_zeros=True)
+_by_chunk.defvjp(_forward, _backward, symbolic_zeros=True)

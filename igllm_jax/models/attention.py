@@ -80,9 +80,10 @@ def _blocked_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Arra
         )
         scores = jnp.where(causal_mask(stop - start, stop, start), scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        weights = jax.ad_checkpoint.checkpoint_name(weights, "weights")
         kept.append(weights)
         parts.append(jnp.einsum("bgrts,bgsk->bgrtk", weights, v_heads[:, :, 0, seen]))
-    out = _positions_first(jnp.concatenate(parts, axis=3))
+    out = jax.ad_checkpoint.checkpoint_name(_positions_first(jnp.concatenate(parts, axis=3)), "context")
     return out, (q, k, v, tuple(kept), out)
 
 

@@ -18,6 +18,9 @@ from igllm_jax.models.lora import DropoutSeed, LoRAConfig, LoRALinear
 
 REMAT_POLICIES = {
     "none": None,
+    "elementwise": jax.checkpoint_policies.save_only_these_names(
+        "qkv", "weights", "context", "residual", "gate_up", "low"
+    ),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "qkvctx": jax.checkpoint_policies.save_only_these_names("qkv", "context"),
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -117,8 +120,10 @@ class Layer(nnx.Module):
 
     def _finish(self, x: jax.Array, context: jax.Array, seed: DropoutSeed | None) -> jax.Array:
         x = axes.activation(x + self.o(context.reshape(*x.shape[:2], -1), seed), "batch", None, None)
+        x = jax.ad_checkpoint.checkpoint_name(x, "residual")
         y = self.mlp_norm(x)
-        y = axes.activation(jax.nn.silu(self.gate(y, seed)) * self.up(y, seed), "batch", None, "mlp")
+        gate, up = (jax.ad_checkpoint.checkpoint_name(f(y, seed), "gate_up") for f in (self.gate, self.up))
+        y = axes.activation(jax.nn.silu(gate) * up, "batch", None, "mlp")
         return axes.activation(x + self.down(y, seed), "batch", None, None)
 
 

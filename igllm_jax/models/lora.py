@@ -6,6 +6,7 @@ Source: Hu et al. 2021 (arXiv 2106.09685); y = x W + dropout(x) A B * alpha / r.
 from dataclasses import dataclass, replace
 
 import jax
+import jax.ad_checkpoint
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -88,8 +89,11 @@ def _product_forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.A
 def _product_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = saved
     rows = tuple(range(x.ndim - 1))
-    dw = jax.lax.dot_general(x, dy, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
-    return dy @ w.astype(dy.dtype).T, dw.astype(w.dtype)
+    # The first factor is the one that compilers turn round, so it is the narrow one: a copy of `rank` columns.
+    is_narrow = x.shape[-1] <= dy.shape[-1]
+    first, second = (x, dy) if is_narrow else (dy, x)
+    dw = jax.lax.dot_general(first, second, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
+    return dy @ w.astype(dy.dtype).T, (dw if is_narrow else dw.T).astype(w.dtype)
 
 
 product.defvjp(_product_forward, _product_backward)
@@ -130,8 +134,8 @@ class LoRALinear(nnx.Module):
             x = dropout(x, seed.fold(self.site), self.config)
         a = axes.weight(self.lora_a[...], _of_lora(self.names[0]), "rank")
         b = axes.weight(self.lora_b[...], "rank", _of_lora(self.names[1]))
-        low = product(x, a) * jnp.asarray(self.config.alpha / self.config.rank, x.dtype)
-        return y + product(low, b)
+        low = jax.ad_checkpoint.checkpoint_name(product(x, a), "low")
+        return y + product(low * jnp.asarray(self.config.alpha / self.config.rank, x.dtype), b)
 
 
 def _of_lora(name: str | None) -> str | None:
