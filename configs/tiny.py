@@ -36,7 +36,7 @@ def get_config(argument: str = ""):
     decoder.num_heads = decoder.num_kv_heads = 4
     decoder.head_width = 32
     decoder.vocab_size = 512
-    decoder.remat = "none"
+    decoder.remat = "elementwise"
     config.model.lora.rank = 0
     config.model.dtype = config.model.frozen_dtype = "float32"
 
