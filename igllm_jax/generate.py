@@ -85,7 +85,7 @@ class Writer:
             end_id=tokenizer.eos_id,
             number_id=tokenizer.float_id if self.has_head else NO_TOKEN,
             vocab_size=tokenizer.vocab_size,
-            forbidden=tokenizer.forbidden_sequences(),
+            forbidden=(*tokenizer.forbidden_sequences(), *tokenizer.float_token_in_bytes()),
         )
         self.prepare = jax.jit(partial(prepare, config=model), out_shardings=decode_places(model, layout))
         self.decode = jax.jit(make_decode(model, self.options, layout), out_shardings=layout.replicated())

@@ -147,6 +147,12 @@ class Tokenizer:
                 sequences.append(tuple(ids))
         return tuple(sequences)
 
+    def float_token_in_bytes(self) -> tuple[tuple[int, ...], ...]:
+        """The float token spelled byte by byte, in vocabularies that can; decoding never completes that either, since
+        its text would ask for a number that nobody read."""
+        ids = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in FLOAT_TOKEN.encode()]
+        return (tuple(ids),) if all(self._pieces.is_byte(token) for token in ids) else ()
+
 
 def train_small(texts: Iterable[str], folder: str | Path, vocab_size: int = 400) -> Tokenizer:
     """Trains a small vocabulary with the float token whole and digits single, and saves it in `folder`.

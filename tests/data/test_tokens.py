@@ -40,6 +40,12 @@ def test_forbidden_sequences_forbid_no_answer(tokenizer):
         assert not any(contains(ids, sequence) for sequence in tokenizer.forbidden_sequences())
 
 
+def test_the_float_token_in_bytes_reads_like_the_float_token(tokenizer):
+    (spelled,) = tokenizer.float_token_in_bytes()
+    assert tokenizer.float_id not in spelled
+    assert tokenizer.decode(spelled) == FLOAT_TOKEN
+
+
 def test_forbidden_sequences_leave_out_what_a_vocabulary_cannot_spell(tmp_path):
     import io
 
