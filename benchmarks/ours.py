@@ -1,4 +1,10 @@
-"""Our side of the train step and of decoding; a worker of train_step.py and decode.py."""
+"""Our side of the train step and of decoding; a worker of train_step.py and decode.py.
+
+    python benchmarks/ours.py FOLDER [CPU_DEVICES]
+
+CPU_DEVICES: in how many devices a CPU is cut. What is no product runs on one core per device, so one device per core
+trains quicker than one that has them all.
+"""
 
 import os
 import sys
@@ -16,11 +22,13 @@ from benchmarks import work
 from benchmarks.worker import memory, reset_memory, serve, timed
 from igllm_jax import config as configs
 from igllm_jax import optim
+from igllm_jax.assemble import place_like
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.decode import DecodeOptions, make_decode, prepare
 from igllm_jax.models.params import nest
 from igllm_jax.models.vlm import skeleton
-from igllm_jax.train_step import initial_state, make_eval_step, make_train_step
+from igllm_jax.sharding import Layout, make_mesh
+from igllm_jax.train_step import initial_state, jit_step, make_eval_step, make_train_step
 
 LAYOUT = PromptLayout(image_offset=work.PROMPT[0], answer_offset=sum(work.PROMPT))
 
@@ -70,11 +78,16 @@ class Ours:
         """Compiles; returns seconds of compiling."""
         self.load()
         options, losses = configs.optim_options(self.config), configs.loss_options(self.config)
-        self.state = initial_state(nest({path: self.params.pop(path) for path in sorted(self.trains)}), options)
-        self.batch = jax.device_put(Batch(**np.load(self.folder / "batch.npz")))
-        bones = skeleton(self.model)
-        self.eval_step = jax.jit(make_eval_step(bones, LAYOUT, losses))
-        step = jax.jit(make_train_step(bones, LAYOUT, options, losses), donate_argnums=0)
+        bones, layout = skeleton(self.model), Layout.of(self.config.mesh.layout, make_mesh(self.config.mesh))
+        places = layout.params(bones.shapes, bones.axes)
+        self.params = {path: jax.device_put(self.params.pop(path), places[path]) for path in sorted(places)}
+        trainables = nest({path: self.params.pop(path) for path in sorted(self.trains)})
+        abstract = jax.eval_shape(lambda values: initial_state(values, options), trainables)
+        abstract = place_like(abstract, trainables, layout)
+        self.state = jax.device_put(initial_state(trainables, options), jax.tree.map(lambda x: x.sharding, abstract))
+        self.batch = layout.place(Batch(**np.load(self.folder / "batch.npz")), self.config.batch_size)
+        self.eval_step = jax.jit(make_eval_step(bones, LAYOUT, losses, layout))
+        step = jit_step(make_train_step(bones, LAYOUT, options, losses, layout), abstract)
         compiled, spent = timed(lambda: step.lower(self.state, self.params, self.batch).compile())
         self.step = compiled
         return spent
@@ -85,9 +98,13 @@ class Ours:
         return float(sums.mean(self.config.train.float_weight)["loss"])
 
     def steps(self, count: int) -> dict[str, float]:
+        is_cut = jax.default_backend() == "cpu" and jax.device_count() > 1
+
         def run() -> float:
             for _ in range(count):
                 self.state, metrics = self.step(self.state, self.params, self.batch)
+                if is_cut:
+                    jax.block_until_ready(self.state)  # several steps in flight dead-lock a CPU's devices
             return float(metrics["loss"])
 
         loss, spent = timed(run)
@@ -124,6 +141,8 @@ def about() -> dict[str, str]:
 
 
 def main() -> None:
+    if len(sys.argv) > 2:
+        jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
     side = Ours(Path(sys.argv[1]))
     handlers = {name: getattr(side, name) for name in ("set_up_training", "loss", "steps", "set_up_decoding", "decode")}
     rates = {"matrix_rate": matrix_rate, "copy_rate": copy_rate}

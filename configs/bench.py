@@ -41,6 +41,7 @@ def get_config(argument: str = ""):
     if vision:  # on a CPU
         config.model.decoder.remat = "elementwise"
         config.model.dtype = config.model.frozen_dtype = "float32"
+        config.mesh.data, config.mesh.fsdp = -1, 1
     config.optim.lr = config.optim.projector_lr = 1e-4
     config.optim.warmup = 0.0
     return config

@@ -15,7 +15,7 @@ SMALLER = {
     "model.decoder.num_kv_heads": 2, "model.decoder.head_width": 6, "model.decoder.mlp_width": 29,
     "model.decoder.vocab_size": 53, "model.vision.width": 14, "model.vision.num_layers": 2,
     "model.vision.num_heads": 2, "model.vision.mlp_width": 17, "model.vision.image_size": 28, "data.image_size": 28,
-    "data.max_length": 71, "batch_size": 3,
+    "data.max_length": 71, "batch_size": 8,
 }  # fmt: skip
 
 
