@@ -47,7 +47,7 @@ def arguments(workdir, data, *, task="twod", head="tanh_mlp_gelu", **overrides):
 
 def start(command, *words, **options):
     """`igllm COMMAND WORDS...` as a process."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    cache = {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **cache, **options.pop("environment", {})}
     line = [sys.executable, "-m", "igllm_jax", command, *words]
     return subprocess.Popen(

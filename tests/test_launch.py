@@ -141,6 +141,7 @@ def test_a_job_that_its_time_limit_stopped_goes_on_later(code, requeued, tmp_pat
 def test_a_job_that_was_cancelled_saves_and_stays_ended(tmp_path):
     process = slurm(tmp_path, f"touch {tmp_path}/begun; sleep 2; touch {tmp_path}/saved; exit 75")
     while not (tmp_path / "begun").exists():
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     finish(process, 75)
@@ -207,6 +208,7 @@ def test_local_processes_know_their_place(tmp_path):
 def test_a_signal_reaches_all_local_processes(tmp_path):
     process = local(tmp_path, SECONDS_LONG="60", STOPPED="75")
     while len(lines(tmp_path)) < 3:
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     finish(process, 75)
