@@ -15,3 +15,10 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)  # several steps in fl
 
 install_import_hook("igllm_jax.models", "beartype.beartype")
 install_import_hook("igllm_jax.loss", "beartype.beartype")
+
+LONGEST_FILES = ("test_processes.py", "test_train.py", "test_mixture.py")  # up to a minute a test
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first, so that no worker is left alone with them in the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
