@@ -196,7 +196,7 @@ def scores(workdir):
 
 def test_a_signal_ends_generation_of_several_processes(alone, data, tmp_path):
     images = ["--workdir", str(alone), "--images", f"{data}/2d.npz:random", "--batch_size", "2"]
-    processes = start(2, 1, [*images, "--max_new_tokens", "400", "--out", str(tmp_path / "out.json")], "generate")
+    processes = start(2, 1, [*images, "--max_new_tokens", "3000", "--out", str(tmp_path / "out.json")], "generate")
     for line in processes[0].stderr:  # progress: it has begun
         if "generate" in line:
             break
