@@ -31,6 +31,11 @@ _waits: Counter[str] = Counter()  # how often each barrier was met: the service 
 _stopped: list[bool] = []  # grows when a signal ended this process's work early
 
 
+def never() -> bool:
+    """Where nothing stops."""
+    return False
+
+
 class Stopped(Exception):
     """Work was given up because the program is to stop; what it would have found is to be found after resuming."""
 

@@ -212,7 +212,7 @@ def predict(
     limit: int,
     max_new_tokens: int,
     layout: Layout | None = None,
-    stops: Callable[[], bool] = lambda: False,
+    stops: Callable[[], bool] = distributed.never,
 ) -> dict[str, Answer]:
     """Image name -> answer, for the first `limit` images (0: all) of an image source, with progress on stderr.
 
@@ -274,7 +274,7 @@ def main(arguments: list[str]) -> int:
             return 1
 
 
-def run(options: argparse.Namespace, stops: Callable[[], bool] = lambda: False) -> int:
+def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.never) -> int:
     source = tars.open_images(options.images)
     if not len(source):
         raise UserError(f"--images {options.images} holds no image")

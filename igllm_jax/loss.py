@@ -128,7 +128,7 @@ def _backward(saved: tuple[Any, ...], weight: jax.Array) -> tuple[Any, Any, None
     def one(total: jax.Array, own: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         states, targets, weight = own
         logits = _logits(states, kernel)
-        slopes = _slopes(logits, _losses(logits, targets)[1], targets) * weight[..., None]
+        slopes = _slopes(logits, jax.nn.logsumexp(logits, axis=-1), targets) * weight[..., None]
         slopes = slopes.astype(states.dtype)
         d_kernel = jnp.einsum("bcd,bcv->dv", states, slopes, preferred_element_type=jnp.float32)
         return total + d_kernel, jnp.einsum("bcv,dv->bcd", slopes, kernel)

@@ -20,7 +20,7 @@ from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch
 from igllm_jax.data import pipeline
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.distributed import Stopped
+from igllm_jax.distributed import Stopped, never
 from igllm_jax.errors import UserError
 from igllm_jax.generate import Answer, Writer, decode_layout
 from igllm_jax.loss import Sums
@@ -29,11 +29,6 @@ from igllm_jax.scene import code, metrics
 from igllm_jax.scene.tasks import find_task
 from igllm_jax.sharding import Layout
 from igllm_jax.speed import Speed
-
-
-def never() -> bool:
-    """Where nothing stops."""
-    return False
 
 
 def say(text: str) -> None:
