@@ -33,12 +33,11 @@ def calls(folder, name):
 def start(folder, script, *words, **environment):
     place = {"PATH": f"{folder}:{os.environ['PATH']}", "TMPDIR": str(folder.parent), "LOGS": str(folder / "logs")}
     line = ["bash", str(LAUNCH / script), *words]
-    # `make test PYTHON=...` hands its PYTHON on, and the scripts would take that one instead of the fake
-    around = {key: value for key, value in os.environ.items() if key != "PYTHON"}
+    # Nothing else from around: `make test PYTHON=... VENV=...` hands both on, and the scripts would obey them.
     return subprocess.Popen(
         line,
         cwd=folder.parent,
-        env={**around, **place, **environment},
+        env={"HOME": str(folder.parent), **place, **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
