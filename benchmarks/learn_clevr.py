@@ -3,7 +3,7 @@
 The control trains the same way on the same images with their labels shuffled, so it learns how code looks and how
 objects are placed on average, and nothing of the image. Run by hand:
 
-    python benchmarks/learn_clevr.py --out /tmp/learn_clevr --num_steps 1500
+    python benchmarks/learn_clevr.py --out /tmp/learn_clevr
 """
 
 import argparse
@@ -50,9 +50,7 @@ def train(name: str, options: argparse.Namespace) -> float:
         "train", "--config=configs/tiny.py:task=clevr", "--workdir", str(workdir),
         f"--config.data.train.images={data}/images/train.tar", f"--config.data.train.labels={labels}",
         f"--config.data.val.images={data}/images/val_ID.tar", f"--config.data.val.labels={data}/labels/val_ID.json",
-        f"--config.train.num_steps={options.num_steps}", f"--config.batch_size={options.batch_size}",
-        "--config.eval.generate_every=0", "--config.eval.loss_every=200", "--config.eval.loss_samples=64",
-        f"--config.data.cache={options.out}/cache", *options.override,
+        f"--config.data.cache={options.out}/cache", "--config.eval.generate_every=0", *options.override,
     )  # fmt: skip
     minutes = (time.monotonic() - started) / 60
     done.write_text(f"{minutes:.2f}")
@@ -84,8 +82,6 @@ def cell(report: dict, name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--num_steps", type=int, default=1500)
-    parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--only", choices=tuple(NAMES), help="train just one of the two, score nothing")
     parser.add_argument("--split", default="val_ID")
     parser.add_argument("override", nargs="*", help="more --config.KEY=VALUE, after --")

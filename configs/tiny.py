@@ -19,9 +19,12 @@ def get_config(argument: str = ""):
     if config.task in ("so3", "sixdof", "shapenet") and not config.rotation_rep:
         config.rotation_rep = "6d"
     is_scene = config.task != "twod"
-    config.batch_size = 32
+    # A scene has much to bind: many small steps read its colours sooner than few large ones.
+    config.batch_size = 4 if is_scene else 32
     config.tokenizer.train_vocab_size = 512
     config.data.prompt = "short"
+    # What little time there is goes into the image, not into wordings: one order, one name for each attribute.
+    config.data.shuffle_attributes = config.data.use_synonyms = not is_scene
     config.data.num_workers = 0
     # With CLIP's mean the objects drown in the background; with its own colour as the mean it is near 0.
     mean, std = (0.66, 0.15) if is_scene else (1.0, 0.5)
@@ -41,11 +44,11 @@ def get_config(argument: str = ""):
     config.model.dtype = config.model.frozen_dtype = "float32"
 
     config.optim.trainable = "full"
-    config.optim.lr = config.optim.projector_lr = config.optim.float_head_lr = 1e-3
-    config.train.num_steps = 1000
+    config.optim.lr = config.optim.projector_lr = config.optim.float_head_lr = 5e-4 if is_scene else 1e-3
+    config.train.num_steps = 8000 if is_scene else 1000
     config.train.float_weight = 0.1 if is_scene else 1.0  # places in a scene are numbers up to 3, on the square up to 1
-    config.train.checkpoint_every = 250
-    config.eval.loss_every = 100
-    config.eval.generate_every = 500
+    config.train.checkpoint_every = 1000 if is_scene else 250
+    config.eval.loss_every = 500 if is_scene else 100
+    config.eval.generate_every = 4000 if is_scene else 500
     config.eval.max_new_tokens = 512 if is_scene else 64
     return config

@@ -57,7 +57,14 @@ SMALL = {
     "eval.loss_samples": 8,
     "eval.generate_every": 0,
 }
-FULL = {"train.num_steps": 200, "eval.loss_every": 10, "eval.loss_samples": 64, "eval.generate_every": 0}
+FULL = {
+    "batch_size": 32,
+    "optim.lr": 1e-3,
+    "train.num_steps": 200,
+    "eval.loss_every": 10,
+    "eval.loss_samples": 64,
+    "eval.generate_every": 0,
+}
 
 
 def igllm(command: str, *arguments: object) -> None:

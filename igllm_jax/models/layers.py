@@ -7,7 +7,6 @@ from jaxtyping import Array, Float
 
 from igllm_jax.models import axes, params
 
-KERNEL_STD = 0.02  # of a fresh kernel, as LLaMA and CLIP start
 Names = tuple[str | None, str | None]
 
 
@@ -22,7 +21,7 @@ class Linear(nnx.Module):
     def __init__(self, width: tuple[int, int], names: Names, rngs: nnx.Rngs, *, bias: bool, layers: int | None = None):
         lead, lead_names = stacked(layers)
         self.names = names
-        self.kernel = params.parameter(rngs, (*lead, *width), (*lead_names, *names), KERNEL_STD)
+        self.kernel = params.parameter(rngs, (*lead, *width), (*lead_names, *names), params.normal_fan_in)
         self.bias = params.parameter(rngs, (*lead, width[1]), (*lead_names, names[1]), params.zeros) if bias else None
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:

@@ -36,6 +36,16 @@ def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.ones(shape, jnp.float32)
 
 
+def normal_fan_in(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Normal with standard deviation 1/sqrt(fan in), the last dimension but one being the input: what comes out is as
+    large as what goes in, whatever the width. (LLaMA's and CLIP's own 0.02 is that at their widths, and too little for
+    a narrow model: attention starts flat and its layers next to silent.)
+
+    Source: LeCun et al. 1998, "Efficient BackProp".
+    """
+    return jax.random.normal(key, shape, jnp.float32) / math.sqrt(shape[-2])
+
+
 def uniform_fan_in(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Uniform in ±1/sqrt(fan in), the last dimension but one being the input.
 
