@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks import report
-from benchmarks.train_step import config_arguments
+from benchmarks.train_step import config_arguments, side_arguments
 from benchmarks.worker import Side, SideError
 
 WAYS = ("ours", "reference", "dynamic", "static", "compiled")
@@ -33,7 +33,8 @@ def run(options: argparse.Namespace, others: list[str]) -> None:
     report.heading(f"decoding, {options.size}, {options.images} images x {options.new_tokens} tokens")
     with report.work_folder(config_arguments(options, others)) as folder:
         number_id = likely_token(folder, options)
-        scripts = {name: ("ours.py" if name == "ours" else "peer_decode.py", [str(folder)]) for name in names}
+        arguments = {name: side_arguments(name, folder, options.images, options) for name in names}
+        scripts = {n: ("ours.py" if n == "ours" else "peer_decode.py", words) for n, words in arguments.items()}
         with report.sides(scripts) as sides:
             answers = {}
             for name in list(sides):
@@ -60,8 +61,7 @@ def likely_token(folder: Path, options: argparse.Namespace) -> int:
 
 def prepare(side: Side, options: argparse.Namespace, number_id: int) -> dict[str, Any]:
     arguments = {"images": options.images, "new_tokens": options.new_tokens, "number_id": number_id}
-    if side.name != "ours":
-        arguments["way"] = side.name
+    arguments |= {"tensor": options.tensor} if side.name == "ours" else {"way": side.name}
     side("set_up_decoding", **arguments)
     found = side("decode")
     print(f"{side.name}: first time {found['seconds']:.1f} s", flush=True)
@@ -139,6 +139,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sides", default=",".join(WAYS))
+    parser.add_argument("--devices", type=int, default=0, help="in how many our side cuts a CPU; 0: one per core")
+    parser.add_argument("--tensor", type=int, default=1, help="over how many of them weights are cut")
     parser.set_defaults(batch=1)
     return parser.parse_known_args(arguments)
 

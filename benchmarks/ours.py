@@ -21,14 +21,13 @@ import numpy as np
 from benchmarks import work
 from benchmarks.worker import memory, reset_memory, serve, timed
 from igllm_jax import config as configs
-from igllm_jax import optim
-from igllm_jax.assemble import place_like
+from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.decode import DecodeOptions, make_decode, prepare
-from igllm_jax.models.params import nest
-from igllm_jax.models.vlm import skeleton
+from igllm_jax.generate import decode_places
+from igllm_jax.models.params import Params
 from igllm_jax.sharding import Layout, make_mesh
-from igllm_jax.train_step import initial_state, jit_step, make_eval_step, make_train_step
+from igllm_jax.train_step import jit_step, make_eval_step, make_train_step
 
 LAYOUT = PromptLayout(image_offset=work.PROMPT[0], answer_offset=sum(work.PROMPT))
 
@@ -41,29 +40,32 @@ class Ours:
         self.config = configs.read(folder)
         self.model = configs.model_config(self.config)
 
-    def load(self) -> None:
-        self.trains = optim.trainable_paths(skeleton(self.model).shapes, self.config.optim.trainable)
-        frozen_dtype = jnp.dtype(self.config.model.frozen_dtype)
-        self.params = {
-            path: jnp.array(value, jnp.float32 if path in self.trains else frozen_dtype)
-            for path, value in work.read_weights(self.folder).items()
-        }
+    def assemble(self) -> Assembly:
+        return Assembly.of(self.config, Layout.of(self.config.mesh.layout, make_mesh(self.config.mesh)))
+
+    def read(self, wanted: Params) -> Params:
+        """The folder's weights, typed and placed as `wanted`."""
+        weights = work.read_weights(self.folder)
+        return {path: jax.device_put(jnp.array(weights[path], x.dtype), x.sharding) for path, x in wanted.items()}
 
     # decoding
 
-    def set_up_decoding(self, images: int, new_tokens: int, number_id: int) -> dict[str, Any]:
-        """Merges LoRA, compiles; returns seconds of compiling."""
-        self.load()
+    def set_up_decoding(self, images: int, new_tokens: int, number_id: int, tensor: int = 1) -> dict[str, Any]:
+        """Merges LoRA, compiles; returns seconds of compiling. tensor: over how many devices weights are cut."""
+        assembly = self.assemble()
+        layout = Layout.of("decode", make_mesh({"data": -1, "fsdp": 1, "tensor": tensor}))
         rows = np.load(self.folder / "batch.npz")
         vocab = self.model.decoder.vocab_size
         prompt = [int(token) for token in rows["tokens"][0, : sum(work.PROMPT)]]
         before, after = prompt[: work.PROMPT[0]], prompt[work.PROMPT[0] :]
         forbidden = (*work.forbidden(vocab), (work.END_ID,))  # without an end every row has the same number of tokens
         wanted = DecodeOptions(tuple(before), tuple(after), new_tokens, work.END_ID, number_id, vocab, forbidden)
-        prepared = jax.jit(partial(prepare, config=self.model))(self.params)
-        self.params = {}
-        self.images = (jnp.asarray(work.images(images, self.model.vision.image_size)), jnp.ones(images, bool))
-        lowered = jax.jit(make_decode(self.model, wanted)).lower(prepared, *self.images)
+        merge = jax.jit(partial(prepare, config=self.model), out_shardings=decode_places(self.model, layout))
+        prepared = merge(self.read({**assembly.frozen, **assembly.trainable}))
+        pictures = work.images(images, self.model.vision.image_size)
+        self.images = layout.place((pictures, np.ones(images, bool)), images)
+        decode = jax.jit(make_decode(self.model, wanted, layout), out_shardings=layout.replicated())
+        lowered = decode.lower(prepared, *self.images)
         compiled, spent = timed(lowered.compile)
         self.decoder = partial(compiled, prepared)
         return spent
@@ -76,18 +78,13 @@ class Ours:
 
     def set_up_training(self) -> dict[str, Any]:
         """Compiles; returns seconds of compiling."""
-        self.load()
-        options, losses = configs.optim_options(self.config), configs.loss_options(self.config)
-        bones, layout = skeleton(self.model), Layout.of(self.config.mesh.layout, make_mesh(self.config.mesh))
-        places = layout.params(bones.shapes, bones.axes)
-        self.params = {path: jax.device_put(self.params.pop(path), places[path]) for path in sorted(places)}
-        trainables = nest({path: self.params.pop(path) for path in sorted(self.trains)})
-        abstract = jax.eval_shape(lambda values: initial_state(values, options), trainables)
-        abstract = place_like(abstract, trainables, layout)
-        self.state = jax.device_put(initial_state(trainables, options), jax.tree.map(lambda x: x.sharding, abstract))
+        assembly, losses = self.assemble(), configs.loss_options(self.config)
+        layout = assembly.layout
+        self.params, self.state = self.read(assembly.frozen), assembly.state_of(self.read(assembly.trainable))
         self.batch = layout.place(Batch(**np.load(self.folder / "batch.npz")), self.config.batch_size)
-        self.eval_step = jax.jit(make_eval_step(bones, LAYOUT, losses, layout))
-        step = jit_step(make_train_step(bones, LAYOUT, options, losses, layout), abstract)
+        shared = (assembly.skeleton, LAYOUT)
+        self.eval_step = jax.jit(make_eval_step(*shared, losses, layout))
+        step = jit_step(make_train_step(*shared, assembly.optim, losses, layout), assembly.abstract_state())
         compiled, spent = timed(lambda: step.lower(self.state, self.params, self.batch).compile())
         self.step = compiled
         return spent

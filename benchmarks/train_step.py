@@ -9,6 +9,7 @@ given as --config.KEY=VALUE. --growth: our side alone, over batch, tokens and de
 """
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -67,7 +68,7 @@ def compare(options: argparse.Namespace, others: list[str]) -> None:
     report.heading(f"train step, {options.size}, batch {options.batch}, {options.dtype or 'the dtype of the size'}")
     with report.work_folder(config_arguments(options, others)) as folder:
         counted = count(folder)
-        scripts = {name: (SIDES[name][0], side_arguments(name, folder, options)) for name in names}
+        scripts = {name: (SIDES[name][0], side_arguments(name, folder, options.batch, options)) for name in names}
         with report.sides(scripts) as sides:
             losses, peer = {}, {"batch_size": options.peer_batch, "is_checkpointed": options.peer_checkpointing}
             for name in list(sides):
@@ -86,8 +87,10 @@ def compare(options: argparse.Namespace, others: list[str]) -> None:
     show(found, memory, rates, counted, options.peer_batch or options.batch)
 
 
-def side_arguments(name: str, folder: Path, options: argparse.Namespace) -> list[str]:
-    return [str(folder), str(options.devices)] if name == "ours" else [str(folder)]
+def side_arguments(name: str, folder: Path, rows: int, options: argparse.Namespace) -> list[str]:
+    """rows: of a batch, which our side cuts over its CPU devices: one per core, or as many as divide it."""
+    devices = options.devices or math.gcd(rows, os.cpu_count() or 1)
+    return [str(folder), str(devices)] if name == "ours" else [str(folder)]
 
 
 def prepare(side: Side, arguments: dict[str, Any]) -> float:
@@ -160,7 +163,8 @@ def grow(options: argparse.Namespace, others: list[str]) -> None:
         for value in values:
             with report.work_folder([*config_arguments(options, others), f"{key}={value}"]) as folder:
                 counted = count(folder)
-                with report.sides({"ours": ("ours.py", side_arguments("ours", folder, options))}) as sides:
+                arguments = side_arguments("ours", folder, counted.batch_size, options)
+                with report.sides({"ours": ("ours.py", arguments)}) as sides:
                     sides["ours"]("set_up_training")
                     sides["ours"]("steps", count=1)
                     turns = [sides["ours"]("steps", count=1)["seconds"] for _ in range(options.rounds)]
@@ -183,7 +187,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1, help="per turn")
     parser.add_argument("--sides", default="ours,eager,compiled")
-    parser.add_argument("--devices", type=int, default=os.cpu_count(), help="in how many our side cuts a CPU")
+    parser.add_argument("--devices", type=int, default=0, help="in how many our side cuts a CPU; 0: one per core")
     parser.add_argument("--peer_batch", type=int, default=0, help="default: --batch")
     parser.add_argument("--peer_checkpointing", action="store_true", help="the peer computes its layers again")
     parser.add_argument("--growth", action="store_true")

@@ -58,11 +58,14 @@ class Assembly:
         return self._values(self.frozen)
 
     def initial_state(self) -> TrainState:
-        """Step 0: trainables from the base where it has them, else drawn from the seed; placed as every later state is,
-        so that the step compiles once."""
-        params = nest(self._values(self.trainable))
+        """Step 0: trainables from the base where it has them, else drawn from the seed."""
+        return self.state_of(self._values(self.trainable))
+
+    def state_of(self, trainables: Params) -> TrainState:
+        """Step 0 of these trainables (float32, by path), placed as every later state is, so that the step compiles
+        once."""
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        return jax.device_put(initial_state(params, self.optim), places)
+        return jax.device_put(initial_state(nest(trainables), self.optim), places)
 
     def abstract_state(self) -> TrainState:
         """Shapes and places of the state, for restoring a checkpoint."""

@@ -53,9 +53,9 @@ def test_our_side_trains_and_decodes(tmp_path):
     before = side.loss()
     found = side.steps(2)
     assert found["seconds"] > 0 and side.loss() < before
-    side.set_up_decoding(images=2, new_tokens=5, number_id=-1)
+    side.set_up_decoding(images=8, new_tokens=5, number_id=-1)
     answers = np.array(side.decode()["tokens"])
-    assert answers.shape == (2, 5) and not (answers == work.END_ID).any()
+    assert answers.shape == (8, 5) and not (answers == work.END_ID).any()
 
 
 def test_turns_alternate_and_a_side_that_fails_is_left_out(capsys):

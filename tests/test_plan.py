@@ -262,14 +262,19 @@ def test_what_does_not_fit_ends_with_1(batch, said, monkeypatch, capsys):
     assert said in capsys.readouterr().out
 
 
+def plan_small(folder, *words):
+    """What `igllm plan` writes of a very small model, 8 rows of 96 tokens."""
+    config = [word for word in runs.arguments(folder, folder) if word.startswith("--config")]
+    file = folder / "plan.json"
+    assert plan.main([*config, *words, "--batch", "8", "--length", "96", "--json", str(file)]) == 0
+    return json.loads(file.read_text())
+
+
 @pytest.mark.parametrize("what", ["train", "decode"])
 def test_a_small_run_on_this_machine(what, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
-    config = [word for word in runs.arguments(tmp_path, tmp_path) if word.startswith("--config")]
     mesh = {"train": "data=2,fsdp=2,tensor=1", "decode": "data=2,fsdp=1,tensor=2"}[what]
-    words = ["--topology", "local", "--what", what, "--mesh", mesh, "--batch", "8", "--length", "96"]
-    assert plan.main([*config, *words, "--json", str(tmp_path / "plan.json")]) == 0
-    found = json.loads((tmp_path / "plan.json").read_text())
+    found = plan_small(tmp_path, "--topology", "local", "--what", what, "--mesh", mesh)
     assert found["num_devices"] == 4 and found["bound"] is None and found["fits"]
     assert found["peak"] > sum(found["arguments"].values()) > 0 and found["flops"]["useful"] > 0
     wanted = {"train": ("all-gather", ["fsdp"]), "decode": ("all-reduce", ["tensor"])}[what]
@@ -279,10 +284,7 @@ def test_a_small_run_on_this_machine(what, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu's compiler")
 def test_a_small_decoder_on_a_tpu_slice(tmp_path, capsys):
-    config = [word for word in runs.arguments(tmp_path, tmp_path) if word.startswith("--config")]
-    words = ["--topology", "v5e:2x2", "--what", "decode", "--batch", "8", "--length", "96"]
-    assert plan.main([*config, *words, "--json", str(tmp_path / "plan.json")]) == 0
-    found = json.loads((tmp_path / "plan.json").read_text())
+    found = plan_small(tmp_path, "--topology", "v5e:2x2", "--what", "decode")
     assert found["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2}  # as many as there are heads
     assert {("all-reduce", ("tensor",))} <= {(one["kind"], tuple(one["axes"])) for one in found["collectives"]}
     assert "trainables" not in found["arguments"] and found["bound"]["step"] > 0
@@ -291,10 +293,7 @@ def test_a_small_decoder_on_a_tpu_slice(tmp_path, capsys):
 
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu's compiler")
 def test_a_small_run_on_a_tpu_slice(tmp_path, capsys):
-    config = [word for word in runs.arguments(tmp_path, tmp_path) if word.startswith("--config")]
-    words = ["--topology", "v5e-4", "--mesh", "data=2,fsdp=2", "--batch", "8", "--length", "96"]
-    assert plan.main([*config, *words, "--json", str(tmp_path / "plan.json")]) == 0
-    found = json.loads((tmp_path / "plan.json").read_text())
+    found = plan_small(tmp_path, "--topology", "v5e-4", "--mesh", "data=2,fsdp=2")
     assert found["fits"] and found["topology"] == "v5e:2x2" and found["batch_per_chip"] == 2
     assert found["memory"] == 15.75 * 2**30 and found["peak"] < 2**30
     assert found["arguments"]["optimizer"] > 1.9 * found["arguments"]["trainables"] > 0
