@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.worker import ROOT, Side, SideError
 
 PACKAGES = ("jax", "flax", "numpy", "grain", "pillow", "torch", "transformers", "peft")
+SETTLE_SECONDS = 1.0  # between turns: threads of the last side still spin for a while, waiting for work
 
 
 def heading(title: str) -> None:
@@ -67,10 +68,11 @@ def sides(scripts: Mapping[str, tuple[str, Sequence[str]]]) -> Iterator[dict[str
 
 
 def in_turns(names: Sequence[str], rounds: int, once: Callable[[str], Any]) -> dict[str, list[Any]]:
-    """`once(name)` for A B A B ...; a side that fails is said and left out."""
+    """`once(name)` for A B A B ..., a second apart; a side that fails is said and left out."""
     found: dict[str, list[Any]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in [name for name in names if name in found]:
+            time.sleep(SETTLE_SECONDS)
             try:
                 found[name].append(once(name))
             except SideError as error:

@@ -4,8 +4,9 @@
     python benchmarks/train_step.py --growth
 
 The peer is transformers' CLIP and LLaMA, peft's LoRA, the float head and AdamW in three groups, eager and compiled; the
-better one counts. Dropout is on while steps are timed and off where losses are compared. Other config values may be
-given as --config.KEY=VALUE. --growth: our side alone, over batch, tokens and depth.
+better one counts, also without huge pages (`--sides ours,eager,eager-4k,compiled,compiled-4k`). A turn is --steps steps
+in a row, as training has them. Dropout is on while steps are timed and off where losses are compared. Other config
+values may be given as --config.KEY=VALUE. --growth: our side alone, over batch, tokens and depth.
 """
 
 import argparse
@@ -20,9 +21,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import report
-from benchmarks.worker import Side, SideError
+from benchmarks.worker import SMALL_PAGES, Side, SideError
 
-SIDES = {"ours": ("ours.py", {}), "eager": ("peer.py", {}), "compiled": ("peer.py", {"is_compiled": True})}
+SIDES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ours": ("ours.py", {}),
+    "eager": ("peer.py", {}),
+    "compiled": ("peer.py", {"is_compiled": True}),
+}
+SIDES |= {f"{name}{SMALL_PAGES}": side for name, side in SIDES.items() if name != "ours"}
 CLOSE = 1e-4  # losses of both sides, relative
 MATRIX = {"cpu": 2048, "gpu": 8192}
 GROWTH = {
@@ -185,7 +191,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the size's own")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=1, help="per turn")
+    parser.add_argument("--steps", type=int, default=3, help="per turn")
     parser.add_argument("--sides", default="ours,eager,compiled")
     parser.add_argument("--devices", type=int, default=0, help="in how many our side cuts a CPU; 0: one per core")
     parser.add_argument("--peer_batch", type=int, default=0, help="default: --batch")
