@@ -139,7 +139,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sides", default=",".join(WAYS))
-    parser.add_argument("--devices", type=int, default=0, help="in how many our side cuts a CPU; 0: one per core")
+    parser.add_argument("--devices", type=int, default=1, help="in how many our side cuts a CPU; 0: one per core")
     parser.add_argument("--tensor", type=int, default=1, help="over how many of them weights are cut")
     parser.set_defaults(batch=1)
     return parser.parse_known_args(arguments)
