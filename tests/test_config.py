@@ -69,7 +69,7 @@ def test_a_resumed_run_may_not_change_what_is_learned(tmp_path):
     config.train.log_every = 3
     configs.check_resume(config, saved)
     config.optim.lr = 0.7
-    with pytest.raises(UserError, match=r"optim.lr from 0.001 to 0.7"):
+    with pytest.raises(UserError, match=r"optim.lr from 0.0005 to 0.7"):
         configs.check_resume(config, saved)
     with pytest.raises(UserError, match="is no run"):
         configs.read(tmp_path / "nothing")
