@@ -18,21 +18,11 @@ def get_config(argument: str = ""):
             config.data[split].images = config.data[split].labels = f"{root}/2d.npz:{name}"
     if config.task in ("so3", "sixdof", "shapenet") and not config.rotation_rep:
         config.rotation_rep = "6d"
-    is_scene = config.task != "twod"
-    # A scene has much to bind: many small steps read its colours sooner than few large ones.
-    config.batch_size = 4 if is_scene else 32
     config.tokenizer.train_vocab_size = 512
     config.data.prompt = "short"
-    # What little time there is goes into the image, not into wordings: one order, one name for each attribute.
-    config.data.shuffle_attributes = config.data.use_synonyms = not is_scene
     config.data.num_workers = 0
-    # With CLIP's mean the objects drown in the background; with its own colour as the mean it is near 0.
-    mean, std = (0.66, 0.15) if is_scene else (1.0, 0.5)
-    config.data.image_mean, config.data.image_std = (mean,) * 3, (std,) * 3
-    config.data.image_size = config.model.vision.image_size = 96 if is_scene else 56
 
     vision, decoder = config.model.vision, config.model.decoder
-    vision.patch_size = 12 if is_scene else 14
     vision.width, vision.num_layers, vision.num_heads, vision.mlp_width = 128, 4, 4, 512
     vision.feature_layer = -1
     decoder.width, decoder.num_layers, decoder.mlp_width = 128, 4, 384
@@ -44,11 +34,43 @@ def get_config(argument: str = ""):
     config.model.dtype = config.model.frozen_dtype = "float32"
 
     config.optim.trainable = "full"
-    config.optim.lr = config.optim.projector_lr = config.optim.float_head_lr = 5e-4 if is_scene else 1e-3
-    config.train.num_steps = 8000 if is_scene else 1000
-    config.train.float_weight = 0.1 if is_scene else 1.0  # places in a scene are numbers up to 3, on the square up to 1
-    config.train.checkpoint_every = 1000 if is_scene else 250
-    config.eval.loss_every = 500 if is_scene else 100
-    config.eval.generate_every = 4000 if is_scene else 500
-    config.eval.max_new_tokens = 512 if is_scene else 64
+    if config.task == "twod":
+        _square(config)
+    else:
+        _scene(config)
     return config
+
+
+def _square(config):
+    """One disc on a square whose sides are 1."""
+    config.batch_size = 32
+    _images(config, size=56, patch_size=14, mean=1.0, std=0.5)
+    config.optim.lr = config.optim.projector_lr = config.optim.float_head_lr = 1e-3
+    config.train.num_steps = 1000
+    config.train.checkpoint_every = 250
+    config.eval.loss_every = 100
+    config.eval.generate_every = 500
+    config.eval.max_new_tokens = 64
+
+
+def _scene(config):
+    """Objects on a ground."""
+    # There is much to bind: many small steps read the colours sooner than few large ones.
+    config.batch_size = 4
+    # What little time there is goes into the image, not into wordings: one order, one name for each attribute.
+    config.data.shuffle_attributes = config.data.use_synonyms = False
+    # With CLIP's mean the objects drown in the background; with its own colour as the mean it is near 0.
+    _images(config, size=96, patch_size=12, mean=0.66, std=0.15)
+    config.optim.lr = config.optim.projector_lr = config.optim.float_head_lr = 5e-4
+    config.train.num_steps = 8000
+    config.train.float_weight = 0.1  # places are numbers up to 3, not up to 1
+    config.train.checkpoint_every = 1000
+    config.eval.loss_every = 500
+    config.eval.generate_every = 4000
+    config.eval.max_new_tokens = 512
+
+
+def _images(config, *, size, patch_size, mean, std):
+    config.data.image_size = config.model.vision.image_size = size
+    config.model.vision.patch_size = patch_size
+    config.data.image_mean, config.data.image_std = (mean,) * 3, (std,) * 3
