@@ -58,7 +58,7 @@ class Side:
     def __init__(self, name: str, script: str, *arguments: str):
         self.name = name
         pages = {} if name.endswith(SMALL_PAGES) else HUGE_PAGES
-        environment = {**os.environ, **pages, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        environment = {**pages, **os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "benchmarks" / script), *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, bufsize=1,
