@@ -115,9 +115,12 @@ class VisionTower(nnx.Module):
 
 
 def normalise(images: UInt8[Array, "b s s 3"], config: VisionConfig) -> Float[Array, "b s s 3"]:
-    """(images / 255 - mean) / std, float32."""
-    mean, std = jnp.array(config.image_mean, jnp.float32), jnp.array(config.image_std, jnp.float32)
-    return (images.astype(jnp.float32) / 255 - mean) / std
+    """(images / 255 - mean) / std, float32, taken times 255: a pixel at the mean is 0 however that is compiled.
+
+    Rounding noise there would be enough for Adam to move the weights of pixels that never change.
+    """
+    mean, std = (jnp.array([255 * value for value in f], jnp.float32) for f in (config.image_mean, config.image_std))
+    return (images.astype(jnp.float32) - mean) / std
 
 
 def patches(images: Float[Array, "b s s 3"], size: int) -> Float[Array, "b n p"]:
