@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,6 +118,15 @@ def _mesh(text: str, config: Any, topology: str, what: str) -> tuple[int, int, i
     return sizes["data"], sizes["fsdp"], sizes["tensor"]
 
 
+def environment_for(topology: str, own: Mapping[str, str]) -> dict[str, str]:
+    """Of the process that compiles. libtpu ends one whose XLA_FLAGS hold what only a CPU or GPU knows."""
+    if topology == "local":
+        return dict(own)
+    flags = own.get("XLA_FLAGS", "").split()
+    kept = [flag for flag in flags if not flag.startswith(("--xla_cpu_", "--xla_gpu_"))]
+    return {**own, "XLA_FLAGS": " ".join(kept), **TPU_ENVIRONMENT}
+
+
 def compile_apart(request: Request) -> dict[str, Any]:
     """What plan_worker finds, in a process of its own: libtpu takes lock files, and some failures end the process.
 
@@ -128,13 +137,8 @@ def compile_apart(request: Request) -> dict[str, Any]:
         mesh = ",".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, request.mesh, strict=True))
         numbers = [str(request.batch_size), str(request.length)]
         command = [sys.executable, "-m", "igllm_jax.plan_worker", str(out), request.topology, request.what, *numbers]
-        environment = {**os.environ, **({} if request.topology == "local" else TPU_ENVIRONMENT)}
-        done = subprocess.run(
-            [*command, mesh, *request.config],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        environment = environment_for(request.topology, os.environ)
+        done = subprocess.run([*command, mesh, *request.config], env=environment, capture_output=True, text=True)
         if not out.is_file():
             tail = "\n".join(done.stderr.strip().splitlines()[-15:])
             raise UserError(f"compiling for {request.topology} failed (exit code {done.returncode}):\n{tail}")

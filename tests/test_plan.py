@@ -282,6 +282,13 @@ def test_a_small_run_on_this_machine(what, tmp_path, monkeypatch, capsys):
     assert f"{what} on local (4 x cpu)" in capsys.readouterr().out
 
 
+def test_a_tpu_s_compiler_gets_no_flags_of_cpus_and_gpus():
+    own = {"XLA_FLAGS": "--xla_cpu_a=1 --xla_dump_to=x --xla_gpu_b=2", "HOME": "h"}
+    assert plan.environment_for("local", own) == own
+    found = plan.environment_for("v5e:2x2", own)
+    assert found == {**own, **plan.TPU_ENVIRONMENT, "XLA_FLAGS": "--xla_dump_to=x"}
+
+
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu's compiler")
 def test_a_small_decoder_on_a_tpu_slice(tmp_path, capsys):
     found = plan_small(tmp_path, "--topology", "v5e:2x2", "--what", "decode")
