@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     config.train.wandb = False
 
     config.eval = ConfigDict()
-    config.eval.loss_every = 100
+    config.eval.loss_every = 100  # 0: never
     config.eval.loss_samples = 256  # held-out examples per loss
     config.eval.generate_every = 2000  # 0: never
     config.eval.generate_samples = 32

@@ -32,6 +32,15 @@ RESUME_MAY_CHANGE = (
     "tokenizer.path",
 )  # fmt: skip
 
+# the least value of a key: 0 where it means never
+LEAST = {
+    1: (
+        "batch_size", "train.num_steps", "optim.accumulate", "train.log_every", "train.checkpoint_every",
+        "train.keep_checkpoints", "eval.loss_samples", "eval.generate_samples", "eval.max_new_tokens",
+    ),
+    0: ("eval.loss_every", "eval.generate_every"),
+}  # fmt: skip
+
 
 def set_argument(config: ConfigDict, argument: str | None, allowed: Iterable[str]) -> ConfigDict:
     """Applies what stands behind the colon of `--config=FILE:key=value,key=value`.
@@ -139,9 +148,11 @@ def check(config: ConfigDict) -> ConfigDict:
     if config.data.image_size != config.model.vision.image_size:
         sizes = f"{config.data.image_size} and model.vision.image_size {config.model.vision.image_size}"
         raise UserError(f"data.image_size {sizes} differ; set both")
-    for key in ("batch_size", "train.num_steps", "optim.accumulate", "train.log_every", "train.checkpoint_every"):
-        if flatten(config)[key] < 1:
-            raise UserError(f"{key} is {flatten(config)[key]}; it must be at least 1")
+    values = flatten(config)
+    for least, keys in LEAST.items():
+        for key in keys:
+            if values[key] < least:
+                raise UserError(f"{key} is {values[key]}; it must be at least {least}")
     if config.batch_size % config.optim.accumulate:
         raise UserError(
             f"batch_size {config.batch_size} can't be cut in optim.accumulate={config.optim.accumulate} parts"

@@ -186,10 +186,9 @@ class Run:
         """What is due after a step. Raises: Stopped, with `is_evaluated` False, so that a resumed run does it."""
         config, self.is_evaluated = self.config, False
         last = step == config.train.num_steps
-        if step % config.eval.loss_every == 0 or last:
-            writer.write(step, self._evaluate(meter, stops, generates=False))
-        if config.eval.generate_every and (step % config.eval.generate_every == 0 or last):
-            writer.write(step, self._evaluate(meter, stops, generates=True))
+        for every, generates in ((config.eval.loss_every, False), (config.eval.generate_every, True)):
+            if every and (step % every == 0 or last):
+                writer.write(step, self._evaluate(meter, stops, generates=generates))
         self.is_evaluated = True
         if step % config.train.checkpoint_every == 0:
             self._save(meter)
