@@ -10,8 +10,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COMPILED = tempfile.mkdtemp()  # what one process compiled, the next one need not
-atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+COMPILED = "IGLLM_TESTS_COMPILED"  # the folder where processes of all workers find what another compiled
+if COMPILED not in os.environ:
+    os.environ[COMPILED] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, os.environ[COMPILED], ignore_errors=True)
 SMALLER = {
     "batch_size": 8,
     "model.vision.width": 32,
@@ -47,7 +49,7 @@ def arguments(workdir, data, *, task="twod", head="tanh_mlp_gelu", **overrides):
 
 def start(command, *words, **options):
     """`igllm COMMAND WORDS...` as a process."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    cache = {"JAX_COMPILATION_CACHE_DIR": os.environ[COMPILED], "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **cache, **options.pop("environment", {})}
     line = [sys.executable, "-m", "igllm_jax", command, *words]
     return subprocess.Popen(
