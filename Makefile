@@ -23,6 +23,7 @@ lint: $(VENV)/.installed-test
 
 clean:
 	rm -rf $(VENV) .venv-* demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12") if sys.version_info < (3, 11) else 0'
