@@ -24,12 +24,16 @@ def images(count=8):
     return small.batch(rows=count).images
 
 
-@pytest.fixture(scope="module")
-def params():
+def eager_to_count(config):
     """Random weights whose head prefers float tokens now and then, so that numbers are read."""
-    found = dict(small.params(CONFIG))
+    found = dict(small.params(config))
     found["decoder/head/kernel"] = 30 * found["decoder/head/kernel"]
     return found
+
+
+@pytest.fixture(scope="module")
+def params():
+    return eager_to_count(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +41,23 @@ def decoded(params):
     return jax.jit(make_decode(CONFIG, OPTIONS))(prepare(params, CONFIG), images(), USED)
 
 
-def full_forward(params, tokens):
+def full_forward(params, config, tokens):
     """Greedy choices and numbers of one pass over prompt and answer. tokens: [B, N]."""
     rows = np.tile(np.array([*OPTIONS.before, *OPTIONS.after], np.int32), (len(tokens), 1))
-    model = skeleton(CONFIG).build(params)
+    model = skeleton(config).build(params)
     row = jnp.concatenate([jnp.asarray(rows), tokens], axis=1)
     states = model.answer_states(images(len(tokens)), row, len(OPTIONS.before), rows.shape[1])
     return jnp.argmax(states @ model.decoder.head_kernel(), axis=-1), model.numbers(states)
 
 
-def test_a_full_forward_pass_chooses_and_reads_the_same(params, decoded):
-    chosen, numbers = full_forward(params, decoded.tokens)
+@pytest.mark.parametrize("kv_heads", (1, 2, 4))
+def test_a_full_forward_pass_chooses_and_reads_the_same(kv_heads):
+    """Of 4 query heads, where all share their keys and values, where two do, and where none does."""
+    config = replace(CONFIG, decoder=replace(CONFIG.decoder, num_kv_heads=kv_heads))
+    params = eager_to_count(config)
+    decoded = jax.jit(make_decode(config, OPTIONS))(prepare(params, config), images(), USED)
+    chosen, numbers = full_forward(params, config, decoded.tokens)
+    assert np.any(np.asarray(decoded.tokens) == OPTIONS.number_id)
     for row, length in enumerate(np.asarray(decoded.lengths)):
         np.testing.assert_array_equal(decoded.tokens[row, :length], chosen[row, :length])
         is_number = np.asarray(decoded.tokens[row, :length]) == OPTIONS.number_id
@@ -67,6 +77,19 @@ def test_a_batch_decodes_as_its_rows_one_by_one(params, decoded):
         np.testing.assert_array_equal(alone.tokens[0], decoded.tokens[row])
         np.testing.assert_allclose(alone.numbers[0], decoded.numbers[row], atol=1e-5)
     assert decode._cache_size() == 1
+
+
+def test_a_loop_in_pieces_writes_the_same(params, decoded, monkeypatch):
+    """16 steps in pieces of 5, 5, 5 and 1."""
+    monkeypatch.setattr("igllm_jax.decode.LEAST_PIECE", 5)
+    found = jax.jit(make_decode(CONFIG, OPTIONS))(prepare(params, CONFIG), images(), USED)
+    np.testing.assert_array_equal(found.tokens, decoded.tokens)
+    np.testing.assert_allclose(found.numbers, decoded.numbers, atol=1e-5)
+
+
+def test_an_answer_of_one_token(params, decoded):
+    found = jax.jit(make_decode(CONFIG, replace(OPTIONS, max_new_tokens=1)))(prepare(params, CONFIG), images(), USED)
+    np.testing.assert_array_equal(found.tokens, decoded.tokens[:, :1])
 
 
 def test_rows_that_only_fill_the_batch_change_nothing(params, decoded):

@@ -37,10 +37,13 @@ class RMSNorm(nnx.Module):
         self.epsilon = epsilon
         self.scale = params.parameter(rngs, (*lead, width), (*lead_names, "norm"), params.ones)
 
-    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    def __call__(self, x: Float[Array, "..."], *, axis: int = -1) -> Float[Array, "..."]:
+        """axis: of x that holds the width, the last (-1) or the first (0)."""
         y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon)
-        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axis, keepdims=True) + self.epsilon)
+        scale = self.scale[...].astype(jnp.float32)
+        scale = scale if axis == -1 else scale.reshape(-1, *[1] * (x.ndim - 1))
+        return (y * scale).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):

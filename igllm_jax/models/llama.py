@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from igllm_jax.models import axes, params
-from igllm_jax.models.attention import causal, causal_mask
+from igllm_jax.models.attention import causal
 from igllm_jax.models.layers import Linear, RMSNorm
 from igllm_jax.models.lora import DropoutSeed, LoRAConfig, LoRALinear
 
@@ -53,15 +53,6 @@ class DecoderConfig:
             raise ValueError(f"model.decoder.head_width {self.head_width} is odd; rotary positions need pairs")
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Cache:
-    """Keys (after rotation) and values of one layer, heads before positions: [B, G, S, K]."""
-
-    keys: jax.Array
-    values: jax.Array
-
-
 class Layer(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); stacked over `layers`, or one layer (None)."""
 
@@ -90,31 +81,12 @@ class Layer(nnx.Module):
         context = causal(q, k, v, kernel=self.config.attention)
         return self._finish(x, jax.ad_checkpoint.checkpoint_name(context, "context"), seed)
 
-    def prefill(self, x: Float[Array, "b t d"], cache_length: int) -> tuple[Float[Array, "b t d"], Cache]:
-        """Like `__call__` without dropout, and the keys and values in a cache of `cache_length` positions."""
-        q, k, v = self._queries_keys_values(x, jnp.arange(x.shape[1]), None)
-        pad = ((0, 0), (0, 0), (0, cache_length - x.shape[1]), (0, 0))
-        cache = Cache(*(jnp.pad(y.swapaxes(1, 2), pad) for y in (k, v)))
-        # the TPU's kernel takes multiples of 128 positions only, and a prompt is as long as it is
-        kernel = "chunked" if self.config.attention == "splash" else self.config.attention
-        return self._finish(x, causal(q, k, v, kernel=kernel), None), cache
-
-    def step(
-        self, x: Float[Array, "b 1 d"], cache: Cache, position: Int[Array, ""]
-    ) -> tuple[Float[Array, "b 1 d"], Cache]:
-        """One token at `position`; the cache holds everything before it."""
-        q, k, v = self._queries_keys_values(x, position[None], None)
-        keys = jax.lax.dynamic_update_slice(cache.keys, k.swapaxes(1, 2), (0, 0, position, 0))
-        values = jax.lax.dynamic_update_slice(cache.values, v.swapaxes(1, 2), (0, 0, position, 0))
-        is_seen = causal_mask(1, keys.shape[2], position)
-        context = attend_cached(q, keys, values, is_seen)
-        return self._finish(x, context, None), Cache(keys, values)
-
     def _queries_keys_values(self, x: jax.Array, positions: jax.Array, seed: DropoutSeed | None) -> list[jax.Array]:
         y = self.attention_norm(x)
         by_head = (*x.shape[:2], -1, self.config.head_width)
         q, k, v = (f(y, seed).reshape(by_head) for f in (self.q, self.k, self.v))
-        q, k = (rotate(z, positions, self.config.rope_theta) for z in (q, k))
+        cos, sin = rotations(positions, self.config.head_width, self.config.rope_theta)
+        q, k = (turn(z, cos[:, None], sin[:, None]) for z in (q, k))
         q = axes.activation(q, "batch", None, "heads", None)
         return [q, *(axes.activation(z, "batch", None, "kv_heads", None) for z in (k, v))]
 
@@ -127,29 +99,24 @@ class Layer(nnx.Module):
         return axes.activation(x + self.down(y, seed), "batch", None, None)
 
 
-def attend_cached(
-    q: Float[Array, "b 1 h k"], keys: Float[Array, "b g s k"], values: Float[Array, "b g s k"], is_seen: jax.Array
-) -> Float[Array, "b 1 h k"]:
-    """One query against a cache laid out heads first (`attend` wants positions first, which would copy the cache)."""
-    batch, _, heads, width = q.shape
-    q = (q * (width**-0.5)).reshape(batch, keys.shape[1], -1, width)
-    scores = jnp.einsum("bgrk,bgsk->bgrs", q, keys, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where(is_seen[0], scores, jnp.finfo(jnp.float32).min), axis=-1).astype(values.dtype)
-    return jnp.einsum("bgrs,bgsk->bgrk", weights, values).reshape(batch, 1, heads, width)
-
-
-def rotate(x: Float[Array, "b t h k"], positions: Int[Array, "t"], theta: float) -> Float[Array, "b t h k"]:
-    """Rotary positions: the pair (i, i + K/2) turned by position / theta^(2i/K) radians, computed in float32.
+def rotations(
+    positions: Int[Array, "t"], width: int, theta: float
+) -> tuple[Float[Array, "t half"], Float[Array, "t half"]]:
+    """Cosine and sine (float32) of the angles of rotary positions, position / theta^(2i/K) radians for the pair i.
 
     Source: Su et al. 2021.
     """
-    half = x.shape[-1] // 2
+    half = width // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles_rad = positions[:, None].astype(jnp.float32) * frequencies
-    cos, sin = jnp.cos(angles_rad)[None, :, None, :], jnp.sin(angles_rad)[None, :, None, :]
+    return jnp.cos(angles_rad), jnp.sin(angles_rad)
+
+
+def turn(x: Float[Array, "... k"], cos: jax.Array, sin: jax.Array) -> Float[Array, "... k"]:
+    """The pair (i, i + K/2) of x turned by the angle i, computed in float32. cos, sin: [..., K/2], broadcast."""
+    half = x.shape[-1] // 2
     first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
 class Decoder(nnx.Module):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from igllm_jax.models import attention, axes
-from igllm_jax.models.llama import rotate
+from igllm_jax.models.llama import rotations, turn
 from igllm_jax.sharding import Layout, make_mesh
 
 
@@ -68,14 +68,18 @@ def test_an_unknown_kernel_names_the_known_ones():
         attention.causal(x, x, x, kernel="flash")
 
 
+def rotate(x, position, theta):
+    """x [K] at one position."""
+    return turn(x, *(y[0] for y in rotations(jnp.array([position]), len(x), theta)))
+
+
 def test_rotation_is_by_position_over_theta():
     """Width 2 is one pair: position 3 turns it by 3 radians, whatever theta."""
-    x = jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2)
-    np.testing.assert_allclose(rotate(x, jnp.array([3]), 77.0).ravel(), [np.cos(3), np.sin(3)], atol=1e-6)
+    np.testing.assert_allclose(rotate(jnp.array([1.0, 0.0]), 3, 77.0), [np.cos(3), np.sin(3)], atol=1e-6)
 
 
 def test_scores_depend_on_the_distance_alone():
-    q, k = (jax.random.normal(jax.random.key(i), (1, 1, 1, 8)) for i in (0, 1))
-    near = rotate(q, jnp.array([5]), 100.0).ravel() @ rotate(k, jnp.array([2]), 100.0).ravel()
-    far = rotate(q, jnp.array([45]), 100.0).ravel() @ rotate(k, jnp.array([42]), 100.0).ravel()
+    q, k = (jax.random.normal(jax.random.key(i), (8,)) for i in (0, 1))
+    near = rotate(q, 5, 100.0) @ rotate(k, 2, 100.0)
+    far = rotate(q, 45, 100.0) @ rotate(k, 42, 100.0)
     np.testing.assert_allclose(near, far, rtol=1e-4)

@@ -1,0 +1,158 @@
+"""The LLaMA decoder's layer as decoding runs it: LoRA merged, no dropout, a cache, and one token at a time.
+
+A token's step is bound by reading the weights. Kernels are therefore [out, in], an output's weights side by side, and a
+step's activations are columns, [width, B]: a CPU then reads them up to half again as fast. Accelerators don't mind.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from igllm_jax.models import axes, params
+from igllm_jax.models.attention import causal
+from igllm_jax.models.layers import RMSNorm
+from igllm_jax.models.llama import DecoderConfig, rotations, turn
+
+Rotation = tuple[Float[Array, "half"], Float[Array, "half"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cache:
+    """Keys (after rotation) and values of one layer at S positions in a row, heads before positions: [B, G, S, K]."""
+
+    keys: jax.Array
+    values: jax.Array
+
+    @classmethod
+    def of(cls, k: Float[Array, "b t g k"], v: Float[Array, "b t g k"], length: int) -> "Cache":
+        """The first T positions filled, the others zero."""
+        pad = ((0, 0), (0, 0), (0, length - k.shape[1]), (0, 0))
+        return cls(*(jnp.pad(z.swapaxes(1, 2), pad) for z in (k, v)))
+
+    @classmethod
+    def empty(cls, like: "Cache", length: int) -> "Cache":
+        """Zeros for `length` more positions."""
+        batch, groups, _, width = like.keys.shape
+        return cls(*(jnp.zeros((batch, groups, length, width), like.keys.dtype) for _ in range(2)))
+
+
+class DecodeLinear(nnx.Module):
+    """y = W x, kernel [out, in]."""
+
+    def __init__(self, size: tuple[int, int], names: tuple[str, str], rngs: nnx.Rngs):
+        self.names = names
+        self.kernel = params.parameter(rngs, size, names, params.zeros)
+
+    def rows(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        return jnp.einsum("...i,oi->...o", x, self._kernel(x.dtype))
+
+    def columns(self, x: Float[Array, "i b"]) -> Float[Array, "o b"]:
+        return self._kernel(x.dtype) @ x
+
+    def _kernel(self, dtype: jnp.dtype) -> jax.Array:
+        return axes.weight(self.kernel[...], *self.names).astype(dtype)
+
+
+class DecodeLayer(nnx.Module):
+    """What `llama.Layer` computes, with its parameters' names and every kernel transposed."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        width, mlp = config.width, config.mlp_width
+        heads, kv_heads = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
+        self.config = config
+        self.attention_norm = RMSNorm(width, config.rms_norm_epsilon, rngs)
+        self.q = DecodeLinear((heads, width), ("heads", "embed"), rngs)
+        self.k = DecodeLinear((kv_heads, width), ("kv_heads", "embed"), rngs)
+        self.v = DecodeLinear((kv_heads, width), ("kv_heads", "embed"), rngs)
+        self.o = DecodeLinear((width, heads), ("embed", "heads"), rngs)
+        self.mlp_norm = RMSNorm(width, config.rms_norm_epsilon, rngs)
+        self.gate = DecodeLinear((mlp, width), ("mlp", "embed"), rngs)
+        self.up = DecodeLinear((mlp, width), ("mlp", "embed"), rngs)
+        self.down = DecodeLinear((width, mlp), ("embed", "mlp"), rngs)
+
+    def prefill(self, x: Float[Array, "b t d"], cache_length: int) -> tuple[Float[Array, "b t d"], Cache]:
+        """A prompt from position 0, and its keys and values in a cache of `cache_length` positions."""
+        q, k, v = self._queries_keys_values(x)
+        # the TPU's kernel takes multiples of 128 positions only, and a prompt is as long as it is
+        kernel = "chunked" if self.config.attention == "splash" else self.config.attention
+        context = causal(q, k, v, kernel=kernel).reshape(*x.shape[:2], -1)
+        x = axes.activation(x + self.o.rows(context), "batch", None, None)
+        y = self.mlp_norm(x)
+        y = axes.activation(jax.nn.silu(self.gate.rows(y)) * self.up.rows(y), "batch", None, "mlp")
+        return axes.activation(x + self.down.rows(y), "batch", None, None), Cache.of(k, v, cache_length)
+
+    def prefill_last(
+        self, x: Float[Array, "b t d"], cache_length: int, rotation: Rotation
+    ) -> tuple[Float[Array, "d b"], Cache]:
+        """`prefill` of the decoder's last layer, of whose output only the last position is wanted."""
+        _, k, v = self._queries_keys_values(x)
+        last = jnp.array(x.shape[1] - 1, jnp.int32)
+        return self.step(x[:, -1].T, rotation, [], Cache.of(k, v, cache_length), last)
+
+    def step(
+        self,
+        x: Float[Array, "d b"],
+        rotation: Rotation,
+        past: Sequence[Cache],
+        cache: Cache,
+        position: Int[Array, ""],
+    ) -> tuple[Float[Array, "d b"], Cache]:
+        """One token, at `position` of `cache`, which holds what came before in it; `past` is full.
+
+        rotation: cosine and sine of the token's angles, see `llama.rotations`.
+        """
+        y = self.attention_norm(x, axis=0)
+        by_head = (-1, self.config.head_width, x.shape[1])
+        q, k, v = (f.columns(y).reshape(by_head).transpose(2, 0, 1) for f in (self.q, self.k, self.v))
+        q, k = (turn(z, *rotation) for z in (q, k))
+        q = axes.activation(q, "batch", "heads", None)
+        k, v = (axes.activation(z, "batch", "kv_heads", None) for z in (k, v))
+        keys, values = (
+            jax.lax.dynamic_update_slice(whole, new[:, :, None], (0, 0, position, 0))
+            for whole, new in ((cache.keys, k), (cache.values, v))
+        )
+        cache = Cache(keys, values)
+        context = attend_cached(q, [*past, cache], position).reshape(x.shape[1], -1).T
+        x = axes.activation(x + self.o.columns(context), None, "batch")
+        y = self.mlp_norm(x, axis=0)
+        y = axes.activation(jax.nn.silu(self.gate.columns(y)) * self.up.columns(y), "mlp", "batch")
+        return axes.activation(x + self.down.columns(y), None, "batch"), cache
+
+    def _queries_keys_values(self, x: Float[Array, "b t d"]) -> list[jax.Array]:
+        y = self.attention_norm(x)
+        by_head = (*x.shape[:2], -1, self.config.head_width)
+        q, k, v = (f.rows(y).reshape(by_head) for f in (self.q, self.k, self.v))
+        cos, sin = rotations(jnp.arange(x.shape[1]), self.config.head_width, self.config.rope_theta)
+        q, k = (turn(z, cos[:, None], sin[:, None]) for z in (q, k))
+        q = axes.activation(q, "batch", None, "heads", None)
+        return [q, *(axes.activation(z, "batch", None, "kv_heads", None) for z in (k, v))]
+
+
+def attend_cached(q: Float[Array, "b h k"], caches: Sequence[Cache], position: Int[Array, ""]) -> Float[Array, "b h k"]:
+    """One query against all positions of all caches but the last, and those of the last up to `position`."""
+    batch, heads, width = q.shape
+    q = (q * (width**-0.5)).reshape(batch, caches[-1].keys.shape[1], -1, width)
+    scores = [jnp.einsum("bgrk,bgsk->bgrs", q, c.keys, preferred_element_type=jnp.float32) for c in caches]
+    is_seen = jnp.arange(caches[-1].keys.shape[2]) <= position
+    scores[-1] = jnp.where(is_seen, scores[-1], jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
+    ends = np.cumsum([cache.values.shape[2] for cache in caches])[:-1].tolist()
+    shares = jnp.split(weights, ends, axis=-1)
+    context = jnp.zeros(q.shape, jnp.float32)
+    for own, cache in zip(shares, caches, strict=True):
+        context += _weighted_sum(own, cache.values)
+    return context.reshape(batch, heads, width).astype(q.dtype)
+
+
+def _weighted_sum(weights: Float[Array, "b g r s"], values: Float[Array, "b g s k"]) -> Float[Array, "b g r k"]:
+    """Float32. Where every query head has its own values, a product would use each of them once: multiplying and adding
+    without one reads them at the memory's speed."""
+    if weights.shape[2] == 1:
+        return jnp.sum(weights[:, :, 0, :, None] * values.astype(jnp.float32), axis=2)[:, :, None]
+    return jnp.einsum("bgrs,bgsk->bgrk", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
