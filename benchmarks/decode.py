@@ -61,8 +61,7 @@ def likely_token(folder: Path, options: argparse.Namespace) -> int:
 
 def prepare(side: Side, options: argparse.Namespace, number_id: int) -> dict[str, Any]:
     arguments = {"images": options.images, "new_tokens": options.new_tokens, "number_id": number_id}
-    arguments |= {"tensor": options.tensor} if side.name == "ours" else {"way": side.name}
-    side("set_up_decoding", **arguments)
+    side("set_up_decoding", **arguments, **({} if side.name == "ours" else {"way": side.name}))
     found = side("decode")
     print(f"{side.name}: first time {found['seconds']:.1f} s", flush=True)
     return found
@@ -139,8 +138,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sides", default=",".join(WAYS))
-    parser.add_argument("--devices", type=int, default=1, help="in how many our side cuts a CPU; 0: one per core")
-    parser.add_argument("--tensor", type=int, default=1, help="over how many of them weights are cut")
+    parser.add_argument("--devices", type=int, default=0, help="in how many our side cuts a CPU; 0: one per core")
     parser.set_defaults(batch=1)
     return parser.parse_known_args(arguments)
 

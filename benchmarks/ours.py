@@ -3,7 +3,7 @@
     python benchmarks/ours.py FOLDER [CPU_DEVICES]
 
 CPU_DEVICES: in how many devices a CPU is cut. What is no product runs on one core per device, so one device per core
-trains quicker than one that has them all.
+trains and decodes quicker than one that has them all.
 """
 
 import os
@@ -24,7 +24,7 @@ from igllm_jax import config as configs
 from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.decode import DecodeOptions, make_decode, prepare
-from igllm_jax.generate import decode_places
+from igllm_jax.generate import decode_layout, decode_places
 from igllm_jax.models.params import Params
 from igllm_jax.sharding import Layout, make_mesh
 from igllm_jax.train_step import jit_step, make_eval_step, make_train_step
@@ -50,10 +50,11 @@ class Ours:
 
     # decoding
 
-    def set_up_decoding(self, images: int, new_tokens: int, number_id: int, tensor: int = 1) -> dict[str, Any]:
-        """Merges LoRA, compiles; returns seconds of compiling. tensor: over how many devices weights are cut."""
+    def set_up_decoding(self, images: int, new_tokens: int, number_id: int) -> dict[str, Any]:
+        """Merges LoRA, cuts the weights over all devices (or as many as the heads divide), compiles; returns seconds of
+        compiling."""
         assembly = self.assemble()
-        layout = Layout.of("decode", make_mesh({"data": -1, "fsdp": 1, "tensor": tensor}))
+        layout = decode_layout(self.model, Layout.of("decode", make_mesh({"data": 1, "fsdp": -1, "tensor": 1})))
         rows = np.load(self.folder / "batch.npz")
         vocab = self.model.decoder.vocab_size
         prompt = [int(token) for token in rows["tokens"][0, : sum(work.PROMPT)]]
