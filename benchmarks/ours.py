@@ -23,8 +23,8 @@ from benchmarks.worker import memory, reset_memory, serve, timed
 from igllm_jax import config as configs
 from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch, PromptLayout
-from igllm_jax.decode import DecodeOptions, make_decode, prepare
-from igllm_jax.generate import decode_layout, decode_places
+from igllm_jax.decode import DecodeOptions
+from igllm_jax.generate import decode_layout, programs
 from igllm_jax.models.params import Params
 from igllm_jax.sharding import Layout, make_mesh
 from igllm_jax.train_step import jit_step, make_eval_step, make_train_step
@@ -61,11 +61,10 @@ class Ours:
         before, after = prompt[: work.PROMPT[0]], prompt[work.PROMPT[0] :]
         forbidden = (*work.forbidden(vocab), (work.END_ID,))  # without an end every row has the same number of tokens
         wanted = DecodeOptions(tuple(before), tuple(after), new_tokens, work.END_ID, number_id, vocab, forbidden)
-        merge = jax.jit(partial(prepare, config=self.model), out_shardings=decode_places(self.model, layout))
+        merge, decode = programs(self.model, wanted, layout)
         prepared = merge(self.read({**assembly.frozen, **assembly.trainable}))
         pictures = work.images(images, self.model.vision.image_size)
         self.images = layout.place((pictures, np.ones(images, bool)), images)
-        decode = jax.jit(make_decode(self.model, wanted, layout), out_shardings=layout.replicated())
         lowered = decode.lower(prepared, *self.images)
         compiled, spent = timed(lowered.compile)
         self.decoder = partial(compiled, prepared)

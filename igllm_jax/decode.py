@@ -144,7 +144,7 @@ def _decode(
     x = model.embed(images, jnp.broadcast_to(prompt, (batch, len(prompt))), len(options.before))
     start = x.shape[1]
     pieces = _pieces(options.max_new_tokens - 1)
-    positions = jnp.arange(start - 1, start + options.max_new_tokens)
+    positions = start - 1 + jnp.arange(options.max_new_tokens)
     cos, sin = rotations(positions, decoder.head_width, decoder.rope_theta)
     caches = []
     for layer in layers[:-1]:

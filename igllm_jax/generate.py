@@ -61,6 +61,12 @@ def decode_places(model: VLMConfig, layout: Layout) -> dict[str, Any]:
     return {"rest": layout.params(shapes["rest"], axes["rest"]), "layers": layers}
 
 
+def programs(model: VLMConfig, options: DecodeOptions, layout: Layout) -> tuple[Any, Any]:
+    """`decode.prepare` and `decode.make_decode`'s decoder, jitted for the devices of `layout` (from decode_layout)."""
+    merge = jax.jit(partial(prepare, config=model), out_shardings=decode_places(model, layout))
+    return merge, jax.jit(make_decode(model, options, layout), out_shardings=layout.replicated())
+
+
 class Writer:
     """Writes answers for batches of images; compiled once.
 
@@ -87,8 +93,7 @@ class Writer:
             vocab_size=tokenizer.vocab_size,
             forbidden=(*tokenizer.forbidden_sequences(), *tokenizer.float_token_in_bytes()),
         )
-        self.prepare = jax.jit(partial(prepare, config=model), out_shardings=decode_places(model, layout))
-        self.decode = jax.jit(make_decode(model, self.options, layout), out_shardings=layout.replicated())
+        self.prepare, self.decode = programs(model, self.options, layout)
 
     def batch_size(self, wanted: int) -> int:
         """`wanted`, rounded up to what the layout can cut evenly."""

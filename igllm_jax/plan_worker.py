@@ -24,9 +24,9 @@ from ml_collections import ConfigDict
 from igllm_jax import config as configs
 from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch, PromptLayout
-from igllm_jax.decode import DecodeOptions, make_decode, prepare
+from igllm_jax.decode import DecodeOptions, prepare
 from igllm_jax.errors import UserError
-from igllm_jax.generate import decode_places
+from igllm_jax.generate import decode_places, programs
 from igllm_jax.hlo import collectives
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.sharding import Layout, make_mesh
@@ -99,7 +99,7 @@ def lower_decode(config: ConfigDict, layout: Layout, batch_size: int, length: in
         jax.ShapeDtypeStruct(images, jnp.uint8, sharding=sharding(images, ("batch", None, None, None))),
         jax.ShapeDtypeStruct((batch_size,), jnp.bool, sharding=sharding((batch_size,), ("batch",))),
     )
-    lowered = jax.jit(make_decode(model, options, layout)).lower(*arguments)
+    lowered = programs(model, options, layout)[1].lower(*arguments)
     return lowered, {"frozen": own_bytes(arguments[0]), "batch": own_bytes(arguments[1:])}
 
 

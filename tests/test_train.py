@@ -56,7 +56,7 @@ def test_a_killed_run_goes_on_bit_for_bit(whole, data, tmp_path, workers):
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(whole, data, tmp_path):
-    words = runs.arguments(tmp_path, data, train__checkpoint_every=1000)
+    words = runs.arguments(tmp_path, data, train__checkpoint_every=1000, eval__loss_every=0)
     process = runs.start("train", *words)
     wait_for_step(process, tmp_path, 2, saved=False)
     process.send_signal(signal.SIGTERM)
@@ -64,6 +64,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(whole, data, tmp_path):
     assert "saved. The same command goes on from here" in said
     runs.finish(runs.start("train", *words))
     assert runs.losses(tmp_path) == runs.losses(whole[0])
+    assert not any("val/loss" in line for line in logs.read(tmp_path / "metrics.jsonl"))  # eval.loss_every is 0
 
 
 def test_a_run_says_what_it_does_and_leaves_what_it_should(whole):

@@ -54,9 +54,9 @@ class DecoderConfig:
 
 
 class Layer(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); stacked over `layers`, or one layer (None)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); stacked over `layers`."""
 
-    def __init__(self, config: DecoderConfig, lora: LoRAConfig, rngs: nnx.Rngs, *, layers: int | None):
+    def __init__(self, config: DecoderConfig, lora: LoRAConfig, rngs: nnx.Rngs, *, layers: int):
         width, mlp = config.width, config.mlp_width
         heads, kv_heads = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
 
@@ -76,27 +76,28 @@ class Layer(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t d"], seed: DropoutSeed | None) -> Float[Array, "b t d"]:
         """A whole sequence from position 0."""
-        q, k, v = self._queries_keys_values(x, jnp.arange(x.shape[1]), seed)
+        y = self.attention_norm(x)
+        q, k, v = queries_keys_values(self.q(y, seed), self.k(y, seed), self.v(y, seed), self.config)
         q, k, v = (jax.ad_checkpoint.checkpoint_name(y, "qkv") for y in (q, k, v))
         context = causal(q, k, v, kernel=self.config.attention)
-        return self._finish(x, jax.ad_checkpoint.checkpoint_name(context, "context"), seed)
-
-    def _queries_keys_values(self, x: jax.Array, positions: jax.Array, seed: DropoutSeed | None) -> list[jax.Array]:
-        y = self.attention_norm(x)
-        by_head = (*x.shape[:2], -1, self.config.head_width)
-        q, k, v = (f(y, seed).reshape(by_head) for f in (self.q, self.k, self.v))
-        cos, sin = rotations(positions, self.config.head_width, self.config.rope_theta)
-        q, k = (turn(z, cos[:, None], sin[:, None]) for z in (q, k))
-        q = axes.activation(q, "batch", None, "heads", None)
-        return [q, *(axes.activation(z, "batch", None, "kv_heads", None) for z in (k, v))]
-
-    def _finish(self, x: jax.Array, context: jax.Array, seed: DropoutSeed | None) -> jax.Array:
-        x = axes.activation(x + self.o(context.reshape(*x.shape[:2], -1), seed), "batch", None, None)
+        context = jax.ad_checkpoint.checkpoint_name(context, "context").reshape(*x.shape[:2], -1)
+        x = axes.activation(x + self.o(context, seed), "batch", None, None)
         x = jax.ad_checkpoint.checkpoint_name(x, "residual")
         y = self.mlp_norm(x)
         gate, up = (jax.ad_checkpoint.checkpoint_name(f(y, seed), "gate_up") for f in (self.gate, self.up))
         y = axes.activation(jax.nn.silu(gate) * up, "batch", None, "mlp")
         return axes.activation(x + self.down(y, seed), "batch", None, None)
+
+
+def queries_keys_values(
+    q: Float[Array, "b t q"], k: Float[Array, "b t v"], v: Float[Array, "b t v"], config: DecoderConfig
+) -> tuple[Float[Array, "b t h k"], Float[Array, "b t g k"], Float[Array, "b t g k"]]:
+    """By head, queries and keys turned to their positions, which start from 0."""
+    q, k, v = (z.reshape(*z.shape[:2], -1, config.head_width) for z in (q, k, v))
+    cos, sin = rotations(jnp.arange(q.shape[1]), config.head_width, config.rope_theta)
+    q, k = (turn(z, cos[:, None], sin[:, None]) for z in (q, k))
+    k, v = (axes.activation(z, "batch", None, "kv_heads", None) for z in (k, v))
+    return axes.activation(q, "batch", None, "heads", None), k, v
 
 
 def rotations(

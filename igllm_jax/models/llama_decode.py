@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from igllm_jax.models import axes, params
 from igllm_jax.models.attention import causal
 from igllm_jax.models.layers import RMSNorm
-from igllm_jax.models.llama import DecoderConfig, rotations, turn
+from igllm_jax.models.llama import DecoderConfig, queries_keys_values, turn
 
 Rotation = tuple[Float[Array, "half"], Float[Array, "half"]]
 
@@ -78,7 +78,8 @@ class DecodeLayer(nnx.Module):
 
     def prefill(self, x: Float[Array, "b t d"], cache_length: int) -> tuple[Float[Array, "b t d"], Cache]:
         """A prompt from position 0, and its keys and values in a cache of `cache_length` positions."""
-        q, k, v = self._queries_keys_values(x)
+        y = self.attention_norm(x)
+        q, k, v = queries_keys_values(self.q.rows(y), self.k.rows(y), self.v.rows(y), self.config)
         # the TPU's kernel takes multiples of 128 positions only, and a prompt is as long as it is
         kernel = "chunked" if self.config.attention == "splash" else self.config.attention
         context = causal(q, k, v, kernel=kernel).reshape(*x.shape[:2], -1)
@@ -91,7 +92,8 @@ class DecodeLayer(nnx.Module):
         self, x: Float[Array, "b t d"], cache_length: int, rotation: Rotation
     ) -> tuple[Float[Array, "d b"], Cache]:
         """`prefill` of the decoder's last layer, of whose output only the last position is wanted."""
-        _, k, v = self._queries_keys_values(x)
+        y = self.attention_norm(x)
+        _, k, v = queries_keys_values(self.q.rows(y), self.k.rows(y), self.v.rows(y), self.config)
         last = jnp.array(x.shape[1] - 1, jnp.int32)
         return self.step(x[:, -1].T, rotation, [], Cache.of(k, v, cache_length), last)
 
@@ -123,15 +125,6 @@ class DecodeLayer(nnx.Module):
         y = self.mlp_norm(x, axis=0)
         y = axes.activation(jax.nn.silu(self.gate.columns(y)) * self.up.columns(y), "mlp", "batch")
         return axes.activation(x + self.down.columns(y), None, "batch"), cache
-
-    def _queries_keys_values(self, x: Float[Array, "b t d"]) -> list[jax.Array]:
-        y = self.attention_norm(x)
-        by_head = (*x.shape[:2], -1, self.config.head_width)
-        q, k, v = (f.rows(y).reshape(by_head) for f in (self.q, self.k, self.v))
-        cos, sin = rotations(jnp.arange(x.shape[1]), self.config.head_width, self.config.rope_theta)
-        q, k = (turn(z, cos[:, None], sin[:, None]) for z in (q, k))
-        q = axes.activation(q, "batch", None, "heads", None)
-        return [q, *(axes.activation(z, "batch", None, "kv_heads", None) for z in (k, v))]
 
 
 def attend_cached(q: Float[Array, "b h k"], caches: Sequence[Cache], position: Int[Array, ""]) -> Float[Array, "b h k"]:
