@@ -104,11 +104,12 @@ def floor(folder: Path, ours: Side, seconds: float, options: argparse.Namespace)
     decoder, width = model.decoder, jnp.dtype(model.dtype).itemsize
     prompt = sum(PROMPT) + model.vision.num_patches
     rates = ours("matrix_rate", size=2048, dtype=model.dtype), ours("copy_rate")
-    prefill = options.images * prefill_flops(model, length=prompt) / rates[0]
+    prefill = options.images * prefill_flops(model, length=prompt, shared=PROMPT[0]) / rates[0]
     sizes = {path: shape.size for path, shape in skeleton(model).shapes.items() if "lora_" not in path}
     weights = width * sum(n for p, n in sizes.items() if p.startswith(("decoder/layers", "decoder/head")))
     length = prompt + options.new_tokens / 2
-    cache = 2 * width * decoder.num_layers * decoder.num_kv_heads * decoder.head_width * length * options.images
+    positions = PROMPT[0] + (length - PROMPT[0]) * options.images
+    cache = 2 * width * decoder.num_layers * decoder.num_kv_heads * decoder.head_width * positions
     reading = options.new_tokens * (weights + cache) / rates[1]
     print(
         f"floor: prefill {prefill:.3g} s at {rates[0] / 1e9:.0f} GFLOP/s, reading {reading:.3g} s at "

@@ -23,7 +23,8 @@ MOST_PIECES, LEAST_PIECE = 4, 32  # of the loop, in steps
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """before, after: token ids of the prompt before and after the image. forbidden: id sequences never written.
+    """before, after: token ids of the prompt before (at least the start token) and after the image. forbidden: id
+    sequences never written.
 
     vocab_size: of the tokenizer; ids from there on (a padded vocabulary) are never written.
     """
@@ -104,7 +105,8 @@ def make_decode(
 ) -> Callable[[dict[str, Any], jax.Array, jax.Array], Decoded]:
     """The decoder, to be jitted once: (what `prepare` made, images [B, S, S, 3], is_used [B]) -> Decoded.
 
-    Every row has the same prompt, so no row is padded and a batch decodes exactly as its rows would one by one.
+    Every row has the same prompt, so no row is padded, a batch decodes exactly as its rows would one by one, and what
+    stands before the image is computed and kept once for all of them.
     is_used: False for rows that only fill the batch; they are done at once.
     """
     parts = Parts.of(config)
@@ -139,23 +141,28 @@ def _decode(
     options: DecodeOptions,
 ) -> Decoded:
     batch, dtype = images.shape[0], jnp.dtype(model.config.dtype)
-    decoder = model.config.decoder
-    prompt = jnp.array([*options.before, *options.after], jnp.int32)
-    x = model.embed(images, jnp.broadcast_to(prompt, (batch, len(prompt))), len(options.before))
-    start = x.shape[1]
+    decoder = model.decoder
+    shared_x = decoder.embed(jnp.array([options.before], jnp.int32), dtype)
+    x = model.embed(images, jnp.tile(jnp.array(options.after, jnp.int32), (batch, 1)), image_offset=0)
+    num_shared, num_own = shared_x.shape[1], x.shape[1]
+    start = num_shared + num_own
     pieces = _pieces(options.max_new_tokens - 1)
     positions = start - 1 + jnp.arange(options.max_new_tokens)
-    cos, sin = rotations(positions, decoder.head_width, decoder.rope_theta)
+    cos, sin = rotations(positions, decoder.config.head_width, decoder.config.rope_theta)
+    past: list[list[Cache]] = []
     caches = []
-    for layer in layers[:-1]:
-        x, cache = layer.prefill(x, start + pieces[0])
+    for number, layer in enumerate(layers, 1):
+        shared_x, shared = layer.prefill(shared_x, num_shared)
+        if number < len(layers):
+            x, cache = layer.prefill(x, num_own + pieces[0], shared)
+        else:
+            x, cache = layer.prefill_last(x, num_own + pieces[0], shared, (cos[0], sin[0]))
+        past.append([shared])
         caches.append(cache)
-    x, cache = layers[-1].prefill_last(x, start + pieces[0], (cos[0], sin[0]))
-    caches.append(cache)
     head = axes.weight(head.astype(dtype), "vocab", "embed")
 
     def write(loop: _Loop, x: Float[Array, "d b"]) -> _Loop:
-        state = model.decoder.final_norm(x, axis=0)
+        state = decoder.final_norm(x, axis=0)
         logits = jnp.einsum("vd,db->vb", head, state, preferred_element_type=jnp.float32)
         token = _likeliest(jnp.where(_is_allowed(loop.recent, logits.shape[0], options), logits, -jnp.inf))
         token = jnp.where(loop.is_done, options.end_id, token)
@@ -170,8 +177,8 @@ def _decode(
         )
 
     def step(loop: _Loop, past: list[list[Cache]], first: int) -> _Loop:
-        """Reads the last token, writes the next. first: where loop.caches begin, counted from `start`."""
-        x = model.decoder.embed(loop.recent[:, -1:], dtype)[:, 0].T
+        """Reads the last token, writes the next. first: where loop.caches begin, counted from the prompt's end."""
+        x = decoder.embed(loop.recent[:, -1:], dtype)[:, 0].T
         rotation = cos[loop.count], sin[loop.count]
         caches = []
         for layer, own, cache in zip(layers, past, loop.caches, strict=True):
@@ -193,8 +200,7 @@ def _decode(
         is_done=~is_used,
     )
     loop = write(loop, x)
-    past: list[list[Cache]] = [[] for _ in layers]
-    first, stop = -start, 0
+    first, stop = -num_own, 0
     for piece, length in enumerate(pieces):
         if piece > 0:
             past = [[*own, cache] for own, cache in zip(past, loop.caches, strict=True)]
@@ -221,7 +227,7 @@ def _is_allowed(recent: Int[Array, "b m"], vocab_size: int, options: DecodeOptio
         matches = jnp.ones(recent.shape[0], bool)
         if before:
             matches = jnp.all(recent[:, -len(before) :] == jnp.array(before, jnp.int32), axis=1)
-        allowed &= ~(matches & (ids == last))
+        allowed &= ids != jnp.where(matches, last, -1)
     return allowed
 
 

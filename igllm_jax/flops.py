@@ -70,11 +70,14 @@ def train_flops(model: VLMConfig, *, length: int, answer_length: int, trainable:
     )
 
 
-def prefill_flops(model: VLMConfig, *, length: int) -> float:
-    """A prompt of `length` positions, image included; LoRA merged, one position meets the vocabulary."""
+def prefill_flops(model: VLMConfig, *, length: int, shared: int) -> float:
+    """A prompt of `length` positions, image included; LoRA merged, one position meets the vocabulary.
+
+    shared: how many of them stand before the image; they are computed once for all rows and not counted.
+    """
     decoder = model.decoder
-    layers = 2.0 * length * decoder.num_layers * sum(_layer(model).values())
-    attention = decoder.num_layers * 2.0 * length**2 * decoder.num_heads * decoder.head_width
+    layers = 2.0 * (length - shared) * decoder.num_layers * sum(_layer(model).values())
+    attention = decoder.num_layers * 2.0 * (length**2 - shared**2) * decoder.num_heads * decoder.head_width
     return layers + attention + 2.0 * decoder.width * decoder.vocab_size + _vision(model)
 
 

@@ -201,7 +201,7 @@ def count(model: VLMConfig, request: Request, trainable: str, num_devices: int) 
         useful, executed = one.useful, one.executed
     else:
         prompt = request.length - answer
-        useful = flops.prefill_flops(model, length=prompt) + sum(
+        useful = flops.prefill_flops(model, length=prompt, shared=PROMPT.image_offset) + sum(
             flops.token_flops(model, length=length) for length in range(prompt, request.length)
         )
         executed = useful
@@ -236,9 +236,10 @@ def _read(plan: dict[str, Any], model: VLMConfig) -> float:
     decoder = model.decoder
     answer = plan["length"] - model.vision.num_patches - PROMPT.answer_offset
     width = 2 if model.dtype == "bfloat16" else 4
-    cache = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_width * width * plan["length"]
     rows = plan["batch"] / (mesh["data"] * mesh["fsdp"])
-    return (answer + 1) * kinds["frozen"] + answer * rows * cache / mesh["tensor"]
+    positions = PROMPT.image_offset + rows * (plan["length"] - PROMPT.image_offset)
+    cache = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_width * width * positions
+    return (answer + 1) * kinds["frozen"] + answer * cache / mesh["tensor"]
 
 
 def largest(request: Request, measure: Callable[[Request], dict[str, Any]] = measure) -> tuple[Request, dict[str, Any]]:

@@ -121,8 +121,10 @@ class Layout:
     # what models.axes asks for
 
     def activation(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+        """What there is one of (a row that all others share) is not cut."""
         if self.mesh.size == 1:
             return x
+        names = tuple(None if size == 1 else name for size, name in zip(x.shape, names, strict=True))
         return jax.lax.with_sharding_constraint(x, self.sharding(x.shape, names, "an activation"))
 
     def weight(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:

@@ -90,11 +90,11 @@ class Layer(nnx.Module):
 
 
 def queries_keys_values(
-    q: Float[Array, "b t q"], k: Float[Array, "b t v"], v: Float[Array, "b t v"], config: DecoderConfig
+    q: Float[Array, "b t q"], k: Float[Array, "b t v"], v: Float[Array, "b t v"], config: DecoderConfig, start: int = 0
 ) -> tuple[Float[Array, "b t h k"], Float[Array, "b t g k"], Float[Array, "b t g k"]]:
-    """By head, queries and keys turned to their positions, which start from 0."""
+    """By head, queries and keys turned to their positions, from `start` on."""
     q, k, v = (z.reshape(*z.shape[:2], -1, config.head_width) for z in (q, k, v))
-    cos, sin = rotations(jnp.arange(q.shape[1]), config.head_width, config.rope_theta)
+    cos, sin = rotations(start + jnp.arange(q.shape[1]), config.head_width, config.rope_theta)
     q, k = (turn(z, cos[:, None], sin[:, None]) for z in (q, k))
     k, v = (axes.activation(z, "batch", None, "kv_heads", None) for z in (k, v))
     return axes.activation(q, "batch", None, "heads", None), k, v

@@ -24,7 +24,8 @@ Rotation = tuple[Float[Array, "half"], Float[Array, "half"]]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """Keys (after rotation) and values of one layer at S positions in a row, heads before positions: [B, G, S, K]."""
+    """Keys (after rotation) and values of one layer at S positions in a row, heads before positions: [B, G, S, K], or
+    [1, G, S, K] where all rows share them."""
 
     keys: jax.Array
     values: jax.Array
@@ -76,26 +77,27 @@ class DecodeLayer(nnx.Module):
         self.up = DecodeLinear((mlp, width), ("mlp", "embed"), rngs)
         self.down = DecodeLinear((width, mlp), ("embed", "mlp"), rngs)
 
-    def prefill(self, x: Float[Array, "b t d"], cache_length: int) -> tuple[Float[Array, "b t d"], Cache]:
-        """A prompt from position 0, and its keys and values in a cache of `cache_length` positions."""
-        y = self.attention_norm(x)
-        q, k, v = queries_keys_values(self.q.rows(y), self.k.rows(y), self.v.rows(y), self.config)
-        # the TPU's kernel takes multiples of 128 positions only, and a prompt is as long as it is
-        kernel = "chunked" if self.config.attention == "splash" else self.config.attention
-        context = causal(q, k, v, kernel=kernel).reshape(*x.shape[:2], -1)
+    def prefill(
+        self, x: Float[Array, "b t d"], cache_length: int, shared: Cache | None = None
+    ) -> tuple[Float[Array, "b t d"], Cache]:
+        """A part of the prompt, and its keys and values in a cache of `cache_length` positions.
+
+        shared: the prompt before it, the same for all rows (None: there is none).
+        """
+        q, k, v = self._queries_keys_values(x, shared)
+        context = self._attend(q, k, v, shared).reshape(*x.shape[:2], -1)
         x = axes.activation(x + self.o.rows(context), "batch", None, None)
         y = self.mlp_norm(x)
         y = axes.activation(jax.nn.silu(self.gate.rows(y)) * self.up.rows(y), "batch", None, "mlp")
         return axes.activation(x + self.down.rows(y), "batch", None, None), Cache.of(k, v, cache_length)
 
     def prefill_last(
-        self, x: Float[Array, "b t d"], cache_length: int, rotation: Rotation
+        self, x: Float[Array, "b t d"], cache_length: int, shared: Cache, rotation: Rotation
     ) -> tuple[Float[Array, "d b"], Cache]:
         """`prefill` of the decoder's last layer, of whose output only the last position is wanted."""
-        y = self.attention_norm(x)
-        _, k, v = queries_keys_values(self.q.rows(y), self.k.rows(y), self.v.rows(y), self.config)
+        _, k, v = self._queries_keys_values(x, shared)
         last = jnp.array(x.shape[1] - 1, jnp.int32)
-        return self.step(x[:, -1].T, rotation, [], Cache.of(k, v, cache_length), last)
+        return self.step(x[:, -1].T, rotation, [shared], Cache.of(k, v, cache_length), last)
 
     def step(
         self,
@@ -126,12 +128,31 @@ class DecodeLayer(nnx.Module):
         y = axes.activation(jax.nn.silu(self.gate.columns(y)) * self.up.columns(y), "mlp", "batch")
         return axes.activation(x + self.down.columns(y), None, "batch"), cache
 
+    def _queries_keys_values(self, x: jax.Array, shared: Cache | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        y = self.attention_norm(x)
+        start = 0 if shared is None else shared.keys.shape[2]
+        return queries_keys_values(self.q.rows(y), self.k.rows(y), self.v.rows(y), self.config, start)
+
+    def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, shared: Cache | None) -> Float[Array, "b t h k"]:
+        # the TPU's kernel takes multiples of 128 positions only, and a prompt is as long as it is
+        kernel = "chunked" if self.config.attention == "splash" else self.config.attention
+        if shared is None:
+            return causal(q, k, v, kernel=kernel)
+        # the kernels take as many queries as keys: what the shared positions ask is zero, and its answer left out
+        start = shared.keys.shape[2]
+        q = jnp.pad(q, ((0, 0), (start, 0), (0, 0), (0, 0)))
+        k, v = (
+            jnp.concatenate([jnp.broadcast_to(old.swapaxes(1, 2), (len(new), start, *new.shape[2:])), new], axis=1)
+            for old, new in ((shared.keys, k), (shared.values, v))
+        )
+        return causal(q, k, v, kernel=kernel)[:, start:]
+
 
 def attend_cached(q: Float[Array, "b h k"], caches: Sequence[Cache], position: Int[Array, ""]) -> Float[Array, "b h k"]:
     """One query against all positions of all caches but the last, and those of the last up to `position`."""
     batch, heads, width = q.shape
     q = (q * (width**-0.5)).reshape(batch, caches[-1].keys.shape[1], -1, width)
-    scores = [jnp.einsum("bgrk,bgsk->bgrs", q, c.keys, preferred_element_type=jnp.float32) for c in caches]
+    scores = [_product("bgrk,bgsk->bgrs", q, cache.keys) for cache in caches]
     is_seen = jnp.arange(caches[-1].keys.shape[2]) <= position
     scores[-1] = jnp.where(is_seen, scores[-1], jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
@@ -143,9 +164,17 @@ def attend_cached(q: Float[Array, "b h k"], caches: Sequence[Cache], position: I
     return context.reshape(batch, heads, width).astype(q.dtype)
 
 
-def _weighted_sum(weights: Float[Array, "b g r s"], values: Float[Array, "b g s k"]) -> Float[Array, "b g r k"]:
+def _weighted_sum(weights: Float[Array, "b g r s"], values: Float[Array, "_ g s k"]) -> Float[Array, "b g r k"]:
     """Float32. Where every query head has its own values, a product would use each of them once: multiplying and adding
     without one reads them at the memory's speed."""
-    if weights.shape[2] == 1:
+    if weights.shape[2] == 1 and len(values) == len(weights):
         return jnp.sum(weights[:, :, 0, :, None] * values.astype(jnp.float32), axis=2)[:, :, None]
-    return jnp.einsum("bgrs,bgsk->bgrk", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return _product("bgrs,bgsk->bgrk", weights.astype(values.dtype), values)
+
+
+def _product(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "b g r _"]:
+    """einsum in float32; where all rows share y, it is read once."""
+    if len(y) < len(x):
+        first, rest = spec.split(",b")
+        spec, y = f"{first},{rest}", y[0]
+    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
