@@ -26,6 +26,7 @@ from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.decode import DecodeOptions
 from igllm_jax.generate import decode_layout, programs
 from igllm_jax.models.params import Params
+from igllm_jax.models.vlm import initialise
 from igllm_jax.sharding import Layout, make_mesh
 from igllm_jax.train_step import jit_step, make_eval_step, make_train_step
 
@@ -44,9 +45,18 @@ class Ours:
         return Assembly.of(self.config, Layout.of(self.config.mesh.layout, make_mesh(self.config.mesh)))
 
     def read(self, wanted: Params) -> Params:
-        """The folder's weights, typed and placed as `wanted`."""
+        """The folder's weights, typed and placed as `wanted`; without any, drawn where they belong."""
         weights = work.read_weights(self.folder)
+        if not weights:
+            return self.draw(wanted)
         return {path: jax.device_put(jnp.array(weights[path], x.dtype), x.sharding) for path, x in wanted.items()}
+
+    def draw(self, wanted: Params) -> Params:
+        def values() -> Params:
+            found = initialise(self.model, 0)
+            return {path: found[path].astype(x.dtype) for path, x in wanted.items()}
+
+        return jax.jit(values, out_shardings={path: x.sharding for path, x in wanted.items()})()
 
     # decoding
 

@@ -99,7 +99,8 @@ class VLM(nn.Module):
 
 
 def fill(model: VLM, weights: dict[str, np.ndarray]) -> None:
-    """Puts our weights under their names; kernels are [in, out] with us and [out, in] there."""
+    """Puts our weights (where there are none, it keeps its own) under their names; kernels are [in, out] with us and
+    [out, in] there."""
     llama = dict(model.llama.named_parameters())
     vision = {name.removeprefix("vision_model."): x for name, x in model.vision.named_parameters()}
     has_lora = isinstance(model.decoder, peft.PeftModel)
@@ -244,7 +245,7 @@ def all_memory() -> dict[str, float]:
 
 def about() -> dict[str, str]:
     versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
-    return {**versions, "pid": str(os.getpid())}
+    return {**versions, "platform": "gpu" if torch.cuda.is_available() else "cpu", "pid": str(os.getpid())}
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import report
+from benchmarks.work import OWN_WEIGHTS
 from benchmarks.worker import SMALL_PAGES, Side, SideError
 
 SIDES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -51,7 +52,7 @@ def config_arguments(options: argparse.Namespace, others: list[str]) -> list[str
     wanted = [f"--config=configs/bench.py:size={options.size}", f"--config.batch_size={options.batch}"]
     if options.dtype:
         wanted += [f"--config.model.dtype={options.dtype}", f"--config.model.frozen_dtype={options.dtype}"]
-    return [*wanted, *others]
+    return [*wanted, *others, *([OWN_WEIGHTS] if options.own_weights else [])]
 
 
 def count(folder: Path) -> Counted:
@@ -83,10 +84,10 @@ def compare(options: argparse.Namespace, others: list[str]) -> None:
                 except SideError as error:
                     print(f"left out: {error}")
                     sides.pop(name).close()
-            if options.peer_batch in (0, options.batch):
-                check(losses)
+            if options.own_weights or options.peer_batch not in (0, options.batch):
+                print("the sides have other weights or batches, so losses are not compared")
             else:
-                print("the sides have other batches, so losses are not compared")
+                check(losses)
             rates = {name: side("matrix_rate", **_matrix(sides, options)) for name, side in sides.items()}
             found = report.in_turns(list(sides), options.rounds, lambda name: sides[name]("steps", count=options.steps))
             memory = {name: sides[name]("memory") for name in found}
@@ -118,7 +119,7 @@ def check(losses: dict[str, float]) -> None:
 
 
 def _matrix(sides: dict[str, Side], options: argparse.Namespace) -> dict[str, Any]:
-    platform = sides["ours"]("about")["platform"] if "ours" in sides else "cpu"
+    platform = next((side("about")["platform"] for side in sides.values()), "cpu")
     return {"size": MATRIX[platform], "dtype": options.dtype or ("bfloat16" if platform == "gpu" else "float32")}
 
 
@@ -185,6 +186,11 @@ def grow(options: argparse.Namespace, others: list[str]) -> None:
     report.table(rows)
 
 
+def add_own_weights(parser: argparse.ArgumentParser) -> None:
+    told = "each side draws its weights on its device: nothing is written and read, and nothing compared but time"
+    parser.add_argument(OWN_WEIGHTS, action="store_true", help=told)
+
+
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("small", "medium", "7b"), default="small")
@@ -194,6 +200,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--steps", type=int, default=3, help="per turn")
     parser.add_argument("--sides", default="ours,eager,compiled")
     parser.add_argument("--devices", type=int, default=0, help="in how many our side cuts a CPU; 0: one per core")
+    add_own_weights(parser)
     parser.add_argument("--peer_batch", type=int, default=0, help="default: --batch")
     parser.add_argument("--peer_checkpointing", action="store_true", help="the peer computes its layers again")
     parser.add_argument("--growth", action="store_true")

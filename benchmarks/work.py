@@ -1,9 +1,9 @@
 """What both sides of a comparison work on: sizes, weights and batches, written once into a folder that both read.
 
-    python benchmarks/work.py FOLDER --config configs/bench.py:size=small [--config.batch_size 8]
+    python benchmarks/work.py FOLDER --config configs/bench.py:size=small [--config.batch_size 8] [--own_weights]
 
-weights/N.npy and index.json (path -> N): float32, by our paths. batch.npz: one batch. spec.json: sizes, for a side
-without JAX.
+weights/N.npy and index.json (path -> N): float32, by our paths; none with --own_weights, where each side draws its own.
+batch.npz: one batch. spec.json: sizes, for a side without JAX.
 """
 
 import json
@@ -18,6 +18,7 @@ import numpy as np
 
 PROMPT = (35, 20)  # tokens before and after the image, as LLaMA's vocabulary has them
 END_ID, NUMBER_ID = 2, 30354
+OWN_WEIGHTS = "--own_weights"
 FORBIDDEN = ((313, 13), (313, 29871), (1723,))  # as LLaMA's vocabulary has them; for smaller ones, what they hold
 LEARNED_FROM = 0.9  # rows hold between this share of the batch's length and all of it
 
@@ -55,20 +56,36 @@ def images(count: int, size: int) -> np.ndarray:
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
-    """Path -> float32, mapped from the files."""
+    """Path -> float32, mapped from the files; nothing where each side draws its own."""
+    if not (folder / "index.json").exists():
+        return {}
     index = json.loads((folder / "index.json").read_text())
     return {path: np.load(folder / "weights" / f"{name}.npy", mmap_mode="r") for path, name in index.items()}
 
 
-def write(folder: Path, config: Any) -> None:
+def write(folder: Path, config: Any, *, has_weights: bool = True) -> None:
+    """The whole folder."""
+    from igllm_jax import config as configs
+
+    model = configs.model_config(config)
+    folder.mkdir(parents=True)
+    if has_weights:
+        write_weights(folder, model)
+    spec = {**asdict(model), "batch_size": config.batch_size, "frozen_dtype": config.model.frozen_dtype}
+    spec |= {"optim": config.optim.to_dict(), "tokens": config.data.max_length - model.vision.num_patches}
+    (folder / "spec.json").write_text(json.dumps(spec))
+    size = (config.batch_size, spec["tokens"], model.vision.image_size, model.decoder.vocab_size)
+    np.savez(folder / "batch.npz", **batch(*size))
+    (folder / "config.json").write_text(config.to_json())
+
+
+def write_weights(folder: Path, model: Any) -> None:
     """Weights as the model draws them; LoRA's B, which starts at 0, is drawn too, so that LoRA does something."""
     import jax
 
-    from igllm_jax import config as configs
     from igllm_jax.models.vlm import initialise
 
-    model = configs.model_config(config)
-    (folder / "weights").mkdir(parents=True)
+    (folder / "weights").mkdir()
     index = {}
     rng = np.random.default_rng(0)
     draw = jax.jit(lambda: initialise(model, 0), compiler_options={"xla_backend_optimization_level": "0"})
@@ -79,19 +96,14 @@ def write(folder: Path, config: Any) -> None:
         np.save(folder / "weights" / f"{number}.npy", array)
         index[path] = number
     (folder / "index.json").write_text(json.dumps(index))
-    spec = {**asdict(model), "batch_size": config.batch_size, "frozen_dtype": config.model.frozen_dtype}
-    spec |= {"optim": config.optim.to_dict(), "tokens": config.data.max_length - model.vision.num_patches}
-    (folder / "spec.json").write_text(json.dumps(spec))
-    size = (config.batch_size, spec["tokens"], model.vision.image_size, model.decoder.vocab_size)
-    np.savez(folder / "batch.npz", **batch(*size))
-    (folder / "config.json").write_text(config.to_json())
 
 
 def main() -> None:
     from igllm_jax import config as configs
 
-    config, others = configs.load(sys.argv[1:])
-    write(Path(others[0]), config)
+    words = [word for word in sys.argv[1:] if word != OWN_WEIGHTS]
+    config, others = configs.load(words)
+    write(Path(others[0]), config, has_weights=OWN_WEIGHTS not in sys.argv)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,16 @@ def test_our_side_trains_and_decodes(tmp_path):
     assert answers.shape == (8, 5) and not (answers == work.END_ID).any()
 
 
+def test_our_side_draws_its_own_weights_where_the_folder_has_none(tmp_path):
+    work.write(tmp_path / "work", smaller(), has_weights=False)
+    side = Ours(tmp_path / "work")
+    assert not work.read_weights(side.folder)
+    assembly = side.assemble()
+    drawn = side.read({**assembly.frozen, **assembly.trainable})
+    assert all(np.isfinite(value).all() for value in drawn.values())
+    assert np.std(drawn["decoder/layers/q/kernel"]) > 0.1
+
+
 def test_turns_alternate_and_a_side_that_fails_is_left_out(capsys):
     from benchmarks.worker import SideError
 

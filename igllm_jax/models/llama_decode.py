@@ -172,9 +172,9 @@ def _weighted_sum(weights: Float[Array, "b g r s"], values: Float[Array, "_ g s 
     return _product("bgrs,bgsk->bgrk", weights.astype(values.dtype), values)
 
 
-def _product(spec: str, x: jax.Array, y: jax.Array) -> Float[Array, "b g r _"]:
-    """einsum in float32; where all rows share y, it is read once."""
-    if len(y) < len(x):
-        first, rest = spec.split(",b")
-        spec, y = f"{first},{rest}", y[0]
-    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+def _product(spec: str, x: Float[Array, "b g r _"], y: Float[Array, "_ g s k"]) -> Float[Array, "b g r _"]:
+    """einsum, summed in float32; where all rows share y, it is read once."""
+    if len(y) == len(x):
+        return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+    # a CPU multiplies bfloat16 in some orders of axes only
+    return jnp.einsum(spec.replace(",b", ","), x.astype(jnp.float32), y[0].astype(jnp.float32))
