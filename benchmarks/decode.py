@@ -5,8 +5,7 @@
 Ways of PyTorch: `generate` with a dynamic and with a static cache, a compiled loop over a static cache, each in one
 batch; and the reference's procedure, one image at a time with a second pass for the numbers. The end token is
 forbidden, so that every answer has as many tokens. Figures hold preprocessing of uint8 images, vision tower and
-prefill. A turn is two batches in a row, the second timed: a process that has rested for the others' turns is up to a
-fifth slower at first, and who decodes many images never rests.
+prefill. A turn is two batches in a row, the second timed: see report.in_turns.
 """
 
 import argparse

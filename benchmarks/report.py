@@ -68,7 +68,12 @@ def sides(scripts: Mapping[str, tuple[str, Sequence[str]]]) -> Iterator[dict[str
 
 
 def in_turns(names: Sequence[str], rounds: int, once: Callable[[str], Any]) -> dict[str, list[Any]]:
-    """`once(name)` for A B A B ..., a second apart; a side that fails is said and left out."""
+    """`once(name)` for A B A B ..., a second apart; a side that fails is said and left out.
+
+    Who trains or decodes never rests, but a side does while the others have their turn, and is slower at first: its
+    memory has gone back to the kernel, and from a virtual machine to its host. Where that counts, `once` does the work
+    once before it measures it.
+    """
     found: dict[str, list[Any]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in [name for name in names if name in found]:

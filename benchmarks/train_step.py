@@ -4,9 +4,10 @@
     python benchmarks/train_step.py --growth
 
 The peer is transformers' CLIP and LLaMA, peft's LoRA, the float head and AdamW in three groups, eager and compiled; the
-better one counts, also without huge pages (`--sides ours,eager,eager-4k,compiled,compiled-4k`). A turn is --steps steps
-in a row, as training has them. Dropout is on while steps are timed and off where losses are compared. Other config
-values may be given as --config.KEY=VALUE. --growth: our side alone, over batch, tokens and depth.
+better one counts, also without huge pages (`--sides ours,eager,eager-4k,compiled,compiled-4k`). A turn is one step that
+is not timed and --steps that are, in a row, as training has them: see report.in_turns. Dropout is on while steps are
+timed and off where losses are compared. Other config values may be given as --config.KEY=VALUE. --growth: our side
+alone, over batch, tokens and depth.
 """
 
 import argparse
@@ -89,7 +90,7 @@ def compare(options: argparse.Namespace, others: list[str]) -> None:
             else:
                 check(losses)
             rates = {name: side("matrix_rate", **_matrix(sides, options)) for name, side in sides.items()}
-            found = report.in_turns(list(sides), options.rounds, lambda name: sides[name]("steps", count=options.steps))
+            found = report.in_turns(list(sides), options.rounds, lambda name: turn(sides[name], options.steps))
             memory = {name: sides[name]("memory") for name in found}
     show(found, memory, rates, counted, options.peer_batch or options.batch)
 
@@ -108,6 +109,12 @@ def prepare(side: Side, arguments: dict[str, Any]) -> float:
     side("steps", count=1)
     print(f"{side.name}: loss {loss:.6f}; first step {first['seconds']:.1f} s", flush=True)
     return loss
+
+
+def turn(side: Side, steps: int) -> dict[str, float]:
+    """Seconds of a step, the mean of `steps`."""
+    side("steps", count=1)
+    return side("steps", count=steps)
 
 
 def check(losses: dict[str, float]) -> None:
