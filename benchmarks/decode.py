@@ -1,11 +1,16 @@
 """Decoding beside PyTorch's: same images, weights and answers, in turns, each way in its own process.
 
     python benchmarks/decode.py --size small [--images 16] [--new_tokens 96] [--dtype float32] [--rounds 5]
+    python benchmarks/decode.py --run WORKDIR --pictures IMAGES
 
-Ways of PyTorch: `generate` with a dynamic and with a static cache, a compiled loop over a static cache, each in one
-batch; and the reference's procedure, one image at a time with a second pass for the numbers. The end token is
-forbidden, so that every answer has as many tokens. Figures hold preprocessing of uint8 images, vision tower and
-prefill. A turn is two batches in a row, the second timed: see report.in_turns.
+Ways of ours: with guesses of the next tokens ("ours", as `igllm generate` has them) and without ("unguessed"). Ways of
+PyTorch: `generate` with a dynamic and with a static cache, a compiled loop over a static cache, each in one batch; and
+the reference's procedure, one image at a time with a second pass for the numbers. The end token is forbidden, so that
+every answer has as many tokens. Figures hold preprocessing of uint8 images, vision tower and prefill. A turn is two
+batches in a row of other images, the second timed (see report.in_turns): that is all that guesses are made from.
+
+--run: real scene code, by a run with LLaMA's tokenizer, of IMAGES (a tar or a folder of two batches). Without it
+weights, images and so answers are random, and there is nothing to guess.
 """
 
 import argparse
@@ -21,20 +26,27 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.train_step import add_own_weights, config_arguments, side_arguments
+from benchmarks.work import NUMBER_ID
 from benchmarks.worker import Side, SideError
+from igllm_jax.generate import NUM_DRAFTS
 
-WAYS = ("ours", "reference", "dynamic", "static", "compiled")
+OURS = {"ours": NUM_DRAFTS, "unguessed": 0}
+WAYS = (*OURS, "reference", "dynamic", "static", "compiled")
 NUMBERS_CLOSE = 1e-3
 MOST = 0.75  # of the answers: with random weights two tokens are now and then equally likely to the last digit
 
 
 def run(options: argparse.Namespace, others: list[str]) -> None:
     names = options.sides.split(",")
-    report.heading(f"decoding, {options.size}, {options.images} images x {options.new_tokens} tokens")
-    with report.work_folder(config_arguments(options, others)) as folder:
-        number_id = -1 if options.own_weights else likely_token(folder, options)
-        arguments = {name: side_arguments(name, folder, options.images, options) for name in names}
-        scripts = {n: ("ours.py" if n == "ours" else "peer_decode.py", words) for n, words in arguments.items()}
+    what = f"the run {options.run}" if options.run else options.size
+    report.heading(f"decoding, {what}, {options.images} images x {options.new_tokens} tokens")
+    from_run = ["--run", options.run, "--pictures", options.pictures]
+    with report.work_folder(from_run if options.run else config_arguments(options, others)) as folder:
+        number_id = NUMBER_ID if options.run else -1 if options.own_weights else likely_token(folder, options)
+        scripts = {}
+        for name in names:
+            words = side_arguments("ours" if name in OURS else name, folder, options.images, options)
+            scripts[name] = "ours.py" if name in OURS else "peer_decode.py", words
         with report.sides(scripts) as sides:
             answers = {}
             for name in list(sides):
@@ -45,10 +57,16 @@ def run(options: argparse.Namespace, others: list[str]) -> None:
                     sides.pop(name).close()
             if not options.own_weights:
                 compare(answers, exact=options.dtype != "bfloat16")
+            if options.run:
+                print(f"an answer begins with {answers[names[0]]['tokens'][0][:24]}")
             found = report.in_turns(list(sides), options.rounds, lambda name: turn(sides[name]))
             memory = {name: sides[name]("memory") for name in found}
-            if "ours" in found:
-                floor(folder, sides["ours"], statistics.median(turn["seconds"] for turn in found["ours"]), options)
+            for name in [name for name in OURS if name in found]:
+                steps = statistics.median(turn["steps"] for turn in found[name])
+                print(f"{name}: {steps:.0f} steps for {options.new_tokens} tokens")
+            if "unguessed" in found:
+                seconds = statistics.median(turn["seconds"] for turn in found["unguessed"])
+                floor(folder, sides["unguessed"], seconds, options)
     show({name: [turn["seconds"] for turn in turns] for name, turns in found.items()}, memory, options)
 
 
@@ -56,36 +74,35 @@ def likely_token(folder: Path, options: argparse.Namespace) -> int:
     """A token that random weights do write, to stand for the float token, so that numbers are read and compared."""
     with report.sides({"ours": ("ours.py", [str(folder)])}) as sides:
         sides["ours"]("set_up_decoding", images=2, new_tokens=min(8, options.new_tokens), number_id=-1)
-        tokens = sides["ours"]("decode")["tokens"]
+        tokens = sides["ours"]("decode", batch=0)["tokens"]
     return Counter(token for row in tokens for token in row).most_common(1)[0][0]
 
 
 def prepare(side: Side, options: argparse.Namespace, number_id: int) -> dict[str, Any]:
-    way = {} if side.name == "ours" else {"way": side.name}
+    way = {"num_drafts": OURS[side.name]} if side.name in OURS else {"way": side.name}
     side("set_up_decoding", images=options.images, new_tokens=options.new_tokens, number_id=number_id, **way)
-    found = side("decode")
+    found = side("decode", batch=0)
     print(f"{side.name}: first time {found['seconds']:.1f} s", flush=True)
     return found
 
 
 def turn(side: Side) -> dict[str, Any]:
     """The second of two batches in a row."""
-    side("decode")
-    return side("decode")
+    side("decode", batch=0)
+    return side("decode", batch=1)
 
 
 def compare(answers: dict[str, dict[str, Any]], *, exact: bool) -> None:
-    """Says how many answers equal ours. Where most must (exact) and do not, the run ends."""
-    if "ours" not in answers:
-        return
-    ours = np.array(answers["ours"]["tokens"]), np.array(answers["ours"]["numbers"])
+    """Says how many answers equal the first side's. Where most must (exact) and do not, the run ends."""
+    first = next(iter(answers))
+    ours = np.array(answers[first]["tokens"]), np.array(answers[first]["numbers"])
     for name, found in answers.items():
         tokens, numbers = np.array(found["tokens"]), np.array(found["numbers"])
         is_same = np.all(tokens == ours[0], axis=1)
         difference = float(np.abs(numbers - ours[1])[is_same].max(initial=0.0))
+        count = int((ours[1] != 0).sum())
         print(
-            f"{name}: {is_same.sum()} of {len(is_same)} answers equal ours, {int((ours[1] != 0).sum())} numbers "
-            f"within {difference:.1e}"
+            f"{name}: {is_same.sum()} of {len(is_same)} answers as {first}'s, {count} numbers within {difference:.1e}"
         )
         if exact and (is_same.mean() < MOST or difference > NUMBERS_CLOSE):
             sys.exit(f"{name} writes other answers: not the same work")
@@ -126,16 +143,15 @@ def show(seconds: dict[str, list[float]], memory: dict[str, dict[str, float]], o
         row["tokens/s"] = f"{options.images * options.new_tokens / median:.4g}"
         rows.append(row | {"peak RSS MiB": f"{memory[name]['ever']:.0f}"})
     report.table(rows)
-    if "ours" not in seconds:
-        return
-    for name in [name for name in seconds if name != "ours"]:
-        pairs = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds[name], strict=True)]
-        print(f"{name} / ours, pair by pair: {report.spread(pairs)}")
-    batched = [name for name in seconds if name not in ("ours", "reference")]
-    for what, chosen in (("the reference's procedure", ["reference"]), ("the best batched PyTorch", batched)):
-        known = [statistics.median(seconds[name]) for name in chosen if name in seconds]
-        if known:
-            print(f"ours against {what}: {min(known) / statistics.median(seconds['ours']):.2f} times the images/s")
+    for way in [name for name in OURS if name in seconds]:
+        for name in [name for name in seconds if name not in OURS]:
+            pairs = [theirs / ours for ours, theirs in zip(seconds[way], seconds[name], strict=True)]
+            print(f"{name} / {way}, pair by pair: {report.spread(pairs)}")
+        batched = [name for name in seconds if name not in (*OURS, "reference")]
+        for what, chosen in (("the reference's procedure", ["reference"]), ("the best batched PyTorch", batched)):
+            known = [statistics.median(seconds[name]) for name in chosen if name in seconds]
+            if known:
+                print(f"{way} against {what}: {min(known) / statistics.median(seconds[way]):.2f} times the images/s")
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -146,10 +162,15 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sides", default=",".join(WAYS))
+    parser.add_argument("--run", help="the folder of a run that wrote checkpoints")
+    parser.add_argument("--pictures", help="with --run: images, at least two batches of them")
     parser.add_argument("--devices", type=int, default=0, help="in how many our side cuts a CPU; 0: one per core")
     add_own_weights(parser)
     parser.set_defaults(batch=1)
-    return parser.parse_known_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    if bool(options.run) != bool(options.pictures):
+        parser.error("--run and --pictures go together")
+    return options, others
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from igllm_jax import config as configs
 from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.decode import DecodeOptions
+from igllm_jax.drafts import empty
 from igllm_jax.generate import decode_layout, programs
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import initialise
@@ -60,9 +61,10 @@ class Ours:
 
     # decoding
 
-    def set_up_decoding(self, images: int, new_tokens: int, number_id: int) -> dict[str, Any]:
+    def set_up_decoding(self, images: int, new_tokens: int, number_id: int, num_drafts: int = 0) -> dict[str, Any]:
         """Merges LoRA, cuts the weights over all devices (or as many as the heads divide), compiles; returns seconds of
         compiling."""
+        self.count, self.num_drafts = images, num_drafts
         assembly = self.assemble()
         layout = decode_layout(self.model, Layout.of("decode", make_mesh({"data": 1, "fsdp": -1, "tensor": 1})))
         rows = np.load(self.folder / "batch.npz")
@@ -70,19 +72,36 @@ class Ours:
         prompt = [int(token) for token in rows["tokens"][0, : sum(work.PROMPT)]]
         before, after = prompt[: work.PROMPT[0]], prompt[work.PROMPT[0] :]
         forbidden = (*work.forbidden(vocab), (work.END_ID,))  # without an end every row has the same number of tokens
-        wanted = DecodeOptions(tuple(before), tuple(after), new_tokens, work.END_ID, number_id, vocab, forbidden)
+        wanted = DecodeOptions(
+            tuple(before), tuple(after), new_tokens, work.END_ID, number_id, vocab, forbidden, num_drafts
+        )
         merge, decode = programs(self.model, wanted, layout)
         prepared = merge(self.read({**assembly.frozen, **assembly.trainable}))
-        pictures = work.images(images, self.model.vision.image_size)
-        self.images = layout.place((pictures, np.ones(images, bool)), images)
-        lowered = decode.lower(prepared, *self.images)
-        compiled, spent = timed(lowered.compile)
+        self.place = partial(layout.place, batch_size=images)
+        self.start = jax.device_put(empty(), layout.replicated())
+        compiled, spent = timed(decode.lower(prepared, *self.pictures(0), *self.known(0)).compile)
         self.decoder = partial(compiled, prepared)
         return spent
 
-    def decode(self) -> dict[str, Any]:
-        found, spent = timed(lambda: jax.device_get(self.decoder(*self.images)))
-        return {**spent, "tokens": found.tokens.tolist(), "numbers": found.numbers.tolist()}
+    def pictures(self, batch: int) -> Any:
+        return self.place((work.images(self.folder, self.count, batch), np.ones(self.count, bool)))
+
+    def known(self, batch: int) -> tuple[jax.Array, ...]:
+        """What guesses come from: for the first batch nothing, for another what the one before it left."""
+        if not self.num_drafts:
+            return ()
+        return (self.start if batch == 0 else self.table,)
+
+    def decode(self, batch: int) -> dict[str, Any]:
+        arguments = (*self.pictures(batch), *self.known(batch))
+
+        def run() -> Any:
+            found = self.decoder(*arguments)
+            return found, jax.device_get((found.tokens, found.numbers))
+
+        (found, (tokens, numbers)), spent = timed(run)
+        self.table = found.table
+        return {**spent, "tokens": tokens.tolist(), "numbers": numbers.tolist(), "steps": int(found.num_steps)}
 
     # training
 

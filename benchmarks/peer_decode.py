@@ -46,20 +46,22 @@ class Decoding:
         if spec["dtype"] == "bfloat16":
             for part in (self.model.vision, self.model.decoder, self.model.projector):
                 part.to(torch.bfloat16)
-        self.images = torch.from_numpy(work.images(images, spec["vision"]["image_size"])).to(here)
+        self.count = images
         prompt = np.load(self.folder / "batch.npz")["tokens"][:1, : sum(work.PROMPT)]
         self.prompt = torch.from_numpy(prompt).long().to(here)
         self.forbidden = [list(sequence) for sequence in work.forbidden(spec["decoder"]["vocab_size"])]
         if way == "compiled":
             self.token_step = torch.compile(self._token_step)
 
-    def decode(self) -> dict[str, Any]:
+    def decode(self, batch: int) -> dict[str, Any]:
+        images = torch.from_numpy(work.images(self.folder, self.count, batch)).to(device())
+
         def run() -> tuple[torch.Tensor, torch.Tensor]:
             with torch.no_grad():
                 if self.way == "reference":
-                    rows = [self._with_second_pass(image[None]) for image in self.images]
+                    rows = [self._with_second_pass(image[None]) for image in images]
                     return torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
-                embedded = self.model.embed(self.images, self.prompt.expand(len(self.images), -1))
+                embedded = self.model.embed(images, self.prompt.expand(len(images), -1))
                 return self._loop(embedded) if self.way == "compiled" else self._generate(embedded)
 
         (tokens, numbers), spent = timed(run)

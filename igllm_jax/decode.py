@@ -1,14 +1,20 @@
-"""Greedy decoding: one prefill, one compiled loop, numbers read from the hidden state that chose their token."""
+"""Greedy decoding: one prefill, one compiled loop, numbers read from the hidden state that chose their token.
+
+A step of the loop reads the weights once. It takes every row's last token and guesses of the tokens after it (see
+drafts.py), and writes one token more than it finds guesses right.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from igllm_jax import drafts
 from igllm_jax.models import axes, lora
 from igllm_jax.models.llama import rotations
 from igllm_jax.models.llama_decode import Cache, DecodeLayer
@@ -18,7 +24,7 @@ from igllm_jax.models.vlm import VLM, VLMConfig, skeleton
 NO_LORA = lora.LoRAConfig(rank=0, alpha=1.0, dropout=0.0, dropout_kind="hash")
 STACK = "decoder/layers/"
 EMBEDDING, HEAD = "decoder/embedding", "decoder/head/kernel"
-MOST_PIECES, LEAST_PIECE = 4, 32  # of the loop, in steps
+MOST_PIECES, LEAST_PIECE = 4, 32  # of the loop, in tokens
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,8 @@ class DecodeOptions:
     """before, after: token ids of the prompt before (at least the start token) and after the image. forbidden: id
     sequences never written.
 
-    vocab_size: of the tokenizer; ids from there on (a padded vocabulary) are never written.
+    vocab_size: of the tokenizer; ids from there on (a padded vocabulary) are never written. num_drafts: tokens guessed
+    a step.
     """
 
     before: tuple[int, ...]
@@ -36,6 +43,7 @@ class DecodeOptions:
     number_id: int
     vocab_size: int
     forbidden: tuple[tuple[int, ...], ...]
+    num_drafts: int = 0
 
 
 @jax.tree_util.register_dataclass
@@ -43,11 +51,14 @@ class DecodeOptions:
 class Decoded:
     """tokens: int32 [B, N], the end token and what follows it filled with the end token. numbers: float32 [B, N],
     the float head's reading where the token is the float token, 0 elsewhere. lengths: int32 [B], tokens before the end
-    (N where the end never came)."""
+    (N where the end never came). num_steps: int32 [], passes over the weights after the prefill. table: what the next
+    batch guesses from, see drafts.py; None without guesses."""
 
     tokens: jax.Array
     numbers: jax.Array
     lengths: jax.Array
+    num_steps: jax.Array
+    table: jax.Array | None
 
 
 @dataclass(frozen=True)
@@ -100,23 +111,30 @@ def prepare(params: Mapping[str, Any], config: VLMConfig, dtype: jnp.dtype | Non
     return {"rest": {p: laid_out(p, v) for p, v in merged.items() if not p.startswith(STACK)}, "layers": layers}
 
 
-def make_decode(
-    config: VLMConfig, options: DecodeOptions, placer: axes.Placer | None = None
-) -> Callable[[dict[str, Any], jax.Array, jax.Array], Decoded]:
-    """The decoder, to be jitted once: (what `prepare` made, images [B, S, S, 3], is_used [B]) -> Decoded.
+def make_decode(config: VLMConfig, options: DecodeOptions, placer: axes.Placer | None = None) -> Callable[..., Decoded]:
+    """The decoder, to be jitted once: (what `prepare` made, images [B, S, S, 3], is_used [B], table) -> Decoded.
 
     Every row has the same prompt, so no row is padded, a batch decodes exactly as its rows would one by one, and what
     stands before the image is computed and kept once for all of them.
-    is_used: False for rows that only fill the batch; they are done at once.
+    is_used: False for rows that only fill the batch; they are done at once. table: to guess from (default: an empty
+    one), of use with options.num_drafts alone.
     """
     parts = Parts.of(config)
 
-    def decode(params: dict[str, Any], images: UInt8[Array, "b s s 3"], is_used: Bool[Array, "b"]) -> Decoded:
+    def decode(
+        params: dict[str, Any],
+        images: UInt8[Array, "b s s 3"],
+        is_used: Bool[Array, "b"],
+        table: Int[Array, "c e"] | None = None,
+    ) -> Decoded:
         with axes.placing(placer):
             rest = dict(params["rest"])
             head = rest.pop(HEAD, rest[EMBEDDING])
             layers = [parts.layer.build(layer) for layer in params["layers"]]
-            return _decode(parts.rest.build(rest), layers, head, images, is_used, options)
+            known = None
+            if options.num_drafts:
+                known = jnp.asarray(drafts.empty() if table is None else table)
+            return _decode(parts.rest.build(rest), layers, head, images, is_used, known, options)
 
     return decode
 
@@ -124,12 +142,14 @@ def make_decode(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Loop:
-    count: jax.Array  # tokens written so far
+    num_steps: jax.Array
+    counts: jax.Array  # [B] tokens written so far
     caches: tuple[Cache, ...]
     tokens: jax.Array
     numbers: jax.Array
     recent: jax.Array  # [B, M] the last tokens written, newest last
     is_done: jax.Array
+    table: jax.Array | None
 
 
 def _decode(
@@ -138,85 +158,110 @@ def _decode(
     head: jax.Array,
     images: jax.Array,
     is_used: jax.Array,
+    table: jax.Array | None,
     options: DecodeOptions,
 ) -> Decoded:
     batch, dtype = images.shape[0], jnp.dtype(model.config.dtype)
-    decoder = model.decoder
+    decoder, most, num_drafts = model.decoder, options.max_new_tokens, options.num_drafts
     shared_x = decoder.embed(jnp.array([options.before], jnp.int32), dtype)
     x = model.embed(images, jnp.tile(jnp.array(options.after, jnp.int32), (batch, 1)), image_offset=0)
     num_shared, num_own = shared_x.shape[1], x.shape[1]
-    start = num_shared + num_own
-    pieces = _pieces(options.max_new_tokens - 1)
-    positions = start - 1 + jnp.arange(options.max_new_tokens)
+    positions = num_shared + num_own - 1 + jnp.arange(most + num_drafts)
     cos, sin = rotations(positions, decoder.config.head_width, decoder.config.rope_theta)
-    past: list[list[Cache]] = []
-    caches = []
+    stops = _stops(most - 1)
+    shared, caches = [], []
     for number, layer in enumerate(layers, 1):
-        shared_x, shared = layer.prefill(shared_x, num_shared)
+        shared_x, before = layer.prefill(shared_x, num_shared)
+        length = num_own + stops[0] + num_drafts
         if number < len(layers):
-            x, cache = layer.prefill(x, num_own + pieces[0], shared)
+            x, cache = layer.prefill(x, length, before)
         else:
-            x, cache = layer.prefill_last(x, num_own + pieces[0], shared, (cos[0], sin[0]))
-        past.append([shared])
+            x, cache = layer.prefill_last(x, length, before, (cos[:1], sin[:1]))
+        shared.append(before)
         caches.append(cache)
     head = axes.weight(head.astype(dtype), "vocab", "embed")
 
-    def write(loop: _Loop, x: Float[Array, "d b"]) -> _Loop:
+    def write(loop: _Loop, x: Float[Array, "d _"], guesses: Int[Array, "b n"]) -> _Loop:
+        """Chooses the token after each column of x and keeps those whose columns stand on what was kept."""
         state = decoder.final_norm(x, axis=0)
         logits = jnp.einsum("vd,db->vb", head, state, preferred_element_type=jnp.float32)
-        token = _likeliest(jnp.where(_is_allowed(loop.recent, logits.shape[0], options), logits, -jnp.inf))
-        token = jnp.where(loop.is_done, options.end_id, token)
+        width, memory = guesses.shape[1] + 1, loop.recent.shape[1]
+        window = jnp.concatenate([loop.recent, guesses], axis=1)
+        recent = jnp.stack([window[:, i : i + memory] for i in range(width)], axis=1).reshape(-1, memory)
+        token = _likeliest(jnp.where(_is_allowed(recent, logits.shape[0], options), logits, -jnp.inf))
         number = jnp.where(token == options.number_id, model.numbers(state.T), 0.0)
+        token, number = (z.reshape(batch, width) for z in (token, number))
+        is_kept = jnp.cumprod(jnp.pad(guesses == token[:, :-1], ((0, 0), (1, 0)), constant_values=True), axis=1) > 0
+        is_end = token == options.end_id
+        is_kept &= (jnp.cumsum(is_end, axis=1) - is_end == 0) & ~loop.is_done[:, None]
+        is_kept &= loop.counts[:, None] + jnp.arange(width) < most
+        counts = loop.counts + jnp.sum(is_kept, axis=1)
+        newest = (counts - loop.counts)[:, None] + jnp.arange(memory)
+        known = loop.table
+        if known is not None:
+            known = axes.activation(drafts.learn(known, recent, token.ravel(), is_kept.ravel()), None, None)
         return replace(
             loop,
-            count=loop.count + 1,
-            tokens=jax.lax.dynamic_update_slice(loop.tokens, token[:, None], (0, loop.count)),
-            numbers=jax.lax.dynamic_update_slice(loop.numbers, number[:, None], (0, loop.count)),
-            recent=jnp.concatenate([loop.recent[:, 1:], token[:, None]], axis=1),
-            is_done=loop.is_done | (token == options.end_id),
+            counts=counts,
+            tokens=_put(loop.tokens, token, loop.counts),
+            numbers=_put(loop.numbers, number, loop.counts),
+            recent=jnp.take_along_axis(jnp.concatenate([loop.recent, token], axis=1), newest, axis=1),
+            is_done=loop.is_done | jnp.any(is_kept & is_end, axis=1) | (counts >= most),
+            table=known,
         )
 
-    def step(loop: _Loop, past: list[list[Cache]], first: int) -> _Loop:
-        """Reads the last token, writes the next. first: where loop.caches begin, counted from the prompt's end."""
-        x = decoder.embed(loop.recent[:, -1:], dtype)[:, 0].T
-        rotation = cos[loop.count], sin[loop.count]
+    def step(loop: _Loop) -> _Loop:
+        """Reads the last token and guesses of the next, writes what comes after them."""
+        guesses = jnp.zeros((batch, 0), jnp.int32)
+        counts = loop.num_steps + 1  # where nothing is guessed, the rows that go on are equally far
+        if loop.table is not None:
+            guesses, counts = drafts.guess(loop.table, loop.recent, num_drafts), loop.counts
+        read = jnp.concatenate([loop.recent[:, -1:], jnp.maximum(guesses, 0)], axis=1)
+        x = decoder.embed(read, dtype).reshape(read.size, -1).T
+        places = counts[..., None] + jnp.arange(num_drafts + 1)
         caches = []
-        for layer, own, cache in zip(layers, past, loop.caches, strict=True):
-            x, cache = layer.step(x, rotation, own, cache, loop.count - 1 - first)
+        for layer, before, cache in zip(layers, shared, loop.caches, strict=True):
+            x, cache = layer.step(x, (cos[places], sin[places]), before, cache, num_own - 1 + counts)
             caches.append(cache)
-        return write(replace(loop, caches=tuple(caches)), x)
+        return write(replace(loop, num_steps=loop.num_steps + 1, caches=tuple(caches)), x, guesses)
 
     def goes_on(loop: _Loop, stop: int) -> jax.Array:
-        return (loop.count <= stop) & ~jnp.all(loop.is_done)
+        farthest = jnp.max(jnp.where(loop.is_done, 0, loop.counts))
+        return (farthest > 0) & (farthest <= stop)
 
     memory = max((len(sequence) - 1 for sequence in options.forbidden), default=0)
-    shape = (batch, options.max_new_tokens)
+    shape = (batch, most + num_drafts + 1)
     loop = _Loop(
-        count=jnp.zeros((), jnp.int32),
+        num_steps=jnp.zeros((), jnp.int32),
+        counts=jnp.zeros(batch, jnp.int32),
         caches=tuple(caches),
-        tokens=jnp.full(shape, options.end_id, jnp.int32),
+        tokens=jnp.zeros(shape, jnp.int32),
         numbers=jnp.zeros(shape, jnp.float32),
-        recent=jnp.full((batch, max(memory, 1)), -1, jnp.int32),
+        recent=jnp.full((batch, max(memory, drafts.LONGEST if num_drafts else 1)), -1, jnp.int32),
         is_done=~is_used,
+        table=table,
     )
-    loop = write(loop, x)
-    first, stop = -num_own, 0
-    for piece, length in enumerate(pieces):
-        if piece > 0:
-            past = [[*own, cache] for own, cache in zip(past, loop.caches, strict=True)]
-            loop = replace(loop, caches=tuple(Cache.empty(cache, length) for cache in loop.caches))
-            first = stop
-        stop += length
-        loop = jax.lax.while_loop(partial(goes_on, stop=stop), partial(step, past=past, first=first), loop)
-    lengths = jnp.sum(jnp.cumsum(loop.tokens == options.end_id, axis=1) == 0, axis=1)
-    return Decoded(loop.tokens, loop.numbers, lengths)
+    loop = write(loop, x, jnp.zeros((batch, 0), jnp.int32))
+    for stop in stops:
+        length = num_own + stop + num_drafts
+        loop = replace(loop, caches=tuple(cache.grown(length) for cache in loop.caches))
+        loop = jax.lax.while_loop(partial(goes_on, stop=stop), step, loop)
+    is_written = jnp.arange(most) < loop.counts[:, None]
+    tokens = jnp.where(is_written, loop.tokens[:, :most], options.end_id)
+    lengths = jnp.sum(is_written & (tokens != options.end_id), axis=1)
+    return Decoded(tokens, jnp.where(is_written, loop.numbers[:, :most], 0.0), lengths, loop.num_steps, loop.table)
 
 
-def _pieces(steps: int) -> list[int]:
-    """Cuts the loop: every piece has its own caches, so that no step reads positions beyond the end of its piece, and
+def _stops(steps: int) -> list[int]:
+    """Where the loop ends for its caches to grow: no step reads positions far beyond the longest answer so far, and
     what an early end leaves over is never read. Every piece compiles its own loop, so they are few."""
     size = max(LEAST_PIECE, -(-steps // MOST_PIECES))
-    return [min(size, steps - start) for start in range(0, steps, size)] or [0]
+    return list(accumulate(min(size, steps - start) for start in range(0, steps, size))) or [0]
+
+
+def _put(rows: Array, new: Array, starts: Int[Array, "b"]) -> Array:
+    """Every row of `new` into its row of `rows`, from its start on."""
+    return jax.vmap(lambda row, part, start: jax.lax.dynamic_update_slice(row, part, (start,)))(rows, new, starts)
 
 
 def _is_allowed(recent: Int[Array, "b m"], vocab_size: int, options: DecodeOptions) -> Bool[Array, "v b"]:

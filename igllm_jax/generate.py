@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from igllm_jax import checkpoint, distributed, progress
+from igllm_jax import checkpoint, distributed, drafts, progress
 from igllm_jax import config as configs
 from igllm_jax.assemble import Assembly
 from igllm_jax.data import images as image_files
@@ -29,6 +29,7 @@ from igllm_jax.scene.tasks import find_task
 from igllm_jax.sharding import Layout, make_mesh
 
 NO_TOKEN = -1  # of a vocabulary that needs no float token, where numbers are text
+NUM_DRAFTS = 3  # tokens guessed a step: see BENCHMARKS.md
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def programs(model: VLMConfig, options: DecodeOptions, layout: Layout) -> tuple[
 class Writer:
     """Writes answers for batches of images; compiled once.
 
-    layout: from decode_layout. Every process gives its own rows of a batch, and gets all answers.
+    layout: from decode_layout. Every process gives its own rows of a batch, and gets all answers. num_drafts: tokens
+    guessed a step, from what was written so far.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class Writer:
         options: pipeline.DataOptions,
         max_new_tokens: int,
         layout: Layout,
+        num_drafts: int = NUM_DRAFTS,
     ):
         self.layout = layout
+        self.known = (put(drafts.empty(), layout.replicated()),) if num_drafts else ()
         before, after = pipeline.prompt_tokens(options, tokenizer)
         self.tokenizer, self.has_head = tokenizer, model.head != "none"
         self.options = DecodeOptions(
@@ -92,6 +96,7 @@ class Writer:
             number_id=tokenizer.float_id if self.has_head else NO_TOKEN,
             vocab_size=tokenizer.vocab_size,
             forbidden=(*tokenizer.forbidden_sequences(), *tokenizer.float_token_in_bytes()),
+            num_drafts=num_drafts,
         )
         self.prepare, self.decode = programs(model, self.options, layout)
 
@@ -106,7 +111,10 @@ class Writer:
         images: uint8 [R, S, S, 3], those of the R rows of the global batch that `layout.rows(batch_size)` names.
         """
         is_used = np.asarray(self.layout.rows(batch_size)) < count
-        decoded = jax.device_get(self.decode(prepared, *self.layout.place((images, is_used), batch_size)))
+        found = self.decode(prepared, *self.layout.place((images, is_used), batch_size), *self.known)
+        if self.known:
+            self.known = (found.table,)
+        decoded = jax.device_get(replace(found, table=None))
         return [self._answer(decoded.tokens[r], decoded.numbers[r], int(decoded.lengths[r])) for r in range(count)]
 
     def _answer(self, tokens: np.ndarray, numbers: np.ndarray, length: int) -> Answer:
@@ -217,15 +225,17 @@ def predict(
     limit: int,
     max_new_tokens: int,
     layout: Layout | None = None,
+    num_drafts: int = NUM_DRAFTS,
     stops: Callable[[], bool] = distributed.never,
 ) -> dict[str, Answer]:
     """Image name -> answer, for the first `limit` images (0: all) of an image source, with progress on stderr.
 
     layout: where `trained` lives (default: one device). batch_size is rounded up to what it can cut evenly.
+    num_drafts: see Writer.
     stops: asked before each batch. Raises: Stopped where it says so.
     """
     layout = one_device() if layout is None else layout
-    writer = Writer(trained.model, trained.tokenizer, trained.data, max_new_tokens, layout)
+    writer = Writer(trained.model, trained.tokenizer, trained.data, max_new_tokens, layout, num_drafts)
     prepared = writer.prepare(trained.params)
     size = writer.batch_size(batch_size)
     count = min(len(source), limit or len(source))
@@ -251,6 +261,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--limit", type=int, default=0, help="only the first N images")
     parser.add_argument("--max_new_tokens", type=int, default=1024)
+    parser.add_argument(
+        "--num_drafts", type=int, default=NUM_DRAFTS, help="tokens guessed a step (0: none); answers stay the same"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation")
     parser.add_argument("--tensor", type=int, default=1, help="cut the weights over so many devices")
     distributed.add_arguments(parser)
@@ -261,6 +274,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for name in ("batch_size", "max_new_tokens", "tensor"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    if options.num_drafts < 0:
+        parser.error("--num_drafts must be at least 0")
     return options
 
 
@@ -291,7 +306,7 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         trained = load_imported(options.model, **about, layout=layout)
     if options.dtype:
         trained = replace(trained, model=replace(trained.model, dtype=options.dtype))
-    sizes = {"batch_size": options.batch_size, "limit": options.limit, "max_new_tokens": options.max_new_tokens}
+    sizes = {name: getattr(options, name) for name in ("batch_size", "limit", "max_new_tokens", "num_drafts")}
     answers = predict(trained, source, **sizes, layout=layout, stops=stops)
     if jax.process_index() > 0:
         return 0

@@ -26,7 +26,7 @@ from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.decode import DecodeOptions, prepare
 from igllm_jax.errors import UserError
-from igllm_jax.generate import decode_places, programs
+from igllm_jax.generate import NUM_DRAFTS, decode_places, programs
 from igllm_jax.hlo import collectives
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.sharding import Layout, make_mesh
@@ -90,6 +90,7 @@ def lower_decode(config: ConfigDict, layout: Layout, batch_size: int, length: in
         number_id=min(FLOAT_TOKEN, model.decoder.vocab_size - 1),
         vocab_size=model.decoder.vocab_size,
         forbidden=FORBIDDEN,
+        num_drafts=NUM_DRAFTS,
     )
     size = model.vision.image_size
     images = (batch_size, size, size, 3)

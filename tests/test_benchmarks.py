@@ -54,7 +54,7 @@ def test_our_side_trains_and_decodes(tmp_path):
     found = side.steps(2)
     assert found["seconds"] > 0 and side.loss() < before
     side.set_up_decoding(images=8, new_tokens=5, number_id=-1)
-    answers = np.array(side.decode()["tokens"])
+    answers = np.array(side.decode(batch=0)["tokens"])
     assert answers.shape == (8, 5) and not (answers == work.END_ID).any()
 
 

@@ -1,7 +1,7 @@
-"""The LLaMA decoder's layer as decoding runs it: LoRA merged, no dropout, a cache, and one token at a time.
+"""The LLaMA decoder's layer as decoding runs it: LoRA merged, no dropout, a cache, and one token or a few at a time.
 
-A token's step is bound by reading the weights. Kernels are therefore [out, in], an output's weights side by side, and a
-step's activations are columns, [width, B]: a CPU then reads them up to half again as fast. Accelerators don't mind.
+A step is bound by reading the weights. Kernels are therefore [out, in], an output's weights side by side, and a step's
+activations are columns, [width, B * T]: a CPU then reads them up to half again as fast. Accelerators don't mind.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from igllm_jax.models.attention import causal
 from igllm_jax.models.layers import RMSNorm
 from igllm_jax.models.llama import DecoderConfig, queries_keys_values, turn
 
-Rotation = tuple[Float[Array, "half"], Float[Array, "half"]]
+Rotation = tuple[Float[Array, "... n half"], Float[Array, "... n half"]]
+Position = Int[Array, ""] | Int[Array, "b"]  # one for all rows or one for each
 
 
 @jax.tree_util.register_dataclass
@@ -36,11 +37,24 @@ class Cache:
         pad = ((0, 0), (0, 0), (0, length - k.shape[1]), (0, 0))
         return cls(*(jnp.pad(z.swapaxes(1, 2), pad) for z in (k, v)))
 
-    @classmethod
-    def empty(cls, like: "Cache", length: int) -> "Cache":
-        """Zeros for `length` more positions."""
-        batch, groups, _, width = like.keys.shape
-        return cls(*(jnp.zeros((batch, groups, length, width), like.keys.dtype) for _ in range(2)))
+    def grown(self, length: int) -> "Cache":
+        """The same with zeros behind, `length` positions in all."""
+        pad = ((0, 0), (0, 0), (0, length - self.keys.shape[2]), (0, 0))
+        return Cache(jnp.pad(self.keys, pad), jnp.pad(self.values, pad))
+
+    def written(self, k: Float[Array, "b g t k"], v: Float[Array, "b g t k"], position: Position) -> "Cache":
+        """The same with T positions from `position` on replaced."""
+        return Cache(_placed(self.keys, k, position), _placed(self.values, v, position))
+
+
+def _placed(
+    whole: Float[Array, "b g s k"], new: Float[Array, "b g t k"], position: Position
+) -> Float[Array, "b g s k"]:
+    if position.ndim == 0:
+        return jax.lax.dynamic_update_slice(whole, new, (0, 0, position, 0))
+    return jax.vmap(lambda row, part, start: jax.lax.dynamic_update_slice(row, part, (0, start, 0)))(
+        whole, new, position
+    )
 
 
 class DecodeLinear(nnx.Module):
@@ -97,32 +111,25 @@ class DecodeLayer(nnx.Module):
         """`prefill` of the decoder's last layer, of whose output only the last position is wanted."""
         _, k, v = self._queries_keys_values(x, shared)
         last = jnp.array(x.shape[1] - 1, jnp.int32)
-        return self.step(x[:, -1].T, rotation, [shared], Cache.of(k, v, cache_length), last)
+        return self.step(x[:, -1].T, rotation, shared, Cache.of(k, v, cache_length), last)
 
     def step(
-        self,
-        x: Float[Array, "d b"],
-        rotation: Rotation,
-        past: Sequence[Cache],
-        cache: Cache,
-        position: Int[Array, ""],
-    ) -> tuple[Float[Array, "d b"], Cache]:
-        """One token, at `position` of `cache`, which holds what came before in it; `past` is full.
+        self, x: Float[Array, "d bt"], rotation: Rotation, shared: Cache, cache: Cache, position: Position
+    ) -> tuple[Float[Array, "d bt"], Cache]:
+        """T tokens of every row, side by side, that stand at `position` of `cache` and after it.
 
-        rotation: cosine and sine of the token's angles, see `llama.rotations`.
+        rotation: cosine and sine of their angles, see `llama.rotations`: [T, K/2], or [B, T, K/2] where rows differ.
         """
         y = self.attention_norm(x, axis=0)
-        by_head = (-1, self.config.head_width, x.shape[1])
-        q, k, v = (f.columns(y).reshape(by_head).transpose(2, 0, 1) for f in (self.q, self.k, self.v))
-        q, k = (turn(z, *rotation) for z in (q, k))
-        q = axes.activation(q, "batch", "heads", None)
-        k, v = (axes.activation(z, "batch", "kv_heads", None) for z in (k, v))
-        keys, values = (
-            jax.lax.dynamic_update_slice(whole, new[:, :, None], (0, 0, position, 0))
-            for whole, new in ((cache.keys, k), (cache.values, v))
-        )
-        cache = Cache(keys, values)
-        context = attend_cached(q, [*past, cache], position).reshape(x.shape[1], -1).T
+        by_row = (-1, self.config.head_width, len(cache.keys), x.shape[1] // len(cache.keys))
+        q, k, v = (f.columns(y).reshape(by_row).transpose(2, 0, 3, 1) for f in (self.q, self.k, self.v))
+        cos, sin = (z[..., None, :, :] for z in rotation)
+        q, k = (turn(z, cos, sin) for z in (q, k))
+        q = axes.activation(q, "batch", "heads", None, None)
+        k, v = (axes.activation(z, "batch", "kv_heads", None, None) for z in (k, v))
+        cache = cache.written(k, v, position)
+        context = attend_cached(q, [shared, cache], position)
+        context = context.transpose(1, 3, 0, 2).reshape(-1, x.shape[1])
         x = axes.activation(x + self.o.columns(context), None, "batch")
         y = self.mlp_norm(x, axis=0)
         y = axes.activation(jax.nn.silu(self.gate.columns(y)) * self.up.columns(y), "mlp", "batch")
@@ -148,20 +155,23 @@ class DecodeLayer(nnx.Module):
         return causal(q, k, v, kernel=kernel)[:, start:]
 
 
-def attend_cached(q: Float[Array, "b h k"], caches: Sequence[Cache], position: Int[Array, ""]) -> Float[Array, "b h k"]:
-    """One query against all positions of all caches but the last, and those of the last up to `position`."""
-    batch, heads, width = q.shape
+def attend_cached(q: Float[Array, "b h t k"], caches: Sequence[Cache], position: Position) -> Float[Array, "b h t k"]:
+    """T queries against all positions of all caches but the last, and those of the last up to their own, which begin at
+    `position`."""
+    batch, heads, count, width = q.shape
     q = (q * (width**-0.5)).reshape(batch, caches[-1].keys.shape[1], -1, width)
     scores = [_product("bgrk,bgsk->bgrs", q, cache.keys) for cache in caches]
-    is_seen = jnp.arange(caches[-1].keys.shape[2]) <= position
-    scores[-1] = jnp.where(is_seen, scores[-1], jnp.finfo(jnp.float32).min)
+    own = scores[-1].reshape(*q.shape[:2], -1, count, scores[-1].shape[-1])
+    last = (position[..., None] + jnp.arange(count)).reshape(-1, 1, 1, count, 1)
+    own = jnp.where(jnp.arange(own.shape[-1]) <= last, own, jnp.finfo(jnp.float32).min)
+    scores[-1] = own.reshape(scores[-1].shape)
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
     ends = np.cumsum([cache.values.shape[2] for cache in caches])[:-1].tolist()
     shares = jnp.split(weights, ends, axis=-1)
     context = jnp.zeros(q.shape, jnp.float32)
     for own, cache in zip(shares, caches, strict=True):
         context += _weighted_sum(own, cache.values)
-    return context.reshape(batch, heads, width).astype(q.dtype)
+    return context.reshape(batch, heads, count, width).astype(q.dtype)
 
 
 def _weighted_sum(weights: Float[Array, "b g r s"], values: Float[Array, "_ g s k"]) -> Float[Array, "b g r k"]:

@@ -1,0 +1,134 @@
+"""Guesses: what a table learns and says, and that decoding writes the same with good guesses, bad ones and none."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from igllm_jax import drafts
+from igllm_jax.decode import make_decode, prepare
+from tests import small
+from tests.test_decode import CONFIG, OPTIONS, USED, eager_to_count, images
+
+MEMORY = drafts.LONGEST
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return prepare(eager_to_count(CONFIG), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def plain(prepared):
+    return jax.jit(make_decode(CONFIG, OPTIONS))(prepared, images(), USED)
+
+
+def decoder(**changes):
+    return jax.jit(make_decode(CONFIG, replace(OPTIONS, **changes)))
+
+
+def same(found, expected):
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_array_equal(found.lengths, expected.lengths)
+    np.testing.assert_allclose(found.numbers, expected.numbers, atol=1e-5)
+
+
+def recent_of(text):
+    """The last tokens before each token of `text`."""
+    padded = [-1] * MEMORY + text
+    return jnp.array([padded[i : i + MEMORY] for i in range(len(text))])
+
+
+def learnt(text, table=None):
+    table = jnp.asarray(drafts.empty()) if table is None else table
+    return jax.jit(drafts.learn)(table, recent_of(text), jnp.array(text), jnp.ones(len(text), bool))
+
+
+def guessed(table, text, count):
+    return jax.jit(partial(drafts.guess, count=count))(table, recent_of([*text, 0])[-1:]).tolist()[0]
+
+
+def test_a_text_is_guessed_after_it_was_read():
+    text = list(range(100, 140))
+    table = learnt(text)
+    assert guessed(table, text[:20], 5) == text[20:25]
+    assert guessed(table, [7, 8, *text[5:8]], 3) == text[8:11]  # a short context is enough
+    assert guessed(table, [7, 8, 9], 2) == [drafts.UNKNOWN] * 2
+
+
+def test_the_longer_context_is_asked_first():
+    end = [1, 2, 3]
+    first, second = [*range(10, 15), *end, 50], [*range(20, 25), *end, 60]
+    table = learnt([*first, *second])
+    assert guessed(table, first[:-1], 1) == [50] and guessed(table, second[:-1], 1) == [60]
+    assert guessed(table, [5, 5, 5, 5, 5, *end], 1) == [60]  # the last that followed the short one
+
+
+def test_of_several_tokens_for_one_context_the_last_that_was_written_stays():
+    recent = jnp.broadcast_to(jnp.arange(MEMORY), (4, MEMORY))
+    table = drafts.learn(jnp.asarray(drafts.empty()), recent, jnp.array([5, 6, 7, 8]), jnp.array([1, 1, 1, 0], bool))
+    assert np.unique(table).tolist() == [drafts.UNKNOWN, 7]
+    assert drafts.guess(table, recent[:1], 1).tolist() == [[7]]
+
+
+@pytest.mark.parametrize("num_drafts", [1, 3])
+def test_guesses_change_nothing_that_is_written(prepared, plain, num_drafts, monkeypatch):
+    """From an empty table, from one that knows the answers, and from one that holds nonsense; in several pieces."""
+    monkeypatch.setattr("igllm_jax.decode.LEAST_PIECE", 5)
+    decode = decoder(num_drafts=num_drafts)
+    first = decode(prepared, images(), USED)
+    same(first, plain)
+    again = decode(prepared, images(), USED, first.table)
+    same(again, plain)
+    assert again.num_steps < plain.num_steps
+    nonsense = np.random.default_rng(0).integers(0, 53, drafts.empty().shape).astype(np.int32)
+    same(decode(prepared, images(), USED, nonsense), plain)
+    assert plain.num_steps == OPTIONS.max_new_tokens - 1 and plain.table is None
+
+
+def test_a_step_writes_as_many_tokens_as_it_guesses_and_one(prepared):
+    """Of one image whose answer is known."""
+    decode = decoder(num_drafts=3, vocab_size=40)
+    one = (prepared, images(1), USED[:1])
+    found = decode(*one)
+    for _ in range(3):  # a context that comes twice may be followed by two tokens
+        found = decode(*one, found.table)
+    assert int(found.num_steps) <= 16 // 2
+
+
+def test_rows_end_where_they_end_without_guesses(prepared, plain):
+    """An end within what is guessed, a row that only fills the batch, forbidden sequences."""
+    end, banned = int(plain.tokens[0, 4]), tuple(int(token) for token in plain.tokens[1, 1:3])
+    changes, used = {"end_id": end, "forbidden": (banned,)}, USED.at[6].set(False)
+    expected = decoder(**changes)(prepared, images(), used)
+    assert len(np.unique(expected.lengths)) > 2
+    decode = decoder(**changes, num_drafts=3)
+    first = decode(prepared, images(), used)
+    same(first, expected)
+    same(decode(prepared, images(), used, first.table), expected)
+
+
+def test_an_answer_of_one_token_needs_no_guess(prepared, plain):
+    found = decoder(max_new_tokens=1, num_drafts=3)(prepared, images(), USED)
+    np.testing.assert_array_equal(found.tokens, plain.tokens[:, :1])
+    assert int(found.num_steps) == 0
+
+
+def test_several_queries_share_keys_where_heads_do():
+    config = replace(CONFIG, decoder=replace(CONFIG.decoder, num_kv_heads=2))
+    weights = prepare(eager_to_count(config), config)
+    expected = jax.jit(make_decode(config, OPTIONS))(weights, images(), USED)
+    decode = jax.jit(make_decode(config, replace(OPTIONS, num_drafts=2)))
+    first = decode(weights, images(), USED)
+    same(first, expected)
+    same(decode(weights, images(), USED, first.table), expected)
+
+
+def test_tied_embeddings_decode_with_guesses():
+    config = small.model(tied=True, head="none", rank=0)
+    weights = prepare(small.params(config), config)
+    expected = jax.jit(make_decode(config, OPTIONS))(weights, images(), USED)
+    same(jax.jit(make_decode(config, replace(OPTIONS, num_drafts=2)))(weights, images(), USED), expected)
