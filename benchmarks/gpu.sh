@@ -52,8 +52,13 @@ for step in $STEPS; do
       $train $sized --rounds "$ROUNDS" --sides "ours,${PEER:-eager}" --batch "${BEST:-${BATCHES%% *}}" \
         --peer_batch "${PEER_BEST:-${PEER_BATCHES%% *}}" $kernel --config.model.decoder.remat="${REMAT:-${REMATS%% *}}"
       ;;
-    4) # Decoding: share of the bandwidth bound, and PyTorch's ways beside it.
-      $decode $sized --images "$DECODE" --new_tokens "$TOKENS" --rounds 3 --sides ours,dynamic,static $kernel
+    4) # Decoding: share of the bandwidth bound, and PyTorch's ways beside it. Random answers hold nothing to guess; with
+       # RUN (a run with LLaMA's tokenizer) and PICTURES (a tar of two batches) real ones are written, with guesses too.
+      $decode $sized --images "$DECODE" --new_tokens "$TOKENS" --rounds 3 --sides unguessed,dynamic,static $kernel
+      if [ -n "${RUN:-}" ]; then
+        $decode --run "$RUN" --pictures "$PICTURES" --images "$DECODE" --new_tokens "$TOKENS" --rounds 3 \
+          --sides ours,unguessed,dynamic,static
+      fi
       ;;
   esac
 done

@@ -8,7 +8,10 @@ from benchmarks import report, work
 from benchmarks.ours import LAYOUT, Ours
 from configs import bench
 from igllm_jax import config as configs
+from igllm_jax import generate, make_data
+from igllm_jax.data import pipeline
 from igllm_jax.errors import UserError
+from tests import runs
 
 SMALLER = {
     "model.decoder.width": 22, "model.decoder.num_layers": 2, "model.decoder.num_heads": 2,
@@ -66,6 +69,31 @@ def test_our_side_draws_its_own_weights_where_the_folder_has_none(tmp_path):
     drawn = side.read({**assembly.frozen, **assembly.trainable})
     assert all(np.isfinite(value).all() for value in drawn.values())
     assert np.std(drawn["decoder/layers/q/kernel"]) > 0.1
+
+
+def test_our_side_decodes_what_a_run_has_learned(tmp_path, monkeypatch):
+    """With guesses as without, from its own prompt and pictures; a run with another tokenizer says what is needed."""
+    data, workdir = tmp_path / "data", tmp_path / "run"
+    make_data.main(["twod", "--out", str(data), "--num_train", "16", "--num_val", "16"])
+    words = runs.arguments(workdir, data, train__num_steps=3, eval__loss_every=0)
+    runs.finish(runs.start("train", *words))
+    pictures = f"{data}/2d.npz:random"
+    with pytest.raises(SystemExit, match="LLaMA's tokenizer"):
+        work.write_run(tmp_path / "work", workdir, pictures)
+    trained = generate.load_run(workdir, "last")
+    before, after = pipeline.prompt_tokens(trained.data, trained.tokenizer)
+    monkeypatch.setattr(work, "PROMPT", (len(before), len(after)))
+    monkeypatch.setattr(work, "NUMBER_ID", trained.tokenizer.float_id)
+    work.write_run(tmp_path / "work", workdir, pictures)
+    side, found = Ours(tmp_path / "work"), {}
+    for num_drafts in (0, 3):
+        side.set_up_decoding(images=8, new_tokens=24, number_id=work.NUMBER_ID, num_drafts=num_drafts)
+        found[num_drafts] = [side.decode(batch) for batch in (0, 1)]
+    assert [turn["tokens"] for turn in found[0]] == [turn["tokens"] for turn in found[3]]
+    assert found[3][1]["steps"] < found[0][1]["steps"] == 23
+    assert not np.array_equal(work.images(side.folder, 8, 0), work.images(side.folder, 8, 1))
+    with pytest.raises(SystemExit, match="batch 2 of 8 goes beyond"):
+        side.decode(2)
 
 
 def test_turns_alternate_and_a_side_that_fails_is_left_out(capsys):
