@@ -35,7 +35,8 @@ class Collective:
 def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
     """Every collective of a compiled program (the text of its HLO module), summed by kind and axes, largest first.
 
-    A loop counts as often as its condition's constant says; a loop that may end early counts as one that does not.
+    A loop counts as often as its condition's constant says, and where the loop before it counted to a smaller one, from
+    there on: they are pieces of one loop. A loop that may end early counts as one that does not.
     mesh: axis -> size, in the mesh's order.
     """
     computations, entry = _computations(text)
@@ -86,11 +87,14 @@ def _times(computations: Mapping[str, list[str]], entry: str) -> dict[str, int]:
 
 def _called(lines: list[str], computations: Mapping[str, list[str]]) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
+    reached = 0
     for line in lines:
         loop = _WHILE.search(line)
         if loop:
             known = _TRIPS.search(line)
-            trips = int(known[1]) if known else _bound(loop[1], computations)
+            bound = 0 if known else _bound(loop[1], computations)
+            trips = int(known[1]) if known else bound - reached if bound > reached else bound
+            reached = bound
             found += [(loop[1], trips + 1), (loop[2], trips)]
             continue
         for call in _CALLS.finditer(line):

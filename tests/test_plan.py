@@ -115,6 +115,15 @@ def test_collectives_by_kind_axis_and_loop():
     }
 
 
+def test_loops_that_count_on_are_pieces_of_one():
+    """Two that end at 5 and at 7; a third begins anew."""
+    second = TEXT[TEXT.index("%cond.1") : TEXT.index("ENTRY")].replace("cond.1", "cond.2").replace("(5)", "(7)")
+    loop = "  %w = (s32[], f32[8]) while(%t), condition=%cond.1, body=%body.1\n"
+    text = TEXT.replace("ENTRY", f"{second}ENTRY").replace(loop, loop + loop.replace("cond.1", "cond.2") + loop)
+    counts = {(one.kind, one.axes): one.count for one in hlo.collectives(text, {"data": 2, "fsdp": 4})}
+    assert counts["reduce-scatter", ("data",)] == 5 + 2 + 5
+
+
 def test_a_part_of_a_named_axis():
     assert hlo._named_group("'a'=2,'b'=4", "'b':(1)2") == [0, 2]
     assert hlo._named_group("'a'=2,'b'=4", "'a', 'b':(2)2") == [0, 1, 4, 5]
