@@ -191,10 +191,7 @@ def _decode(
         token = _likeliest(jnp.where(_is_allowed(recent, logits.shape[0], options), logits, -jnp.inf))
         number = jnp.where(token == options.number_id, model.numbers(state.T), 0.0)
         token, number = (z.reshape(batch, width) for z in (token, number))
-        is_kept = jnp.cumprod(jnp.pad(guesses == token[:, :-1], ((0, 0), (1, 0)), constant_values=True), axis=1) > 0
-        is_end = token == options.end_id
-        is_kept &= (jnp.cumsum(is_end, axis=1) - is_end == 0) & ~loop.is_done[:, None]
-        is_kept &= loop.counts[:, None] + jnp.arange(width) < most
+        is_kept = _is_kept(loop, token, guesses, options)
         counts = loop.counts + jnp.sum(is_kept, axis=1)
         newest = (counts - loop.counts)[:, None] + jnp.arange(memory)
         known = loop.table
@@ -206,7 +203,7 @@ def _decode(
             tokens=_put(loop.tokens, token, loop.counts),
             numbers=_put(loop.numbers, number, loop.counts),
             recent=jnp.take_along_axis(jnp.concatenate([loop.recent, token], axis=1), newest, axis=1),
-            is_done=loop.is_done | jnp.any(is_kept & is_end, axis=1) | (counts >= most),
+            is_done=loop.is_done | jnp.any(is_kept & (token == options.end_id), axis=1) | (counts >= most),
             table=known,
         )
 
@@ -250,6 +247,18 @@ def _decode(
     tokens = jnp.where(is_written, loop.tokens[:, :most], options.end_id)
     lengths = jnp.sum(is_written & (tokens != options.end_id), axis=1)
     return Decoded(tokens, jnp.where(is_written, loop.numbers[:, :most], 0.0), lengths, loop.num_steps, loop.table)
+
+
+def _is_kept(
+    loop: _Loop, token: Int[Array, "b t"], guesses: Int[Array, "b n"], options: DecodeOptions
+) -> Bool[Array, "b t"]:
+    """True for the tokens of a step that are written: all guesses before them are right, no end token stands before
+    them, and the answer is not full."""
+    is_right = jnp.pad(guesses == token[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    is_end = token == options.end_id
+    is_before_end = jnp.cumsum(is_end, axis=1) - is_end == 0
+    has_room = loop.counts[:, None] + jnp.arange(token.shape[1]) < options.max_new_tokens
+    return (jnp.cumprod(is_right, axis=1) > 0) & is_before_end & has_room & ~loop.is_done[:, None]
 
 
 def _stops(steps: int) -> list[int]:
