@@ -58,7 +58,7 @@ class Decoded:
     numbers: jax.Array
     lengths: jax.Array
     num_steps: jax.Array
-    table: jax.Array | None
+    table: drafts.Table | None
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def make_decode(config: VLMConfig, options: DecodeOptions, placer: axes.Placer |
         params: dict[str, Any],
         images: UInt8[Array, "b s s 3"],
         is_used: Bool[Array, "b"],
-        table: Int[Array, "c e"] | None = None,
+        table: drafts.Table | None = None,
     ) -> Decoded:
         with axes.placing(placer):
             rest = dict(params["rest"])
@@ -133,7 +133,7 @@ def make_decode(config: VLMConfig, options: DecodeOptions, placer: axes.Placer |
             layers = [parts.layer.build(layer) for layer in params["layers"]]
             known = None
             if options.num_drafts:
-                known = jnp.asarray(drafts.empty() if table is None else table)
+                known = jax.tree.map(jnp.asarray, drafts.empty() if table is None else table)
             return _decode(parts.rest.build(rest), layers, head, images, is_used, known, options)
 
     return decode
@@ -149,7 +149,7 @@ class _Loop:
     numbers: jax.Array
     recent: jax.Array  # [B, M] the last tokens written, newest last
     is_done: jax.Array
-    table: jax.Array | None
+    table: drafts.Table | None
 
 
 def _decode(
@@ -158,7 +158,7 @@ def _decode(
     head: jax.Array,
     images: jax.Array,
     is_used: jax.Array,
-    table: jax.Array | None,
+    table: drafts.Table | None,
     options: DecodeOptions,
 ) -> Decoded:
     batch, dtype = images.shape[0], jnp.dtype(model.config.dtype)
@@ -194,9 +194,7 @@ def _decode(
         is_kept = _is_kept(loop, token, guesses, options)
         counts = loop.counts + jnp.sum(is_kept, axis=1)
         newest = (counts - loop.counts)[:, None] + jnp.arange(memory)
-        known = loop.table
-        if known is not None:
-            known = axes.activation(drafts.learn(known, recent, token.ravel(), is_kept.ravel()), None, None)
+        known = loop.table and drafts.learn(loop.table, recent, token.ravel(), is_kept.ravel())
         return replace(
             loop,
             counts=counts,
@@ -208,24 +206,36 @@ def _decode(
         )
 
     def step(loop: _Loop) -> _Loop:
-        """Reads the last token and guesses of the next, writes what comes after them."""
-        guesses = jnp.zeros((batch, 0), jnp.int32)
-        counts = loop.num_steps + 1  # where nothing is guessed, the rows that go on are equally far
-        if loop.table is not None:
-            guesses, counts = drafts.guess(loop.table, loop.recent, num_drafts), loop.counts
+        """One token more of every row; the rows that go on are equally far."""
+        return advance(loop, loop.num_steps + 1, nothing)
+
+    def guessing_step(loop: _Loop, num_checked: int) -> _Loop:
+        """The same, and as many guesses as are right; the table learns how often the first one is."""
+        guesses = drafts.guess(known(loop), loop.recent, max(num_checked, 1))
+        after = advance(loop, loop.counts, guesses[:, :num_checked])
+        first = jnp.take_along_axis(after.tokens, loop.counts[:, None], axis=1)[:, 0]
+        return replace(after, table=drafts.judge(known(after), guesses[:, 0], first, ~loop.is_done))
+
+    def advance(loop: _Loop, counts: Int[Array, "*b"], guesses: Int[Array, "b n"]) -> _Loop:
+        """Reads the last token and guesses of the next, writes what comes after them. counts: tokens written so far."""
         read = jnp.concatenate([loop.recent[:, -1:], jnp.maximum(guesses, 0)], axis=1)
         x = decoder.embed(read, dtype).reshape(read.size, -1).T
-        places = counts[..., None] + jnp.arange(num_drafts + 1)
+        places = counts[..., None] + jnp.arange(guesses.shape[1] + 1)
         caches = []
         for layer, before, cache in zip(layers, shared, loop.caches, strict=True):
             x, cache = layer.step(x, (cos[places], sin[places]), before, cache, num_own - 1 + counts)
             caches.append(cache)
         return write(replace(loop, num_steps=loop.num_steps + 1, caches=tuple(caches)), x, guesses)
 
+    def known(loop: _Loop) -> drafts.Table:
+        assert loop.table is not None
+        return loop.table
+
     def goes_on(loop: _Loop, stop: int) -> jax.Array:
         farthest = jnp.max(jnp.where(loop.is_done, 0, loop.counts))
         return (farthest > 0) & (farthest <= stop)
 
+    nothing = jnp.zeros((batch, 0), jnp.int32)
     memory = max((len(sequence) - 1 for sequence in options.forbidden), default=0)
     shape = (batch, most + num_drafts + 1)
     loop = _Loop(
@@ -238,11 +248,24 @@ def _decode(
         is_done=~is_used,
         table=table,
     )
-    loop = write(loop, x, jnp.zeros((batch, 0), jnp.int32))
+    loop = write(loop, x, nothing)
+
+    def run(loop: _Loop, stop: int) -> _Loop:
+        """Two loops in turns where guesses are made: one checks them while they are trusted, one while they are not."""
+        is_on = partial(goes_on, stop=stop)
+        if not num_drafts:
+            return jax.lax.while_loop(is_on, step, loop)
+
+        def turn(loop: _Loop) -> _Loop:
+            checks, waits = partial(guessing_step, num_checked=num_drafts), partial(guessing_step, num_checked=0)
+            loop = jax.lax.while_loop(lambda loop: is_on(loop) & known(loop).is_trusted, checks, loop)
+            return jax.lax.while_loop(lambda loop: is_on(loop) & ~known(loop).is_trusted, waits, loop)
+
+        return jax.lax.while_loop(is_on, turn, loop)
+
     for stop in stops:
         length = num_own + stop + num_drafts
-        loop = replace(loop, caches=tuple(cache.grown(length) for cache in loop.caches))
-        loop = jax.lax.while_loop(partial(goes_on, stop=stop), step, loop)
+        loop = run(replace(loop, caches=tuple(cache.grown(length) for cache in loop.caches)), stop)
     is_written = jnp.arange(most) < loop.counts[:, None]
     tokens = jnp.where(is_written, loop.tokens[:, :most], options.end_id)
     lengths = jnp.sum(is_written & (tokens != options.end_id), axis=1)

@@ -9,6 +9,8 @@ The table holds, for the last tokens of a text (by their hash, for a long contex
 last came after them. Contexts whose hashes meet cost a wrong guess, no more.
 """
 
+from dataclasses import dataclass, replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,14 +21,36 @@ LONGEST = max(CONTEXTS)
 BITS = 15  # 2^BITS entries for each
 UNKNOWN = -1
 PRIME, GOLDEN = 16777619, 2654435769
+ENOUGH = 0.5  # trust from which on guesses are worth their time
+FORGETS = 0.2  # a step's share of the trust
 
 
-def empty() -> np.ndarray:
-    """A table that knows nothing, int32 [contexts, entries]."""
-    return np.full((len(CONTEXTS), 2**BITS), UNKNOWN, np.int32)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Table:
+    """entries: int32 [contexts, entries]. trust: float32 [], how often first guesses were right of late, 0 to 1."""
+
+    entries: jax.Array | np.ndarray
+    trust: jax.Array | np.ndarray
+
+    @property
+    def is_trusted(self) -> jax.Array:
+        """Whether to have several guesses checked in a step, which then takes longer."""
+        return jnp.asarray(self.trust >= ENOUGH)
 
 
-def guess(table: Int[Array, "c e"], recent: Int[Array, "b m"], count: int) -> Int[Array, "b count"]:
+def empty() -> Table:
+    """A table that knows nothing."""
+    return Table(np.full((len(CONTEXTS), 2**BITS), UNKNOWN, np.int32), np.zeros((), np.float32))
+
+
+def judge(table: Table, guesses: Int[Array, "b"], tokens: Int[Array, "b"], is_new: Bool[Array, "b"]) -> Table:
+    """The table after the first guesses of a step met the tokens that were written (is_new: in which rows)."""
+    share = jnp.sum((guesses == tokens) & is_new) / jnp.maximum(jnp.sum(is_new), 1)
+    return replace(table, trust=(1 - FORGETS) * table.trust + FORGETS * share)
+
+
+def guess(table: Table, recent: Int[Array, "b m"], count: int) -> Int[Array, "b count"]:
     """The next `count` tokens of every row, each from the guesses before it; UNKNOWN where the table has none.
 
     recent: the last tokens written, newest last, at least LONGEST of them.
@@ -34,27 +58,25 @@ def guess(table: Int[Array, "c e"], recent: Int[Array, "b m"], count: int) -> In
     found: list[jax.Array] = []
     for _ in range(count):
         token = jnp.full(len(recent), UNKNOWN, jnp.int32)
-        for entries, place in zip(table, _places(recent), strict=True):
+        for entries, place in zip(jnp.asarray(table.entries), _places(recent), strict=True):
             token = jnp.where(token == UNKNOWN, entries[place], token)
         found.append(token)
         recent = jnp.concatenate([recent[:, 1:], token[:, None]], axis=1)
     return jnp.stack(found, axis=1) if found else jnp.zeros((len(recent), 0), jnp.int32)
 
 
-def learn(
-    table: Int[Array, "c e"], recent: Int[Array, "n m"], tokens: Int[Array, "n"], is_written: Bool[Array, "n"]
-) -> Int[Array, "c e"]:
+def learn(table: Table, recent: Int[Array, "n m"], tokens: Int[Array, "n"], is_written: Bool[Array, "n"]) -> Table:
     """The table after tokens that were written (or not: those are left out), each after its own `recent`.
 
     Of several tokens for one entry the last one stays, on every device and in every run the same.
     """
     order = jnp.arange(len(tokens))
     rows = []
-    for entries, place in zip(table, _places(recent), strict=True):
+    for entries, place in zip(jnp.asarray(table.entries), _places(recent), strict=True):
         is_later = (place[:, None] == place) & is_written & (order[:, None] < order)
         is_kept = is_written & ~jnp.any(is_later, axis=1)
         rows.append(entries.at[jnp.where(is_kept, place, len(entries))].set(tokens, mode="drop"))
-    return jnp.stack(rows)
+    return replace(table, entries=jnp.stack(rows))
 
 
 def _places(recent: Int[Array, "b m"]) -> list[Int[Array, "b"]]:

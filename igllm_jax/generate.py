@@ -85,7 +85,8 @@ class Writer:
         num_drafts: int = NUM_DRAFTS,
     ):
         self.layout = layout
-        self.known = (put(drafts.empty(), layout.replicated()),) if num_drafts else ()
+        nothing = jax.tree.map(lambda x: put(x, layout.replicated()), drafts.empty())
+        self.known = (nothing,) if num_drafts else ()
         before, after = pipeline.prompt_tokens(options, tokenizer)
         self.tokenizer, self.has_head = tokenizer, model.head != "none"
         self.options = DecodeOptions(

@@ -26,7 +26,7 @@ from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.decode import DecodeOptions, prepare
 from igllm_jax.errors import UserError
-from igllm_jax.generate import NUM_DRAFTS, decode_places, programs
+from igllm_jax.generate import decode_places, programs
 from igllm_jax.hlo import collectives
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.sharding import Layout, make_mesh
@@ -78,7 +78,7 @@ def lower_train(config: ConfigDict, layout: Layout, batch_size: int, length: int
 
 
 def lower_decode(config: ConfigDict, layout: Layout, batch_size: int, length: int) -> tuple[Any, dict[str, float]]:
-    """The real decoder, LoRA merged. length: of prompt, image and answer together."""
+    """The real decoder, LoRA merged, without guesses. length: of prompt, image and answer together."""
     model = configs.model_config(config)
     answer = length - model.vision.num_patches - PROMPT.answer_offset
     before, after = PROMPT.image_offset, PROMPT.answer_offset - PROMPT.image_offset
@@ -90,7 +90,6 @@ def lower_decode(config: ConfigDict, layout: Layout, batch_size: int, length: in
         number_id=min(FLOAT_TOKEN, model.decoder.vocab_size - 1),
         vocab_size=model.decoder.vocab_size,
         forbidden=FORBIDDEN,
-        num_drafts=NUM_DRAFTS,
     )
     size = model.vision.image_size
     images = (batch_size, size, size, 3)

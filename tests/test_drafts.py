@@ -43,7 +43,7 @@ def recent_of(text):
 
 
 def learnt(text, table=None):
-    table = jnp.asarray(drafts.empty()) if table is None else table
+    table = drafts.empty() if table is None else table
     return jax.jit(drafts.learn)(table, recent_of(text), jnp.array(text), jnp.ones(len(text), bool))
 
 
@@ -69,23 +69,27 @@ def test_the_longer_context_is_asked_first():
 
 def test_of_several_tokens_for_one_context_the_last_that_was_written_stays():
     recent = jnp.broadcast_to(jnp.arange(MEMORY), (4, MEMORY))
-    table = drafts.learn(jnp.asarray(drafts.empty()), recent, jnp.array([5, 6, 7, 8]), jnp.array([1, 1, 1, 0], bool))
-    assert np.unique(table).tolist() == [drafts.UNKNOWN, 7]
+    table = drafts.learn(drafts.empty(), recent, jnp.array([5, 6, 7, 8]), jnp.array([1, 1, 1, 0], bool))
+    assert np.unique(table.entries).tolist() == [drafts.UNKNOWN, 7]
     assert drafts.guess(table, recent[:1], 1).tolist() == [[7]]
 
 
 @pytest.mark.parametrize("num_drafts", [1, 3])
 def test_guesses_change_nothing_that_is_written(prepared, plain, num_drafts, monkeypatch):
-    """From an empty table, from one that knows the answers, and from one that holds nonsense; in several pieces."""
+    """From an empty table, from one that knows the answers, and from one that holds nonsense and is trusted; in several
+    pieces."""
     monkeypatch.setattr("igllm_jax.decode.LEAST_PIECE", 5)
     decode = decoder(num_drafts=num_drafts)
     first = decode(prepared, images(), USED)
     same(first, plain)
     again = decode(prepared, images(), USED, first.table)
     same(again, plain)
-    assert again.num_steps < plain.num_steps
-    nonsense = np.random.default_rng(0).integers(0, 53, drafts.empty().shape).astype(np.int32)
-    same(decode(prepared, images(), USED, nonsense), plain)
+    assert again.num_steps < plain.num_steps and again.table.trust > first.table.trust
+    entries = np.random.default_rng(0).integers(0, 53, drafts.empty().entries.shape).astype(np.int32)
+    nonsense = drafts.Table(entries, np.ones((), np.float32))
+    misled = decode(prepared, images(), USED, nonsense)
+    same(misled, plain)
+    assert misled.table.trust < drafts.ENOUGH
     assert plain.num_steps == OPTIONS.max_new_tokens - 1 and plain.table is None
 
 
@@ -93,10 +97,23 @@ def test_a_step_writes_as_many_tokens_as_it_guesses_and_one(prepared):
     """Of one image whose answer is known."""
     decode = decoder(num_drafts=3, vocab_size=40)
     one = (prepared, images(1), USED[:1])
-    found = decode(*one)
-    for _ in range(3):  # a context that comes twice may be followed by two tokens
-        found = decode(*one, found.table)
-    assert int(found.num_steps) <= 16 // 2
+    table, counts = drafts.empty(), []
+    for _ in range(4):
+        found = decode(*one, table)
+        counts.append(int(found.num_steps))
+        table = replace(found.table, trust=np.ones((), np.float32))
+    # a context that comes twice may be followed by two tokens, so not every guess is right
+    assert counts[0] > counts[-1] and counts[-1] <= 16 // 2
+
+
+def test_guesses_are_checked_while_they_are_right_of_late():
+    table, guesses, is_new = drafts.empty(), jnp.array([1, 2, 3, 4]), jnp.array([True, True, True, False])
+    seen = []
+    for tokens in [guesses] * 5 + [jnp.array([1, 0, 0, 4])] * 12:
+        table = drafts.judge(table, guesses, tokens, is_new)
+        seen.append(bool(table.is_trusted))
+    assert seen[:6] == [False] * 3 + [True] * 3 and not seen[-1]
+    assert 1 / 3 < float(table.trust) < 0.4  # one of the three new rows was right
 
 
 def test_rows_end_where_they_end_without_guesses(prepared, plain):
