@@ -27,11 +27,13 @@ import numpy as np
 
 from igllm_jax import config as configs
 from igllm_jax.data.tokens import Tokenizer, train_small
-from igllm_jax.interop import base, hf_config, tables
+from igllm_jax.interop import formats as tables
+from igllm_jax.interop import hf_config
 from igllm_jax.interop.files import numpy_to_torch, open_weights
+from igllm_jax.interop.rules import WeightFormat, match
 from igllm_jax.interop.safetensors_writer import Outgoing, write_sharded
-from igllm_jax.interop.table import Source, match
 from igllm_jax.models.vlm import VLMConfig, skeleton
+from igllm_jax.weights import base_folder
 
 SHARD_BYTES = 5 * 10**9
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "convert_weights.py"
@@ -45,7 +47,7 @@ def full_size() -> VLMConfig:
     return replace(config, lora=replace(config.lora, rank=0), head="none")
 
 
-def outgoing(source: Source, model: VLMConfig, prefix: str) -> dict[str, Outgoing]:
+def outgoing(source: WeightFormat, model: VLMConfig, prefix: str) -> dict[str, Outgoing]:
     """Random bfloat16 tensors by the table's names."""
     shapes = {path: tuple(s.shape) for path, s in skeleton(model).shapes.items() if path.startswith(prefix)}
     rng = np.random.default_rng(0)
@@ -100,16 +102,16 @@ def restore(folder: Path) -> None:
     """Reads FOLDER/base into arrays of the shapes that the 7B config has, one at a time (a run holds them all)."""
     start = time.monotonic()
     place, model = folder / "base", full_size()
-    found = base.read_config(place)
+    found = base_folder.read_config(place)
     own_choice = {"attention": model.decoder.attention, "remat": model.decoder.remat}
     assert found.vision == model.vision and replace(found.decoder, **own_choice) == model.decoder, found
     wanted = {path: s for path, s in skeleton(model).shapes.items() if not path.startswith("projector/")}
     bfloat16 = {path: jax.ShapeDtypeStruct(s.shape, jax.numpy.bfloat16) for path, s in wanted.items()}
-    stored = base.paths(place)
+    stored = base_folder.paths(place)
     assert stored == bfloat16, {path for path in {*stored, *bfloat16} if stored.get(path) != bfloat16.get(path)}
     size = 0
     for path, shape in bfloat16.items():
-        array = base.restore(place, {path: shape})[path]
+        array = base_folder.restore(place, {path: shape})[path]
         assert array.shape == shape.shape and array.dtype == shape.dtype, path
         size += array.nbytes
         del array
@@ -127,7 +129,7 @@ def compare(folder: Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> int:
         shapes = {path: shape.shape for path, shape in wanted.items() if path.startswith(f"{part}/")}
         for tensor in match(source, weights, shapes)[0]:
             if tensor.layer in (None, 0, shapes[tensor.path][0] - 1):
-                ours = base.read_array(folder / "base", tensor.path, tensor.layer)
+                ours = base_folder.read_array(folder / "base", tensor.path, tensor.layer)
                 assert np.array_equal(ours.view(np.uint16), tensor.read().view(np.uint16)), tensor.name
                 count += 1
     return count

@@ -28,7 +28,7 @@ from benchmarks import report
 from benchmarks.train_step import add_own_weights, config_arguments, side_arguments
 from benchmarks.work import NUMBER_ID
 from benchmarks.worker import Side, SideError
-from igllm_jax.generate import NUM_DRAFTS
+from igllm_jax.decoding.answers import NUM_DRAFTS
 
 OURS = {"ours": NUM_DRAFTS, "unguessed": 0}
 WAYS = (*OURS, "reference", "dynamic", "static", "compiled")
@@ -114,8 +114,8 @@ def floor(folder: Path, ours: Side, seconds: float, options: argparse.Namespace)
 
     from benchmarks.work import PROMPT
     from igllm_jax import config as configs
-    from igllm_jax.flops import prefill_flops
     from igllm_jax.models.vlm import skeleton
+    from igllm_jax.planning.flops import prefill_flops
 
     model = configs.model_config(configs.read(folder))
     decoder, width = model.decoder, jnp.dtype(model.dtype).itemsize
@@ -126,7 +126,7 @@ def floor(folder: Path, ours: Side, seconds: float, options: argparse.Namespace)
     weights = width * sum(n for p, n in sizes.items() if p.startswith(("decoder/layers", "decoder/head")))
     length = prompt + options.new_tokens / 2
     positions = PROMPT[0] + (length - PROMPT[0]) * options.images
-    cache = 2 * width * decoder.num_layers * decoder.num_kv_heads * decoder.head_width * positions
+    cache = 2 * width * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * positions
     reading = options.new_tokens * (weights + cache) / rates[1]
     print(
         f"floor: prefill {prefill:.3g} s at {rates[0] / 1e9:.0f} GFLOP/s, reading {reading:.3g} s at "

@@ -27,8 +27,8 @@ def worker(workdir: Path) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from igllm_jax.checkpoint import Checkpoints
-    from igllm_jax.train_step import TrainState
+    from igllm_jax.training.state import TrainState
+    from igllm_jax.weights.checkpoint import Checkpoints
 
     def state(step: int) -> TrainState:
         values = jnp.full(SIZE, step, jnp.float32) + jnp.arange(SIZE[1], dtype=jnp.float32)[:, None] / 1024

@@ -21,15 +21,15 @@ import numpy as np
 from benchmarks import work
 from benchmarks.worker import memory, reset_memory, serve, timed
 from igllm_jax import config as configs
-from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch, PromptLayout
-from igllm_jax.decode import DecodeOptions
-from igllm_jax.drafts import empty
-from igllm_jax.generate import decode_layout, programs
+from igllm_jax.decoding.answers import decode_layout, programs
+from igllm_jax.decoding.decode import DecodeOptions
+from igllm_jax.decoding.ngram_drafts import empty
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import initialise
-from igllm_jax.sharding import Layout, make_mesh
-from igllm_jax.train_step import jit_step, make_eval_step, make_train_step
+from igllm_jax.parallel.sharding import MeshLayout, make_mesh
+from igllm_jax.training.step import jit_step, make_eval_step, make_train_step
+from igllm_jax.weights.run_model import RunModel
 
 LAYOUT = PromptLayout(image_offset=work.PROMPT[0], answer_offset=sum(work.PROMPT))
 
@@ -42,8 +42,8 @@ class Ours:
         self.config = configs.read(folder)
         self.model = configs.model_config(self.config)
 
-    def assemble(self) -> Assembly:
-        return Assembly.of(self.config, Layout.of(self.config.mesh.layout, make_mesh(self.config.mesh)))
+    def assemble(self) -> RunModel:
+        return RunModel.of(self.config, MeshLayout.of(self.config.mesh.layout, make_mesh(self.config.mesh)))
 
     def read(self, wanted: Params) -> Params:
         """The folder's weights, typed and placed as `wanted`; without any, drawn where they belong."""
@@ -65,8 +65,8 @@ class Ours:
         """Merges LoRA, cuts the weights over all devices (or as many as the heads divide), compiles; returns seconds of
         compiling."""
         self.count, self.num_drafts = images, num_drafts
-        assembly = self.assemble()
-        layout = decode_layout(self.model, Layout.of("decode", make_mesh({"data": 1, "fsdp": -1, "tensor": 1})))
+        run_model = self.assemble()
+        layout = decode_layout(self.model, MeshLayout.of("decode", make_mesh({"data": 1, "fsdp": -1, "tensor": 1})))
         rows = np.load(self.folder / "batch.npz")
         vocab = self.model.decoder.vocab_size
         prompt = [int(token) for token in rows["tokens"][0, : sum(work.PROMPT)]]
@@ -76,7 +76,7 @@ class Ours:
             tuple(before), tuple(after), new_tokens, work.END_ID, number_id, vocab, forbidden, num_drafts
         )
         merge, decode = programs(self.model, wanted, layout)
-        prepared = merge(self.read({**assembly.frozen, **assembly.trainable}))
+        prepared = merge(self.read({**run_model.frozen, **run_model.trainable}))
         self.place = partial(layout.place, batch_size=images)
         self.start = jax.device_put(empty(), layout.replicated())
         compiled, spent = timed(decode.lower(prepared, *self.pictures(0), *self.known(0)).compile)
@@ -107,13 +107,13 @@ class Ours:
 
     def set_up_training(self) -> dict[str, Any]:
         """Compiles; returns seconds of compiling."""
-        assembly, losses = self.assemble(), configs.loss_options(self.config)
-        layout = assembly.layout
-        self.params, self.state = self.read(assembly.frozen), assembly.state_of(self.read(assembly.trainable))
-        self.batch = layout.place(Batch(**np.load(self.folder / "batch.npz")), self.config.batch_size)
-        shared = (assembly.skeleton, LAYOUT)
+        run_model, losses = self.assemble(), configs.loss_options(self.config)
+        layout = run_model.layout
+        self.params, self.state = self.read(run_model.frozen), run_model.state_of(self.read(run_model.trainable))
+        self.batch = layout.shard(Batch(**np.load(self.folder / "batch.npz")), self.config.batch_size)
+        shared = (run_model.skeleton, LAYOUT)
         self.eval_step = jax.jit(make_eval_step(*shared, losses, layout))
-        step = jit_step(make_train_step(*shared, assembly.optim, losses, layout), assembly.abstract_state())
+        step = jit_step(make_train_step(*shared, run_model.optim, losses, layout), run_model.abstract_state())
         compiled, spent = timed(lambda: step.lower(self.state, self.params, self.batch).compile())
         self.step = compiled
         return spent

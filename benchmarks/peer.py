@@ -56,7 +56,7 @@ class VLM(nn.Module):
                 vocab_size=decoder["vocab_size"], hidden_size=decoder["width"],
                 intermediate_size=decoder["mlp_width"], num_hidden_layers=decoder["num_layers"],
                 num_attention_heads=decoder["num_heads"], num_key_value_heads=decoder["num_kv_heads"],
-                head_dim=decoder["head_width"], rms_norm_eps=decoder["rms_norm_epsilon"],
+                head_dim=decoder["head_dim"], rms_norm_eps=decoder["rms_norm_epsilon"],
                 rope_theta=decoder["rope_theta"], tie_word_embeddings=decoder["tie_embeddings"],
                 max_position_embeddings=2048, attn_implementation="sdpa",
             )

@@ -60,7 +60,7 @@ def count(folder: Path) -> Counted:
     """FLOPs of the batch in the folder."""
     from benchmarks.work import PROMPT
     from igllm_jax import config as configs
-    from igllm_jax.flops import train_flops
+    from igllm_jax.planning.flops import train_flops
 
     config = configs.read(folder)
     model = configs.model_config(config)

@@ -94,8 +94,9 @@ def write_run(folder: Path, workdir: Path, pictures: str) -> None:
     from igllm_jax import config as configs
     from igllm_jax import generate
     from igllm_jax.data import pipeline, tars
+    from igllm_jax.weights import trained_model
 
-    trained = generate.load_run(workdir, "last")
+    trained = trained_model.load_run(workdir, "last")
     before, after = pipeline.prompt_tokens(trained.data, trained.tokenizer)
     if (len(before), len(after)) != PROMPT or trained.tokenizer.float_id != NUMBER_ID:
         raise SystemExit(f"--run {workdir}: needs data.prompt=vicuna_v1 and LLaMA's tokenizer")

@@ -11,13 +11,13 @@ from igllm_jax.errors import UserError
 SIZES = {
     "small": (
         {"image_size": 112, "width": 256, "num_layers": 6, "num_heads": 4, "mlp_width": 1024},
-        {"width": 512, "num_layers": 8, "num_heads": 8, "num_kv_heads": 8, "head_width": 64, "mlp_width": 1376},
+        {"width": 512, "num_layers": 8, "num_heads": 8, "num_kv_heads": 8, "head_dim": 64, "mlp_width": 1376},
         16,
         320,
     ),
     "medium": (
         {"image_size": 224, "width": 768, "num_layers": 12, "num_heads": 12, "mlp_width": 3072},
-        {"width": 768, "num_layers": 12, "num_heads": 12, "num_kv_heads": 12, "head_width": 64, "mlp_width": 2048},
+        {"width": 768, "num_layers": 12, "num_heads": 12, "num_kv_heads": 12, "head_dim": 64, "mlp_width": 2048},
         64,
         576,
     ),

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.model = model()
 
     config.optim = ConfigDict()
-    config.optim.trainable = "lora"  # what trains: a table of igllm_jax/optim.py
+    config.optim.trainable = "lora"  # what trains: a table of igllm_jax/training/optim.py
     config.optim.lr = 2e-5  # LoRA, or the whole base where that trains
     config.optim.projector_lr = 2e-5
     config.optim.float_head_lr = 2e-4
@@ -108,7 +108,7 @@ def model() -> ConfigDict:
     model.decoder.num_layers = 32
     model.decoder.num_heads = 32
     model.decoder.num_kv_heads = 32
-    model.decoder.head_width = 128
+    model.decoder.head_dim = 128
     model.decoder.mlp_width = 11_008
     model.decoder.rms_norm_epsilon = 1e-6
     model.decoder.rope_theta = 10_000.0

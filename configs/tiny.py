@@ -27,7 +27,7 @@ def get_config(argument: str = ""):
     vision.feature_layer = -1
     decoder.width, decoder.num_layers, decoder.mlp_width = 128, 4, 384
     decoder.num_heads = decoder.num_kv_heads = 4
-    decoder.head_width = 32
+    decoder.head_dim = 32
     decoder.vocab_size = 512
     decoder.remat = "elementwise"
     config.model.lora.rank = 0

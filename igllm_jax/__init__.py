@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from igllm_jax.checkpoint import load_params as load_params
+    from igllm_jax.weights.checkpoint import load_params as load_params
 
 __version__ = "0.1.0"
 
@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`load_params`, imported when it is asked for: commands that need no JAX start without it."""
     if name == "load_params":
-        from igllm_jax.checkpoint import load_params
+        from igllm_jax.weights.checkpoint import load_params
 
         return load_params
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

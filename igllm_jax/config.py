@@ -19,9 +19,9 @@ from igllm_jax.models.float_heads import FLOAT_HEADS
 from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.lora import LoRAConfig
 from igllm_jax.models.vlm import VLMConfig
-from igllm_jax.optim import OptimOptions
 from igllm_jax.scene.tasks import find_task
-from igllm_jax.train_step import LossOptions
+from igllm_jax.training.optim import OptimOptions
+from igllm_jax.training.step import LossOptions
 
 CONFIG_FILE = "config.json"
 # A resumed run may change these: they don't change what is learned from a step on (save for the number of steps).
@@ -155,7 +155,7 @@ def check(config: ConfigDict) -> ConfigDict:
                 raise UserError(f"{key} is {values[key]}; it must be at least {least}")
     if config.batch_size % config.optim.accumulate:
         raise UserError(
-            f"batch_size {config.batch_size} can't be cut in optim.accumulate={config.optim.accumulate} parts"
+            f"batch_size {config.batch_size} can't be sharded in optim.accumulate={config.optim.accumulate} parts"
         )
     return config
 

@@ -3,199 +3,22 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from igllm_jax import checkpoint, distributed, drafts, progress
-from igllm_jax import config as configs
-from igllm_jax.assemble import Assembly
+from igllm_jax import progress
 from igllm_jax.data import images as image_files
 from igllm_jax.data import pipeline, tars
-from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
-from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.decode import DecodeOptions, Parts, make_decode, prepare
+from igllm_jax.decoding.answers import NUM_DRAFTS, Answer, AnswerGenerator
 from igllm_jax.errors import UserError
-from igllm_jax.interop import base
-from igllm_jax.models.params import Params
-from igllm_jax.models.vlm import VLMConfig, skeleton
-from igllm_jax.scene import code
+from igllm_jax.parallel import distributed
+from igllm_jax.parallel.sharding import MeshLayout, make_mesh, one_device
 from igllm_jax.scene.predictions import Predictions, write_predictions
-from igllm_jax.scene.tasks import find_task
-from igllm_jax.sharding import Layout, make_mesh
-
-NO_TOKEN = -1  # of a vocabulary that needs no float token, where numbers are text
-NUM_DRAFTS = 3  # tokens guessed a step: see BENCHMARKS.md
-
-
-@dataclass(frozen=True)
-class Answer:
-    """text: what the model wrote, numbers filled in. is_finished: whether it ended by itself."""
-
-    text: str
-    is_finished: bool
-
-
-def decode_layout(model: VLMConfig, layout: Layout) -> Layout:
-    """Where to decode on the devices of `layout`: weights cut over several, never gathered for a token."""
-    heads = (model.decoder.num_heads, model.decoder.num_kv_heads, model.vision.num_heads)
-
-    def fits(found: Layout) -> bool:
-        try:
-            decode_places(model, found)
-        except UserError:
-            return False
-        return not any(number % found.mesh.shape["tensor"] for number in heads)
-
-    return layout.for_decoding(fits)
-
-
-def decode_places(model: VLMConfig, layout: Layout) -> dict[str, Any]:
-    """Shardings of what `decode.prepare` makes."""
-    parts = Parts.of(model)
-    shapes, axes = parts.shapes(), parts.axes()
-    layers = tuple(layout.params(*layer) for layer in zip(shapes["layers"], axes["layers"], strict=True))
-    return {"rest": layout.params(shapes["rest"], axes["rest"]), "layers": layers}
-
-
-def programs(model: VLMConfig, options: DecodeOptions, layout: Layout) -> tuple[Any, Any]:
-    """`decode.prepare` and `decode.make_decode`'s decoder, jitted for the devices of `layout` (from decode_layout)."""
-    merge = jax.jit(partial(prepare, config=model), out_shardings=decode_places(model, layout))
-    return merge, jax.jit(make_decode(model, options, layout), out_shardings=layout.replicated())
-
-
-class Writer:
-    """Writes answers for batches of images; compiled once.
-
-    layout: from decode_layout. Every process gives its own rows of a batch, and gets all answers. num_drafts: tokens
-    guessed a step, from what was written so far.
-    """
-
-    def __init__(
-        self,
-        model: VLMConfig,
-        tokenizer: Tokenizer,
-        options: pipeline.DataOptions,
-        max_new_tokens: int,
-        layout: Layout,
-        num_drafts: int = NUM_DRAFTS,
-    ):
-        self.layout = layout
-        nothing = jax.tree.map(lambda x: put(x, layout.replicated()), drafts.empty())
-        self.known = (nothing,) if num_drafts else ()
-        before, after = pipeline.prompt_tokens(options, tokenizer)
-        self.tokenizer, self.has_head = tokenizer, model.head != "none"
-        self.options = DecodeOptions(
-            before=tuple(before),
-            after=tuple(after),
-            max_new_tokens=max_new_tokens,
-            end_id=tokenizer.eos_id,
-            number_id=tokenizer.float_id if self.has_head else NO_TOKEN,
-            vocab_size=tokenizer.vocab_size,
-            forbidden=(*tokenizer.forbidden_sequences(), *tokenizer.float_token_in_bytes()),
-            num_drafts=num_drafts,
-        )
-        self.prepare, self.decode = programs(model, self.options, layout)
-
-    def batch_size(self, wanted: int) -> int:
-        """`wanted`, rounded up to what the layout can cut evenly."""
-        ways = self.layout.mesh.shape["data"] * self.layout.mesh.shape["fsdp"]
-        return -(-wanted // ways) * ways
-
-    def __call__(self, prepared: dict[str, Any], images: np.ndarray, batch_size: int, count: int) -> list[Answer]:
-        """Answers of the first `count` rows, in order. prepared: what `prepare` made.
-
-        images: uint8 [R, S, S, 3], those of the R rows of the global batch that `layout.rows(batch_size)` names.
-        """
-        is_used = np.asarray(self.layout.rows(batch_size)) < count
-        found = self.decode(prepared, *self.layout.place((images, is_used), batch_size), *self.known)
-        if self.known:
-            self.known = (found.table,)
-        decoded = jax.device_get(replace(found, table=None))
-        return [self._answer(decoded.tokens[r], decoded.numbers[r], int(decoded.lengths[r])) for r in range(count)]
-
-    def _answer(self, tokens: np.ndarray, numbers: np.ndarray, length: int) -> Answer:
-        ids = tokens[:length]
-        text = self.tokenizer.decode(ids.tolist())
-        if self.has_head:
-            values = numbers[:length][ids == self.options.number_id]
-            text = code.fill(text, [float(value) for value in values])
-        return Answer(text, is_finished=length < self.options.max_new_tokens)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model ready to write: from a run's workdir or from a folder of imported weights."""
-
-    model: VLMConfig
-    params: Params
-    tokenizer: Tokenizer
-    data: pipeline.DataOptions
-    train_split: str | None  # of a 2D run: tells which cells were seen
-    about: dict[str, str | None]  # model_path, model_base, model_name of the predictions file
-
-
-def load_run(workdir: Path, step: str, layout: Layout | None = None) -> Trained:
-    """The model of a run at `step` ("last", "best" or a number). layout: where (default: the first device)."""
-    config = configs.read(workdir)
-    found = checkpoint.find_step(workdir, step)
-    layout = one_device() if layout is None else layout
-    assembly = Assembly.of(config, layout)
-    values = checkpoint.load_params(workdir, found)
-    trained = {path: put(values[path], shape.sharding) for path, shape in assembly.trainable.items()}
-    about = {"model_path": str(workdir), "model_base": config.model.base or None}
-    return Trained(
-        assembly.model,
-        {**assembly.load_frozen(), **trained},
-        Tokenizer.load(workdir),
-        configs.data_options(config),
-        str(config.data.train.images).rpartition(":")[2] if config.task == "twod" else None,
-        {**about, "model_name": Path(workdir).resolve().name},
-    )
-
-
-def one_device() -> Layout:
-    return Layout.of("decode", make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.local_devices()[:1]))
-
-
-def put(value: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """A host's array to its place; every process holds all of it and keeps its part."""
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
-
-
-def load_imported(folder: Path, *, task: str, rotation_rep: str, prompt: str, layout: Layout | None = None) -> Trained:
-    """The model of a folder that tools/convert_weights.py made; weights in the dtype they were stored in."""
-    find_task(task).representation(rotation_rep)
-    model = base.read_config(folder)
-    vision = model.vision
-    options = pipeline.DataOptions(
-        task=task,
-        rotation_rep=rotation_rep,
-        head=model.head,
-        prompt=prompt,
-        image_size=vision.image_size,
-        image_mean=vision.image_mean,
-        image_aspect_ratio=base.aspect_ratio(folder),
-        max_length=2048,
-        num_image_tokens=vision.num_patches,
-    )
-    about = {"model_path": str(folder), "model_base": None, "model_name": Path(folder).resolve().name}
-    stored, bones = base.paths(folder), skeleton(model)
-    absent = sorted({path.split("/")[0] for path in bones.shapes if path not in stored})
-    if absent:
-        raise UserError(
-            f"--model {folder} holds no {', '.join(absent)}, so it can't write code yet: train it with model.base, or "
-            "import it with --projector or --adapter"
-        )
-    if not (Path(folder) / TOKENIZER_FILE).is_file():
-        raise UserError(f"--model {folder} holds no {TOKENIZER_FILE}: import it again with --tokenizer FILE")
-    places = (one_device() if layout is None else layout).params(stored, bones.axes)
-    wanted = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=places[path]) for path, s in stored.items()}
-    return Trained(model, base.restore(folder, wanted), Tokenizer.load(folder), options, None, about)
+from igllm_jax.weights.trained_model import Trained, load_imported, load_run
 
 
 def batches(
@@ -225,18 +48,18 @@ def predict(
     batch_size: int,
     limit: int,
     max_new_tokens: int,
-    layout: Layout | None = None,
+    layout: MeshLayout | None = None,
     num_drafts: int = NUM_DRAFTS,
     stops: Callable[[], bool] = distributed.never,
 ) -> dict[str, Answer]:
     """Image name -> answer, for the first `limit` images (0: all) of an image source, with progress on stderr.
 
     layout: where `trained` lives (default: one device). batch_size is rounded up to what it can cut evenly.
-    num_drafts: see Writer.
+    num_drafts: see AnswerGenerator.
     stops: asked before each batch. Raises: Stopped where it says so.
     """
     layout = one_device() if layout is None else layout
-    writer = Writer(trained.model, trained.tokenizer, trained.data, max_new_tokens, layout, num_drafts)
+    writer = AnswerGenerator(trained.model, trained.tokenizer, trained.data, max_new_tokens, layout, num_drafts)
     prepared = writer.prepare(trained.params)
     size = writer.batch_size(batch_size)
     count = min(len(source), limit or len(source))
@@ -299,7 +122,7 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
     source = tars.open_images(options.images)
     if not len(source):
         raise UserError(f"--images {options.images} holds no image")
-    layout = Layout.of("decode", make_mesh({"data": -1, "fsdp": 1, "tensor": options.tensor}))
+    layout = MeshLayout.of("decode", make_mesh({"data": -1, "fsdp": 1, "tensor": options.tensor}))
     if options.workdir:
         trained = load_run(options.workdir, options.step, layout)
     else:

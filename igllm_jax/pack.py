@@ -32,16 +32,16 @@ class _Split:
         self.images = source
         self.labels = _raw_labels(labels)
         try:
-            self.places = [source.find(label["image_filename"]) for label in self.labels]
+            self.image_indices = [source.find(label["image_filename"]) for label in self.labels]
         except UserError as error:
             raise UserError(f"{error} (labels {labels})") from None
 
     def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(key, record) of every scene, in order."""
-        scenes = zip(self.places, self.labels, strict=True)
-        for index, (place, label) in enumerate(progress.track(scenes, total=len(self.places), label=self.name)):
+        scenes = zip(self.image_indices, self.labels, strict=True)
+        for index, (image, label) in enumerate(progress.track(scenes, total=len(self.image_indices), label=self.name)):
             record = {
-                "image": self.images.read_bytes(place),
+                "image": self.images.read_bytes(image),
                 "file_name": label["image_filename"],
                 "label": json.dumps(label),
             }
@@ -70,8 +70,8 @@ def find_splits(data: Path) -> list[_Split]:
     """
     splits = []
     for labels in sorted((data / "labels").glob("*.json")):
-        places = (data / "images" / f"{labels.stem}.tar", data / "images" / labels.stem)
-        splits += [_Split(place, labels) for place in places if place.exists()][:1]
+        candidates = (data / "images" / f"{labels.stem}.tar", data / "images" / labels.stem)
+        splits += [_Split(candidate, labels) for candidate in candidates if candidate.exists()][:1]
     if not splits:
         raise UserError(
             f"{data}: has no split with both labels/SPLIT.json and images/SPLIT.tar; give the folder that holds these "

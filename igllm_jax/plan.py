@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from igllm_jax import config as configs
-from igllm_jax import flops
-from igllm_jax.chips import CHIPS, GIB, Chip, chip_of, find_topology
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig
-from igllm_jax.plan_worker import PROMPT
-from igllm_jax.sharding import MESH_AXES
+from igllm_jax.parallel.sharding import MESH_AXES
+from igllm_jax.plan_compile import PROMPT
+from igllm_jax.planning import flops
+from igllm_jax.planning.chips import CHIPS, GIB, Chip, chip_of, find_topology
 
 LENGTH = 1024  # positions of a row with its image: ten CLEVR objects with a float head take 995
 MOST_PER_CHIP = 512  # examples; the search for the largest batch ends there
@@ -39,7 +39,7 @@ TPU_ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """One compile. config: the --config arguments. topology: as chips.find_topology names it, or local."""
 
     config: tuple[str, ...]
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     own = tuple(argument for argument in arguments if argument not in others)
     batch_size = options.batch or config.batch_size
     mesh = _mesh(options.mesh, config, topology, options.what)
-    request = Request(_spelled(own), topology, options.what, batch_size, options.length, mesh)
+    request = PlanRequest(_spelled(own), topology, options.what, batch_size, options.length, mesh)
     model = configs.model_config(config)
     prompt = model.vision.num_patches + PROMPT.answer_offset
     if options.length <= prompt:
@@ -127,8 +127,8 @@ def environment_for(topology: str, own: Mapping[str, str]) -> dict[str, str]:
     return {**own, "XLA_FLAGS": " ".join(kept), **TPU_ENVIRONMENT}
 
 
-def compile_apart(request: Request) -> dict[str, Any]:
-    """What plan_worker finds, in a process of its own: libtpu takes lock files, and some failures end the process.
+def compile_apart(request: PlanRequest) -> dict[str, Any]:
+    """What plan_compile finds, in a process of its own: libtpu takes lock files, and some failures end the process.
 
     Raises: UserError with the last lines of a compiler that failed.
     """
@@ -136,7 +136,7 @@ def compile_apart(request: Request) -> dict[str, Any]:
         out = Path(folder) / "found.json"
         mesh = ",".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, request.mesh, strict=True))
         numbers = [str(request.batch_size), str(request.length)]
-        command = [sys.executable, "-m", "igllm_jax.plan_worker", str(out), request.topology, request.what, *numbers]
+        command = [sys.executable, "-m", "igllm_jax.plan_compile", str(out), request.topology, request.what, *numbers]
         environment = environment_for(request.topology, os.environ)
         done = subprocess.run([*command, mesh, *request.config], env=environment, capture_output=True, text=True)
         if not out.is_file():
@@ -148,7 +148,7 @@ def compile_apart(request: Request) -> dict[str, Any]:
     return found
 
 
-def measure(request: Request) -> dict[str, Any]:
+def measure(request: PlanRequest) -> dict[str, Any]:
     """What the compiler says, and whether that fits, as plain values; bytes are of one chip."""
     found = compile_apart(request)
     chip = _chip(request, found)
@@ -165,7 +165,7 @@ def measure(request: Request) -> dict[str, Any]:
     }
 
 
-def complete(plan: dict[str, Any], request: Request, model: VLMConfig, trainable: str) -> dict[str, Any]:
+def complete(plan: dict[str, Any], request: PlanRequest, model: VLMConfig, trainable: str) -> dict[str, Any]:
     """Adds collectives where they are missing, FLOPs, and the least time where the chip is known."""
     if "refused" in plan:
         return plan
@@ -176,13 +176,13 @@ def complete(plan: dict[str, Any], request: Request, model: VLMConfig, trainable
     return {**plan, "bound": bound(plan, chip, model) if chip else None}
 
 
-def _chip(request: Request, found: dict[str, Any]) -> Chip | None:
+def _chip(request: PlanRequest, found: dict[str, Any]) -> Chip | None:
     if request.topology == "local":
         return chip_of(found["device_kind"])
     return CHIPS[find_topology(request.topology).chip]
 
 
-def _collectives_apart(request: Request, found: dict[str, Any]) -> dict[str, Any]:
+def _collectives_apart(request: PlanRequest, found: dict[str, Any]) -> dict[str, Any]:
     """Some kernels can't be printed (splash for v5p and v6e): the same program with plain attention instead, which
     moves the same weights; one example per chip is enough where no activation travels."""
     mesh = found["mesh"]
@@ -193,7 +193,7 @@ def _collectives_apart(request: Request, found: dict[str, Any]) -> dict[str, Any
     return {"collectives": other.get("collectives", []), "collectives_note": how}
 
 
-def count(model: VLMConfig, request: Request, trainable: str, num_devices: int) -> dict[str, float]:
+def count(model: VLMConfig, request: PlanRequest, trainable: str, num_devices: int) -> dict[str, float]:
     """FLOPs of the whole batch, and `per_chip` executed ones."""
     answer = request.length - model.vision.num_patches - PROMPT.answer_offset
     if request.what == "train":
@@ -238,11 +238,13 @@ def _read(plan: dict[str, Any], model: VLMConfig) -> float:
     width = 2 if model.dtype == "bfloat16" else 4
     rows = plan["batch"] / (mesh["data"] * mesh["fsdp"])
     positions = PROMPT.image_offset + rows * (plan["length"] - PROMPT.image_offset)
-    cache = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_width * width * positions
+    cache = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * width * positions
     return (answer + 1) * kinds["frozen"] + answer * cache / mesh["tensor"]
 
 
-def largest(request: Request, measure: Callable[[Request], dict[str, Any]] = measure) -> tuple[Request, dict[str, Any]]:
+def largest(
+    request: PlanRequest, measure: Callable[[PlanRequest], dict[str, Any]] = measure
+) -> tuple[PlanRequest, dict[str, Any]]:
     """The largest batch per data-and-fsdp device that fits, by bisection: its request and what was measured."""
     first = measure(request)
     unit = first["mesh"]["data"] * first["mesh"]["fsdp"]

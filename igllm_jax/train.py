@@ -1,6 +1,6 @@
 """`igllm train`: one run from its config, resumed where it stopped.
 
-Reads from top to bottom: arguments, data, model, state, loop. What a step does is in train_step.py.
+Reads from top to bottom: arguments, data, model, state, loop. What a step does is in training/step.py.
 """
 
 import argparse
@@ -12,9 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from igllm_jax import checkpoint, distributed, logs
 from igllm_jax import config as configs
-from igllm_jax.assemble import Assembly
 from igllm_jax.batch import Batch
 from igllm_jax.data import pipeline
 from igllm_jax.data.examples import load_examples
@@ -22,11 +20,17 @@ from igllm_jax.data.rows import sample_texts
 from igllm_jax.data.tokens import MODEL_FILE, Tokenizer, train_small
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import unnest
-from igllm_jax.optim import groups, schedule
-from igllm_jax.sharding import Layout, make_mesh
-from igllm_jax.speed import Profile, Speed
-from igllm_jax.train_step import TrainState, jit_step, make_eval_step, make_train_step
-from igllm_jax.watch import HeldOut, Meter, describe, say, show_sample
+from igllm_jax.parallel import distributed
+from igllm_jax.parallel.sharding import MeshLayout, make_mesh
+from igllm_jax.planning.throughput import Profile, Speed
+from igllm_jax.training import metrics_log
+from igllm_jax.training.monitor import Meter, describe, log_line, show_sample
+from igllm_jax.training.optim import groups, schedule
+from igllm_jax.training.state import TrainState
+from igllm_jax.training.step import jit_step, make_eval_step, make_train_step
+from igllm_jax.training.validation import HeldOutEvaluation
+from igllm_jax.weights import checkpoint
+from igllm_jax.weights.run_model import RunModel
 
 TOKENIZER_TEXTS = 2000  # answers that a small tokenizer is trained on
 
@@ -61,7 +65,7 @@ class Run:
         self.config = config
 
         # data
-        self.layout = Layout.of(config.mesh.layout, make_mesh(config.mesh))
+        self.layout = MeshLayout.of(config.mesh.layout, make_mesh(config.mesh))
         self.data_options = configs.data_options(config)
         self.data = pipeline.TrainPipeline(
             configs.train_sources(config),
@@ -73,29 +77,29 @@ class Run:
         )
 
         # model
-        self.assembly = Assembly.of(config, self.layout)
+        self.run_model = RunModel.of(config, self.layout)
         self.loss_options = configs.loss_options(config)
-        shared = (self.assembly.skeleton, self.data.prompt)
-        step = make_train_step(*shared, self.assembly.optim, self.loss_options, self.layout)
-        self.step = jit_step(step, self.assembly.abstract_state())
+        shared = (self.run_model.skeleton, self.data.prompt)
+        step = make_train_step(*shared, self.run_model.optim, self.loss_options, self.layout)
+        self.step = jit_step(step, self.run_model.abstract_state())
         eval_step = make_eval_step(*shared, self.loss_options, self.layout)
         self.eval_step = jax.jit(eval_step, out_shardings=self.layout.replicated())
-        self.frozen = self.assembly.load_frozen()
+        self.frozen = self.run_model.load_frozen()
 
         # state
         self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=config.train.keep_checkpoints)
         self.is_evaluated = True  # whether what was due after the last step is done
-        self.state = self._restore() or self.assembly.initial_state()
+        self.state = self._restore() or self.run_model.initial_state()
         if distributed.is_first():
             configs.write(config, self.workdir)
-        self.held_out = HeldOut(config, self.data_options, self.tokenizer, self.assembly, self.layout)
+        self.held_out = HeldOutEvaluation(config, self.data_options, self.tokenizer, self.run_model, self.layout)
         self.scores: dict[str, float] = {}
 
     def _restore(self) -> TrainState | None:
         latest = self.checkpoints.latest()
         if latest is None:
             return None
-        state, meta = self.checkpoints.restore(latest, self.assembly.abstract_state())
+        state, meta = self.checkpoints.restore(latest, self.run_model.abstract_state())
         for key, value in self._meta().items():
             if meta.get(key) != value:
                 raise UserError(
@@ -103,7 +107,7 @@ class Run:
                     "give it the data it had, or take another --workdir"
                 )
         self.is_evaluated = meta["is_evaluated"]
-        say(f"resumed from step {latest}")
+        log_line(f"resumed from step {latest}")
         return state
 
     def _meta(self) -> dict[str, Any]:
@@ -119,10 +123,10 @@ class Run:
         """Trains to the end, or to a stop signal; what was learned is saved either way."""
         config = self.config
         start, end = int(self.state.step), config.train.num_steps
-        describe(self.assembly, self.data, self.layout, start, end)
+        describe(self.run_model, self.data, self.layout, start, end)
         writer = self._open_logs(start)
         speed = Speed.of(
-            self.assembly.model, config.optim.trainable, self.data.prompt, config.batch_size, self.layout.mesh.size
+            self.run_model.model, config.optim.trainable, self.data.prompt, config.batch_size, self.layout.mesh.size
         )
         meter = Meter(config.batch_size, self.data_options.num_image_tokens, start, end, speed)
         batches = self.data.iterate(start)
@@ -132,7 +136,9 @@ class Run:
                 self._save(meter)
             if is_stopped:
                 self.checkpoints.wait()
-                say(f"stopped by a signal at step {int(self.state.step)}; saved. The same command goes on from here")
+                log_line(
+                    f"stopped by a signal at step {int(self.state.step)}; saved. The same command goes on from here"
+                )
         finally:
             self.profile.close()
             batches.close()
@@ -140,12 +146,12 @@ class Run:
             meter.close()
             self.checkpoints.close()
 
-    def _open_logs(self, start: int) -> logs.MetricsWriter | logs.Nowhere:
+    def _open_logs(self, start: int) -> metrics_log.MetricsWriter | metrics_log.NullMetricsWriter:
         if not distributed.is_first():
-            return logs.Nowhere()
+            return metrics_log.NullMetricsWriter()
         config = self.config
         boards = {"tensorboard": config.train.tensorboard, "wandb": config.train.wandb}
-        return logs.MetricsWriter(self.workdir, first_step=start, **boards, config=config.to_dict())
+        return metrics_log.MetricsWriter(self.workdir, first_step=start, **boards, config=config.to_dict())
 
     def _loop(
         self, start: int, end: int, batches: Iterator[Batch], meter: Meter, writer: Any, stops: Callable[[], bool]
@@ -171,15 +177,15 @@ class Run:
         if step == 1:
             show_sample(batch, self.tokenizer)
         self.profile.before(step, self.state)
-        self.state, metrics = self.step(self.state, self.frozen, self.layout.place(batch, config.batch_size))
+        self.state, metrics = self.step(self.state, self.frozen, self.layout.shard(batch, config.batch_size))
         if self.profile.after(step, self.state):
-            say(f"a trace of steps {self.profile.first} to {self.profile.last} is in {self.profile.folder}")
+            log_line(f"a trace of steps {self.profile.first} to {self.profile.last} is in {self.profile.folder}")
         meter.add(step, batch, metrics)
         if jax.default_backend() == "cpu" and self.layout.mesh.size > 1:
             jax.block_until_ready(self.state.step)  # several steps in flight dead-lock fake devices
         last = step == config.train.num_steps
         if step % config.train.log_every == 0 or last or step == 1:
-            rates = {f"lr/{g}": float(schedule(r, self.assembly.optim)(step - 1)) for g, r in self._rates().items()}
+            rates = {f"lr/{g}": float(schedule(r, self.run_model.optim)(step - 1)) for g, r in self._rates().items()}
             writer.write(step, {**meter.report(), **rates})
 
     def _follow_up(self, step: int, meter: Meter, writer: Any, stops: Callable[[], bool]) -> None:
@@ -194,8 +200,8 @@ class Run:
             self._save(meter)
 
     def _rates(self) -> dict[str, float]:
-        used = set(groups(self.assembly.trainable, self.config.optim.trainable).values())
-        return {group: rate for group, rate in self.assembly.optim.learning_rates if group in used}
+        used = set(groups(self.run_model.trainable, self.config.optim.trainable).values())
+        return {group: rate for group, rate in self.run_model.optim.learning_rates if group in used}
 
     def _evaluate(self, meter: Meter, stops: Callable[[], bool], *, generates: bool) -> dict[str, float]:
         """Held-out loss, or the scene metrics of generated code; names start with `val/`."""
@@ -206,7 +212,7 @@ class Run:
                 found = self.held_out.losses(partial(self.eval_step, self.state.params, self.frozen), stops)
         self.scores.update(found)
         shown = {f"val/{name}": value for name, value in found.items()}
-        say(f"step {int(self.state.step)}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
+        log_line(f"step {int(self.state.step)}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
         return shown
 
     def _save(self, meter: Meter) -> None:

@@ -23,7 +23,7 @@ SMALLER = {
     "model.decoder.num_layers": 2,
     "model.decoder.num_heads": 2,
     "model.decoder.num_kv_heads": 2,
-    "model.decoder.head_width": 16,
+    "model.decoder.head_dim": 16,
     "model.decoder.mlp_width": 48,
     "train.num_steps": 120,
     "train.log_every": 1,

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igllm_jax.assemble import draw
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.models.clip import VisionConfig
 from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.lora import LoRAConfig
-from igllm_jax.models.vlm import VLMConfig, skeleton
+from igllm_jax.models.vlm import VLMConfig, draw, skeleton
 
 LAYOUT = PromptLayout(image_offset=2, answer_offset=5)
 NUMBER_ID, END_ID = 7, 2
@@ -36,7 +35,7 @@ def model(
         activation="quick_gelu", feature_layer=feature_layer, image_mean=(0.5, 0.4, 0.3), image_std=(0.2, 0.3, 0.4),
     )  # fmt: skip
     decoder = DecoderConfig(
-        vocab_size=53, width=26, num_layers=layers, num_heads=4, num_kv_heads=2, head_width=6, mlp_width=31,
+        vocab_size=53, width=26, num_layers=layers, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=31,
         rms_norm_epsilon=1e-5, rope_theta=5000.0, tie_embeddings=tied, attention=attention, remat=remat,
     )  # fmt: skip
     lora = LoRAConfig(rank=rank, alpha=5.0, dropout=dropout, dropout_kind=dropout_kind)

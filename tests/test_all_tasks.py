@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from igllm_jax import config as configs
-from igllm_jax import logs, train
+from igllm_jax import train
 from igllm_jax.__main__ import COMMANDS
+from igllm_jax.parallel.sharding import make_mesh
 from igllm_jax.scene.tasks import TASKS
-from igllm_jax.sharding import make_mesh
+from igllm_jax.training import metrics_log
 
 IS_FULL = os.environ.get("IGLLM_FULL", "0") not in ("", "0")
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ SMALL = {
     "model.decoder.num_layers": 1,
     "model.decoder.num_heads": 2,
     "model.decoder.num_kv_heads": 2,
-    "model.decoder.head_width": 16,
+    "model.decoder.head_dim": 16,
     "model.decoder.mlp_width": 32,
     "data.buckets": 1,
     "batch_size": 8,
@@ -102,7 +103,7 @@ def test_from_nothing_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.M
     config = f"--config={ROOT}/configs/tiny.py:task={task},{ARGUMENTS[task]}"
     igllm("train", config, *changes, "--workdir", workdir)
 
-    lines = logs.read(workdir / logs.METRICS_FILE)
+    lines = metrics_log.read(workdir / metrics_log.METRICS_FILE)
     trained = [line["loss"] for line in lines if "loss" in line]
     held_out = {line["step"]: line["val/loss"] for line in lines if "val/loss" in line}
     print(f"\n{task}: " + ", ".join(f"step {step} {loss:.3f}" for step, loss in held_out.items()), flush=True)

@@ -10,14 +10,15 @@ from benchmarks import report, work
 from benchmarks.ours import LAYOUT, Ours
 from configs import bench
 from igllm_jax import config as configs
-from igllm_jax import generate, make_data
+from igllm_jax import make_data
 from igllm_jax.data import pipeline
 from igllm_jax.errors import UserError
+from igllm_jax.weights import trained_model
 from tests import runs
 
 SMALLER = {
     "model.decoder.width": 22, "model.decoder.num_layers": 2, "model.decoder.num_heads": 2,
-    "model.decoder.num_kv_heads": 2, "model.decoder.head_width": 6, "model.decoder.mlp_width": 29,
+    "model.decoder.num_kv_heads": 2, "model.decoder.head_dim": 6, "model.decoder.mlp_width": 29,
     "model.decoder.vocab_size": 53, "model.vision.width": 14, "model.vision.num_layers": 2,
     "model.vision.num_heads": 2, "model.vision.mlp_width": 17, "model.vision.image_size": 28, "data.image_size": 28,
     "data.max_length": 71, "batch_size": 8,
@@ -67,8 +68,8 @@ def test_our_side_draws_its_own_weights_where_the_folder_has_none(tmp_path):
     work.write(tmp_path / "work", smaller(), has_weights=False)
     side = Ours(tmp_path / "work")
     assert not work.read_weights(side.folder)
-    assembly = side.assemble()
-    drawn = side.read({**assembly.frozen, **assembly.trainable})
+    run_model = side.assemble()
+    drawn = side.read({**run_model.frozen, **run_model.trainable})
     assert all(np.isfinite(value).all() for value in drawn.values())
     assert np.std(drawn["decoder/layers/q/kernel"]) > 0.1
 
@@ -82,7 +83,7 @@ def test_our_side_decodes_what_a_run_has_learned(tmp_path, monkeypatch):
     pictures = f"{data}/2d.npz:random"
     with pytest.raises(SystemExit, match="LLaMA's tokenizer"):
         work.write_run(tmp_path / "work", workdir, pictures)
-    trained = generate.load_run(workdir, "last")
+    trained = trained_model.load_run(workdir, "last")
     before, after = pipeline.prompt_tokens(trained.data, trained.tokenizer)
     monkeypatch.setattr(work, "PROMPT", (len(before), len(after)))
     monkeypatch.setattr(work, "NUMBER_ID", trained.tokenizer.float_id)
@@ -92,7 +93,7 @@ def test_our_side_decodes_what_a_run_has_learned(tmp_path, monkeypatch):
         side.set_up_decoding(images=8, new_tokens=24, number_id=work.NUMBER_ID, num_drafts=num_drafts)
         found[num_drafts] = [side.decode(batch) for batch in (0, 1)]
     assert [turn["tokens"] for turn in found[0]] == [turn["tokens"] for turn in found[3]]
-    side.table = replace(side.table, trust=np.ones((), np.float32))
+    side.table = replace(side.table, acceptance_rate=np.ones((), np.float32))
     assert side.decode(1)["steps"] < found[0][1]["steps"] == 23  # what it has written once it guesses
     assert not np.array_equal(work.images(side.folder, 8, 0), work.images(side.folder, 8, 1))
     with pytest.raises(SystemExit, match="batch 2 of 8 goes beyond"):

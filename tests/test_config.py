@@ -54,7 +54,7 @@ def test_the_full_size_is_vicuna_7b_and_vit_l():
         (["--workdir", "x"], "--config is missing"),
         (["--config=configs/tiny.py", "--config.batch_size=0"], "batch_size is 0; it must be at least 1"),
         (["--config=configs/tiny.py", "--config.eval.loss_every=-1"], "eval.loss_every is -1; it must be at least 0"),
-        (["--config=configs/tiny.py", "--config.optim.accumulate=3"], "can't be cut in optim.accumulate=3"),
+        (["--config=configs/tiny.py", "--config.optim.accumulate=3"], "can't be sharded in optim.accumulate=3"),
     ],
 )
 def test_a_mistake_is_one_clear_line(arguments, message):

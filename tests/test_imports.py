@@ -13,7 +13,9 @@ MAY_IMPORT = {
     "models": set(),
     "data": {"scene"},
     "painter": {"scene", "data"},
-    "interop": {"models", "data", "checkpoint", "config", "scene", "assemble"},
+    "parallel": set(),
+    "decoding": {"models", "scene", "data", "parallel"},
+    "interop": {"models", "data", "scene", "weights", "config", "training"},
 }
 LIGHT = {"scene": {"numpy", "scipy"}, "painter": {"numpy", "scipy", "PIL"}}  # third-party packages of these folders
 

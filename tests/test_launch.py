@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from igllm_jax import config as configs
-from igllm_jax.chips import CHIPS, find_topology
+from igllm_jax.planning.chips import CHIPS, find_topology
 from tests import runs
 
 LAUNCH = runs.ROOT / "launch"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import igllm_jax
-from igllm_jax import checkpoint
+from igllm_jax.weights import checkpoint
 
 
 def test_importing_the_package_is_light() -> None:

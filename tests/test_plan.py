@@ -12,11 +12,12 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import plan_table
-from igllm_jax import chips, flops, hlo, plan
 from igllm_jax import config as configs
-from igllm_jax.chips import GIB
+from igllm_jax import plan
 from igllm_jax.errors import UserError
-from igllm_jax.sharding import make_mesh
+from igllm_jax.parallel.sharding import make_mesh
+from igllm_jax.planning import chips, flops, hlo
+from igllm_jax.planning.chips import GIB
 from tests import runs, small
 
 CLEVR = [f"--config={runs.ROOT}/configs/clevr.py"]
@@ -50,7 +51,7 @@ def test_a_token_costs_two_flops_per_weight_and_its_cache():
     decoder = model.decoder
     kernels = 26 * 24 + 2 * 26 * 12 + 24 * 26 + 3 * 26 * 31
     assert flops.token_flops(model, length=11) == 2 * (kernels + 26 * 53) + 4 * 11 * 4 * 6
-    assert decoder.num_heads * decoder.head_width == 24
+    assert decoder.num_heads * decoder.head_dim == 24
 
 
 # chips
@@ -174,7 +175,7 @@ def test_collectives_of_a_program_compiled_here():
 
 
 def request(batch=16):
-    return plan.Request((), "v5e:2x2", "train", batch, 1024, (1, 4, 1))
+    return plan.PlanRequest((), "v5e:2x2", "train", batch, 1024, (1, 4, 1))
 
 
 def fake_measure(most):

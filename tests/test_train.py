@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from igllm_jax import logs, make_data
+from igllm_jax import make_data
+from igllm_jax.training import metrics_log
 from tests import runs
 
 
@@ -32,7 +33,7 @@ def wait_for_step(process, workdir, step, *, saved):
     """Until the run has written `step` to its metrics and, where `saved`, finished a checkpoint."""
     path = workdir / "metrics.jsonl"
     for _ in range(30_000):
-        has_step = path.exists() and any(line["step"] >= step for line in logs.read(path))
+        has_step = path.exists() and any(line["step"] >= step for line in metrics_log.read(path))
         if has_step and (not saved or any(p.name.isdigit() for p in (workdir / "checkpoints").iterdir())):
             return
         assert process.poll() is None, process.communicate()
@@ -64,7 +65,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(whole, data, tmp_path):
     assert "saved. The same command goes on from here" in said
     runs.finish(runs.start("train", *words))
     assert runs.losses(tmp_path) == runs.losses(whole[0])
-    assert not any("val/loss" in line for line in logs.read(tmp_path / "metrics.jsonl"))  # eval.loss_every is 0
+    assert not any("val/loss" in line for line in metrics_log.read(tmp_path / "metrics.jsonl"))  # eval.loss_every is 0
 
 
 def test_a_run_says_what_it_does_and_leaves_what_it_should(whole):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop import exporting, importing
-from igllm_jax.interop.base_writer import partial_of
-from igllm_jax.interop.sources import DTYPES, KEEP, Request
+from igllm_jax.interop.sources import DTYPES, KEEP, ImportRequest
+from igllm_jax.weights.base_folder_writer import partial_of
 
 
 def main(arguments: list[str]) -> int:
@@ -63,7 +63,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    account = importing.run(Request(**{field.name: getattr(options, field.name) for field in fields(Request)}))
+    account = importing.run(
+        ImportRequest(**{field.name: getattr(options, field.name) for field in fields(ImportRequest)})
+    )
     for note in account.notes:
         print(f"note: {note}")
     for reason, count in account.left_out.items():

@@ -16,15 +16,17 @@ import numpy as np
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
-from igllm_jax.interop import base, hf_config, tables
-from igllm_jax.interop.base_writer import copy_files, settle
+from igllm_jax.interop import formats as tables
+from igllm_jax.interop import hf_config
 from igllm_jax.interop.files import import_torch, read_json, write_torch
 from igllm_jax.interop.importing import licence_files, merge_kernel
+from igllm_jax.interop.rules import Rule, WeightFormat
 from igllm_jax.interop.safetensors_writer import Outgoing, write, write_sharded
 from igllm_jax.interop.sources import KEEP
-from igllm_jax.interop.table import Rule, Source
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig, skeleton
+from igllm_jax.weights import base_folder
+from igllm_jax.weights.base_folder_writer import copy_files, settle
 
 BASE_PARTS = ("vision/", "decoder/")
 UNFINISHED = ".unfinished-export"  # tells a folder that an export left from one that is somebody's
@@ -53,17 +55,17 @@ class Model:
         """An array, or one layer of a stacked one."""
         if path not in self.arrays:
             assert self.base is not None
-            return base.read_array(self.base, path, layer)
+            return base_folder.read_array(self.base, path, layer)
         array = np.asarray(self.arrays[path])
         return array if layer is None else array[layer]
 
     def read_merged(self, path: str, layer: int | None = None) -> np.ndarray:
         """Like `read`, a kernel with its LoRA update."""
-        place = path.removesuffix("/kernel")
+        prefix = path.removesuffix("/kernel")
         array = self.read(path, layer)
-        if f"{place}/lora_a" not in self.shapes:
+        if f"{prefix}/lora_a" not in self.shapes:
             return array
-        a, b = (self.read(f"{place}/lora_{side}", layer) for side in "ab")
+        a, b = (self.read(f"{prefix}/lora_{side}", layer) for side in "ab")
         return merge_kernel(array, a, b, self.config.lora)
 
     @cached_property
@@ -73,17 +75,17 @@ class Model:
 
 def from_run(workdir: Path, step: str) -> Model:
     """The model of a run at "last", "best" or a step."""
-    from igllm_jax import checkpoint
     from igllm_jax import config as configs
+    from igllm_jax.weights import checkpoint
 
     config = configs.read(workdir)
     found = checkpoint.find_step(workdir, step)
     arrays = checkpoint.load_params(workdir, found)
     folder = config.model.base or None
-    model, stored = configs.model_config(config), base.paths(folder) if folder else {}
+    model, stored = configs.model_config(config), base_folder.paths(folder) if folder else {}
     trained = tuple(arrays)
     arrays = {**_drawn(config, model, {*arrays, *stored}), **arrays}
-    sources = base.read_model(folder).get("sources", {}) if folder else {}
+    sources = base_folder.read_model(folder).get("sources", {}) if folder else {}
     about = {"run": str(workdir), "step": found, "sources": sources, "merged_lora": _merged_lora(folder)}
     about["image_aspect_ratio"] = config.data.image_aspect_ratio
     return _complete(Model(model, arrays, trained, folder, stored, Tokenizer.load(workdir), about))
@@ -91,7 +93,7 @@ def from_run(workdir: Path, step: str) -> Model:
 
 def _drawn(config: Any, model: VLMConfig, there: set[str]) -> Params:
     """What neither trained nor came from a base: the run drew it from its seed."""
-    from igllm_jax.assemble import draw
+    from igllm_jax.models.vlm import draw
 
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     dtype = jnp.dtype(config.model.frozen_dtype)
@@ -105,18 +107,18 @@ def _drawn(config: Any, model: VLMConfig, there: set[str]) -> Params:
 
 def from_folder(folder: Path) -> Model:
     """The model of an imported folder; its adapter, projector and float head count as trained."""
-    config, stored = base.read_config(folder), base.paths(folder)
+    config, stored = base_folder.read_config(folder), base_folder.paths(folder)
     trained = tuple(path for path in stored if not path.startswith(BASE_PARTS) or _is_lora(path))
-    sources, merged = base.read_model(folder).get("sources", {}), _merged_lora(folder)
+    sources, merged = base_folder.read_model(folder).get("sources", {}), _merged_lora(folder)
     about = {"folder": str(folder), "sources": sources, "merged_lora": merged}
-    about["image_aspect_ratio"] = base.aspect_ratio(folder)
+    about["image_aspect_ratio"] = base_folder.aspect_ratio(folder)
     tokenizer = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).is_file() else None
     return _complete(Model(config, {}, trained, str(folder), stored, tokenizer, about))
 
 
 def _merged_lora(folder: Path | str | None) -> Any:
     """The adapter that the base has in its kernels, None where there is none."""
-    return base.read_model(folder).get("merged_lora") if folder else None
+    return base_folder.read_model(folder).get("merged_lora") if folder else None
 
 
 def _complete(model: Model) -> Model:
@@ -214,8 +216,8 @@ def _export_peft(model: Model, folder: Path, dtype: str) -> int:
 
 def _is_hugging_faces(model: Model) -> bool:
     """Whether the base came from a LlavaForConditionalGeneration, in which the decoder is a part with its own name."""
-    place = Path(model.base or "") / base.SOURCES / "llava" / "config.json"
-    return bool(model.base) and place.is_file() and "vision_config" in read_json(place)
+    file = Path(model.base or "") / base_folder.SOURCES / "llava" / "config.json"
+    return bool(model.base) and file.is_file() and "vision_config" in read_json(file)
 
 
 def _export_safetensors(model: Model, folder: Path, dtype: str) -> int:
@@ -225,13 +227,13 @@ def _export_safetensors(model: Model, folder: Path, dtype: str) -> int:
         for path in sorted(model.trained)
     }
     write(tensors, folder / "trained.safetensors")
-    _write_json(folder / base.MODEL_FILE, {"config": base.config_to_json(model.config), **model.about})
+    _write_json(folder / base_folder.MODEL_FILE, {"config": base_folder.config_to_json(model.config), **model.about})
     _save_tokenizer(model, folder)
     return len(tensors)
 
 
 def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
-    """LoRA merged; the float head in a file of its own, as Hugging Face's model has no place for one."""
+    """LoRA merged; the float head in a file of its own, as Hugging Face's model has none."""
     config = model.config
     if not config.vision.num_blocks:
         raise UserError(
@@ -266,7 +268,7 @@ FORMATS: Mapping[str, Callable[[Model, Path, str], int]] = {
 }
 
 
-def _outgoing(model: Model, source: Source, dtype: str, paths: set[str]) -> dict[str, Outgoing]:
+def _outgoing(model: Model, source: WeightFormat, dtype: str, paths: set[str]) -> dict[str, Outgoing]:
     """A table's names for these paths, LoRA merged into kernels."""
     shapes = {path: shape for path, shape in model.shapes.items() if path in paths}
     absent = sorted(set(shapes) - source.paths())
@@ -336,7 +338,7 @@ def _identities(model: Model, dtype: np.dtype) -> dict[str, Outgoing]:
 def _copy_licences(model: Model, folder: Path) -> None:
     """Those of everything that is in the weights; the decoder's under their own names, others with theirs before it."""
     for role in ("decoder", "llava", "vision", "adapter", "projector") if model.base else ():
-        for name, file in licence_files(Path(model.base or "") / base.SOURCES / role).items():
+        for name, file in licence_files(Path(model.base or "") / base_folder.SOURCES / role).items():
             copy_files({name if role in ("decoder", "llava") else f"{role}-{name}": file}, folder)
 
 
@@ -350,8 +352,8 @@ def _about_text(model: Model) -> dict[str, Any]:
     ids = model.tokenizer
     found: dict[str, Any] = {"bos_token_id": ids.bos_id, "eos_token_id": ids.eos_id} if ids else {}
     for role in ("decoder", "llava"):
-        place = Path(model.base or "") / base.SOURCES / role / "config.json"
-        config = read_json(place) if model.base and place.is_file() else {}
+        file = Path(model.base or "") / base_folder.SOURCES / role / "config.json"
+        config = read_json(file) if model.base and file.is_file() else {}
         config = config.get("text_config", config)
         found |= {key: config[key] for key in ("max_position_embeddings",) if key in config}
     return found

@@ -67,10 +67,10 @@ class Opened(Protocol):
 class Weights:
     """The tensors of one file, or of a folder's shards together.
 
-    place: what the user named. infos: name -> shape, dtype, file.
+    origin: what the user named. infos: name -> shape, dtype, file.
     """
 
-    place: Path
+    origin: Path
     infos: Mapping[str, TensorInfo]
     opened: Mapping[Path, Opened]
 
@@ -88,15 +88,15 @@ class Weights:
         return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
-def open_weights(place: str | Path, *, names: tuple[str, ...] = SINGLE_FILES) -> Weights:
+def open_weights(origin: str | Path, *, names: tuple[str, ...] = SINGLE_FILES) -> Weights:
     """Opens a weight file, or a folder with an index or one of the files `names` (safetensors before `.bin`).
 
     Raises: UserError where a file is absent, cut short, no weights, or wants to run code.
     """
-    place = Path(place)
-    index = None if place.is_file() or names != SINGLE_FILES else _index_of(place)
+    origin = Path(origin)
+    index = None if origin.is_file() or names != SINGLE_FILES else _index_of(origin)
     weight_map = {} if index is None else _weight_map(index)
-    files = _shards(place, index, weight_map) if index else [_single_file(place, names)]
+    files = _shards(origin, index, weight_map) if index else [_single_file(origin, names)]
     opened = {file: open_file(file) for file in files}
     infos: dict[str, TensorInfo] = {}
     twice: dict[str, str] = {}
@@ -106,13 +106,13 @@ def open_weights(place: str | Path, *, names: tuple[str, ...] = SINGLE_FILES) ->
                 twice[name] = f"{name} ({infos[name].file.name} and {info.file.name})"
             infos[name] = info
     if twice:
-        raise UserError(f"{place} holds {len(twice)} tensors twice: {', '.join(list(twice.values())[:5])}")
+        raise UserError(f"{origin} holds {len(twice)} tensors twice: {', '.join(list(twice.values())[:5])}")
     absent = [name for name, file in weight_map.items() if name not in infos or infos[name].file.name != file]
     if absent:
         raise UserError(
             f"{index} names tensors that its files do not hold: {', '.join(absent[:5])} ({len(absent)} in all)"
         )
-    return Weights(place, infos, opened)
+    return Weights(origin, infos, opened)
 
 
 def open_file(path: Path) -> Opened:
@@ -147,14 +147,14 @@ def _index_of(folder: Path) -> Path | None:
     return None
 
 
-def _single_file(place: Path, names: tuple[str, ...]) -> Path:
-    if place.is_file():
-        return place
-    found = [place / name for name in names if (place / name).is_file()]
+def _single_file(origin: Path, names: tuple[str, ...]) -> Path:
+    if origin.is_file():
+        return origin
+    found = [origin / name for name in names if (origin / name).is_file()]
     if not found:
         expected = ", ".join((*names, *INDEX_FILES) if names == SINGLE_FILES else names)
-        state = f"holds no weights: expected one of {expected}" if place.is_dir() else "does not exist"
-        raise UserError(f"{place} {state}")
+        state = f"holds no weights: expected one of {expected}" if origin.is_dir() else "does not exist"
+        raise UserError(f"{origin} {state}")
     return found[0]
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from igllm_jax.errors import UserError
-from igllm_jax.interop.tables import DECODER_MAPS
+from igllm_jax.interop.formats import DECODER_PROJECTIONS
 from igllm_jax.models.clip import ACTIVATIONS, VisionConfig
 from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.lora import LoRAConfig
@@ -55,12 +55,12 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def vision_config(config: Json, preprocessor: Json | None, *, feature_layer: int, place: object) -> VisionConfig:
+def vision_config(config: Json, preprocessor: Json | None, *, feature_layer: int, where: object) -> VisionConfig:
     """A CLIP tower. config: of a CLIPVisionModel, a CLIPModel or a LLaVA. preprocessor: preprocessor_config.json."""
-    found = _found(config, "vision", place)
-    _expect(found, place, hidden_act=tuple(ACTIVATIONS), num_channels=(3,))
+    found = _found(config, "vision", where)
+    _expect(found, where, hidden_act=tuple(ACTIVATIONS), num_channels=(3,))
     image = preprocessor or {}
-    size = partial(_size, found, place)
+    size = partial(_size, found, where)
     try:
         return VisionConfig(
             image_size=size("image_size", least=size("patch_size")),
@@ -69,23 +69,23 @@ def vision_config(config: Json, preprocessor: Json | None, *, feature_layer: int
             num_layers=size("num_hidden_layers", most=MAX_LAYERS),
             num_heads=size("num_attention_heads"),
             mlp_width=size("intermediate_size"),
-            layer_norm_epsilon=_number(found, place, "layer_norm_eps"),
+            layer_norm_epsilon=_number(found, where, "layer_norm_eps"),
             activation=str(found["hidden_act"]),
             feature_layer=feature_layer,
             image_mean=_three(image.get("image_mean", CLIP_MEAN)),
             image_std=_three(image.get("image_std", CLIP_STD)),
         )
     except (TypeError, ValueError) as error:
-        raise _told(error, place) from None
+        raise _told(error, where) from None
 
 
-def decoder_config(config: Json, place: object) -> DecoderConfig:
+def decoder_config(config: Json, where: object) -> DecoderConfig:
     """A LLaMA decoder. config: of a LlamaForCausalLM, a llava_llama or (its text_config) a LLaVA of Hugging Face."""
-    found = _found(config, "decoder", place)
+    found = _found(config, "decoder", where)
     plain = {"attention_bias": (False,), "mlp_bias": (False,), "tie_word_embeddings": (False, True)}
-    _expect(found, place, hidden_act=("silu",), **plain)
+    _expect(found, where, hidden_act=("silu",), **plain)
     tied = bool(found["tie_word_embeddings"] or ("text_config" in config and config.get("tie_word_embeddings", False)))
-    size = partial(_size, found, place)
+    size = partial(_size, found, where)
     heads, width = size("num_attention_heads"), size("hidden_size")
     try:
         return DecoderConfig(
@@ -94,78 +94,78 @@ def decoder_config(config: Json, place: object) -> DecoderConfig:
             num_layers=size("num_hidden_layers", most=MAX_LAYERS),
             num_heads=heads,
             num_kv_heads=heads if found["num_key_value_heads"] is None else size("num_key_value_heads"),
-            head_width=width // heads if found["head_dim"] is None else size("head_dim"),
+            head_dim=width // heads if found["head_dim"] is None else size("head_dim"),
             mlp_width=size("intermediate_size"),
-            rms_norm_epsilon=_number(found, place, "rms_norm_eps"),
-            rope_theta=_rope_theta(found, place),
+            rms_norm_epsilon=_number(found, where, "rms_norm_eps"),
+            rope_theta=_rope_theta(found, where),
             tie_embeddings=tied,
             attention="xla",
             remat="full",
         )
     except (TypeError, ValueError) as error:
-        raise _told(error, place) from None
+        raise _told(error, where) from None
 
 
-def _rope_theta(found: Mapping[str, Any], place: object) -> float:
+def _rope_theta(found: Mapping[str, Any], where: object) -> float:
     """Newer files keep it in rope_parameters, older ones at the top."""
     for key in ("rope_parameters", "rope_scaling"):
         rope = found[key] or {}
         if not isinstance(rope, Mapping):
-            raise UserError(f"{place}: {key} is {rope!r}; an object is expected")
+            raise UserError(f"{where}: {key} is {rope!r}; an object is expected")
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-            raise UserError(f"{place}: {key} {dict(rope)} is not supported; only plain rotary positions are")
+            raise UserError(f"{where}: {key} {dict(rope)} is not supported; only plain rotary positions are")
     rope = found["rope_parameters"] or {}
-    return _number(rope if "rope_theta" in rope else found, place, "rope_theta")
+    return _number(rope if "rope_theta" in rope else found, where, "rope_theta")
 
 
-def lora_config(adapter: Json, place: object) -> LoRAConfig:
+def lora_config(adapter: Json, where: object) -> LoRAConfig:
     """A PEFT adapter's rank, scale and dropout (rank-stabilised: as the alpha of the same scale)."""
-    _expect_keys(adapter, place, ("r", "lora_alpha"))
+    _expect_keys(adapter, where, ("r", "lora_alpha"))
     found = {**LORA_DEFAULTS, **adapter}
-    _expect(found, place, peft_type=("LORA", None), use_dora=(False, None), fan_in_fan_out=(False, None))
+    _expect(found, where, peft_type=("LORA", None), use_dora=(False, None), fan_in_fan_out=(False, None))
     for key in ("rank_pattern", "alpha_pattern"):
         if found[key]:
-            raise UserError(f"{place}: {key} gives maps different values, which is not supported: {found[key]}")
+            raise UserError(f"{where}: {key} gives maps different values, which is not supported: {found[key]}")
     start = str(found["init_lora_weights"])
     if start.lower().startswith(MODIFIES_BASE):
         raise UserError(
-            f"{place}: init_lora_weights is {start!r}, which changed the weights under the adapter too; save it with "
+            f"{where}: init_lora_weights is {start!r}, which changed the weights under the adapter too; save it with "
             "PEFT's path_initial_model_for_weight_conversion, as plain LoRA, and import that"
         )
-    rank, alpha = _size(found, place, "r"), _number(found, place, "lora_alpha")
+    rank, alpha = _size(found, where, "r"), _number(found, where, "lora_alpha")
     if found["use_rslora"]:
         alpha *= math.sqrt(rank)
     try:
         return LoRAConfig(rank=rank, alpha=alpha, dropout=float(found["lora_dropout"] or 0.0), dropout_kind="hash")
     except (TypeError, ValueError) as error:
-        raise _told(error, place) from None
+        raise _told(error, where) from None
 
 
-def feature_layer_of(config: Json, place: object) -> int:
+def feature_layer_of(config: Json, where: object) -> int:
     """Which hidden state feeds the projector, by a LLaVA's config (Hugging Face's or the original's)."""
     is_hf = "vision_config" in config
     found = {**LLAVA_DEFAULTS, **config} if is_hf else {"mm_vision_select_feature": "patch", **config}
     layer = found.get("vision_feature_layer") if is_hf else found.get("mm_vision_select_layer")
     if is_hf:
-        _expect(found, place, vision_feature_select_strategy=("default",), multimodal_projector_bias=(True,))
+        _expect(found, where, vision_feature_select_strategy=("default",), multimodal_projector_bias=(True,))
     else:
-        _expect(found, place, mm_vision_select_feature=("patch",))
+        _expect(found, where, mm_vision_select_feature=("patch",))
     if not isinstance(layer, int) or isinstance(layer, bool):
         key = "vision_feature_layer" if is_hf else "mm_vision_select_layer"
-        raise UserError(f"{place}: {key} is {layer!r}; one layer's number is expected")
+        raise UserError(f"{where}: {key} is {layer!r}; one layer's number is expected")
     return layer
 
 
-def aspect_ratio_of(config: Json, preprocessor: Json | None, place: object) -> str:
+def aspect_ratio_of(config: Json, preprocessor: Json | None, where: object) -> str:
     """How a LLaVA makes images square: "pad", as the reference does where nothing is said, or "square" (cuts)."""
     if "vision_config" in config:  # Hugging Face's says it beside the config
         return "pad" if preprocessor is None or preprocessor.get("do_pad") else "square"
-    _expect({"image_aspect_ratio": "pad", **config}, place, image_aspect_ratio=("pad", "square"))
+    _expect({"image_aspect_ratio": "pad", **config}, where, image_aspect_ratio=("pad", "square"))
     return str(config.get("image_aspect_ratio", "pad"))
 
 
-def _found(config: Json, part: str, place: object) -> dict[str, Any]:
+def _found(config: Json, part: str, where: object) -> dict[str, Any]:
     """The config of a part, with the format's defaults where it stands inside another one.
 
     Raises: UserError where a file of its own leaves out a size.
@@ -173,42 +173,42 @@ def _found(config: Json, part: str, place: object) -> dict[str, Any]:
     inner, defaults = ("vision_config", CLIP_DEFAULTS) if part == "vision" else ("text_config", LLAMA_DEFAULTS)
     own = config.get(inner, config)
     if not isinstance(own, Mapping):
-        raise UserError(f"{place}: {inner} is {own!r}; an object is expected")
-    _expect(own, place, model_type=MODEL_TYPES[part])
+        raise UserError(f"{where}: {inner} is {own!r}; an object is expected")
+    _expect(own, where, model_type=MODEL_TYPES[part])
     if own is config:
-        _expect_keys(own, place, ALWAYS_SAID[part])
+        _expect_keys(own, where, ALWAYS_SAID[part])
     return {**defaults, **own}
 
 
-def _expect_keys(found: Json, place: object, keys: tuple[str, ...]) -> None:
+def _expect_keys(found: Json, where: object, keys: tuple[str, ...]) -> None:
     absent = [key for key in keys if found.get(key) is None]
     if absent:
-        raise UserError(f"{place} does not say {', '.join(absent)}: take the config.json that came with the weights")
+        raise UserError(f"{where} does not say {', '.join(absent)}: take the config.json that came with the weights")
 
 
-def _size(found: Json, place: object, key: str, *, least: int = 1, most: int = MAX_SIZE) -> int:
-    value = _number(found, place, key)
+def _size(found: Json, where: object, key: str, *, least: int = 1, most: int = MAX_SIZE) -> int:
+    value = _number(found, where, key)
     if value != int(value) or not least <= value <= most:
-        raise UserError(f"{place}: {key} is {found[key]!r}; a whole number from {least} to {most} is expected")
+        raise UserError(f"{where}: {key} is {found[key]!r}; a whole number from {least} to {most} is expected")
     return int(value)
 
 
-def _number(found: Json, place: object, key: str) -> float:
+def _number(found: Json, where: object, key: str) -> float:
     value = found[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise UserError(f"{place}: {key} is {value!r}; a number above 0 is expected")
+        raise UserError(f"{where}: {key} is {value!r}; a number above 0 is expected")
     return float(value)
 
 
-def _told(error: Exception, place: object) -> UserError:
-    return error if isinstance(error, UserError) else UserError(f"{place}: {error}")
+def _told(error: Exception, where: object) -> UserError:
+    return error if isinstance(error, UserError) else UserError(f"{where}: {error}")
 
 
-def _expect(found: Json, place: object, **allowed: tuple[Any, ...]) -> None:
+def _expect(found: Json, where: object, **allowed: tuple[Any, ...]) -> None:
     for key, values in allowed.items():
         if found.get(key) not in values:
             known = ", ".join(str(value) for value in values if value is not None)
-            raise UserError(f"{place}: {key} is {found.get(key)!r}; supported: {known}")
+            raise UserError(f"{where}: {key} is {found.get(key)!r}; supported: {known}")
 
 
 def _three(values: Any) -> tuple[float, float, float]:
@@ -230,7 +230,7 @@ def decoder_to_json(config: DecoderConfig, *, vocab_size: int, dtype: str) -> di
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_width,
+        "head_dim": config.head_dim,
         "hidden_act": "silu",
         "rms_norm_eps": config.rms_norm_epsilon,
         "rope_theta": config.rope_theta,
@@ -357,7 +357,7 @@ def reference_to_json(config: VLMConfig, *, vision_tower: str, dtype: str, aspec
 
 def lora_to_json(config: LoRAConfig, *, base_model: str, in_llava: bool = False) -> dict[str, Any]:
     """PEFT's adapter_config.json. in_llava: the vision tower's maps, some of which have the same names, stay bare."""
-    maps = [name.split(".")[-1] for name in DECODER_MAPS]
+    maps = [name.split(".")[-1] for name in DECODER_PROJECTIONS]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -17,13 +17,13 @@ from igllm_jax import progress
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
-from igllm_jax.interop import base
-from igllm_jax.interop.base_writer import Writer, copy_files
-from igllm_jax.interop.sources import KEEP, Plan, Request, is_lora, make_plan
-from igllm_jax.interop.table import Tensor
+from igllm_jax.interop.rules import Tensor
+from igllm_jax.interop.sources import KEEP, ImportRequest, Plan, is_lora, make_plan
 from igllm_jax.models import lora
 from igllm_jax.models.lora import LoRAConfig
 from igllm_jax.models.vlm import skeleton
+from igllm_jax.weights import base_folder
+from igllm_jax.weights.base_folder_writer import BaseFolderWriter, copy_files
 
 COPIED = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer*",
@@ -44,7 +44,7 @@ class Account:
     notes: tuple[str, ...]
 
 
-def run(request: Request) -> Account:
+def run(request: ImportRequest) -> Account:
     """Imports into `request.out`, which appears only when it is complete; a second run goes on where one was killed.
 
     Raises: UserError where the files are not what they have to be; nothing is left behind then.
@@ -55,7 +55,7 @@ def run(request: Request) -> Account:
     plan = make_plan(request)
     tokenizer = find_tokenizer(request, plan)
     shapes = target_shapes(plan, request.dtype)
-    writer = Writer(request.out, shapes, _identity(plan, request, tokenizer))
+    writer = BaseFolderWriter(request.out, shapes, _identity(plan, request, tokenizer))
     written = 0
     try:
         wanted = in_file_order(plan)
@@ -67,7 +67,7 @@ def run(request: Request) -> Account:
                 written += 1
             tensor.weights.release(tensor.info.file)
         for role, folder in _folders(request).items():
-            copy_files(copied_files(folder), writer.partial / base.SOURCES / role)
+            copy_files(copied_files(folder), writer.partial / base_folder.SOURCES / role)
         if tokenizer:
             tokenizer.save(writer.partial)
         writer.finish(plan.config, _about(request, plan, tokenizer))
@@ -79,7 +79,7 @@ def run(request: Request) -> Account:
     return Account(len(wanted), written, size, seconds, dict(plan.left_out), tuple(plan.notes))
 
 
-def find_tokenizer(request: Request, plan: Plan) -> Tokenizer | None:
+def find_tokenizer(request: ImportRequest, plan: Plan) -> Tokenizer | None:
     """The tokenizer that came along, checked against the embedding and for the float token.
 
     Without one there is a note: the folder still serves runs that name theirs.
@@ -87,14 +87,14 @@ def find_tokenizer(request: Request, plan: Plan) -> Tokenizer | None:
     """
     folder = request.llava or request.decoder
     assert folder is not None
-    place = request.tokenizer or folder / TOKENIZER_FILE
-    if not request.tokenizer and not place.exists():
+    tokenizer_path = request.tokenizer or folder / TOKENIZER_FILE
+    if not request.tokenizer and not tokenizer_path.exists():
         plan.notes.append(
-            f"{place} does not exist, so no tokenizer came along: set tokenizer.path in configs, or import again with "
-            "--tokenizer FILE"
+            f"{tokenizer_path} does not exist, so no tokenizer came along: set tokenizer.path in configs, or import "
+            "again with --tokenizer FILE"
         )
         return None
-    tokenizer = Tokenizer.load(place)
+    tokenizer = Tokenizer.load(tokenizer_path)
     rows = plan.config.decoder.vocab_size
     if tokenizer.vocab_size > rows:
         raise UserError(
@@ -117,7 +117,7 @@ def target_shapes(plan: Plan, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
 
     Raises: UserError where the layers of one stack have different dtypes, or one that JAX lacks.
     """
-    bones = skeleton(plan.config).shapes
+    model_skeleton = skeleton(plan.config).shapes
     dtypes: dict[str, dict[str, str]] = {}
     for (path, _), tensor in plan.tensors.items():
         dtypes.setdefault(path, {}).setdefault(tensor.info.dtype.name, tensor.name)
@@ -130,7 +130,7 @@ def target_shapes(plan: Plan, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
     chosen = {path: next(iter(found)) if dtype == KEEP else dtype for path, found in dtypes.items()}
     return {
         path: jax.ShapeDtypeStruct(shape.shape, jnp.dtype(chosen[path]))
-        for path, shape in bones.items()
+        for path, shape in model_skeleton.items()
         if path in chosen
     }
 
@@ -144,8 +144,8 @@ def in_file_order(plan: Plan) -> list[Tensor]:
 def read_merged(plan: Plan, tensor: Tensor) -> np.ndarray:
     """A tensor's values; a kernel with its LoRA update where the folder keeps none apart."""
     array = tensor.read()
-    place = tensor.path.removesuffix("/kernel")
-    a, b = (plan.tensors.get((f"{place}/lora_{side}", tensor.layer)) for side in "ab")
+    prefix = tensor.path.removesuffix("/kernel")
+    a, b = (plan.tensors.get((f"{prefix}/lora_{side}", tensor.layer)) for side in "ab")
     if plan.config.lora.rank or a is None or b is None:
         return array
     return merge_kernel(array, a.read(), b.read(), plan.lora)
@@ -159,7 +159,7 @@ def merge_kernel(kernel: np.ndarray, a: np.ndarray, b: np.ndarray, config: LoRAC
     return np.asarray(merged["map/kernel"])
 
 
-def _folders(request: Request) -> dict[str, Path]:
+def _folders(request: ImportRequest) -> dict[str, Path]:
     folders = {"vision": request.vision, "decoder": request.decoder, "llava": request.llava, "adapter": request.adapter}
     folders["projector"] = request.projector if request.projector and request.projector.is_dir() else None
     return {role: folder for role, folder in folders.items() if folder}
@@ -181,11 +181,11 @@ def _named(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
     return {path.name: path for path, wanted in zip(files, is_one, strict=True) if wanted}
 
 
-def _identity(plan: Plan, request: Request, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _identity(plan: Plan, request: ImportRequest, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """What has to be the same for a second run to go on with what a first one left."""
     files = {json.dumps(stat) for tensor in plan.tensors.values() for stat in tensor.weights.fingerprint()}
     return {
-        "config": base.config_to_json(plan.config),
+        "config": base_folder.config_to_json(plan.config),
         "lora": asdict(plan.lora),
         "files": sorted(files),
         "dtype": request.dtype,
@@ -193,7 +193,7 @@ def _identity(plan: Plan, request: Request, tokenizer: Tokenizer | None) -> dict
     }
 
 
-def _about(request: Request, plan: Plan, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _about(request: ImportRequest, plan: Plan, tokenizer: Tokenizer | None) -> dict[str, Any]:
     sources = {**_folders(request), "projector": request.projector}
     return {
         "sources": {role: str(path) for role, path in sources.items() if path},

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from igllm_jax.errors import UserError
-from igllm_jax.interop import hf_config, tables
+from igllm_jax.interop import formats as tables
+from igllm_jax.interop import hf_config
 from igllm_jax.interop.files import Weights, open_weights, read_json
-from igllm_jax.interop.table import Shape, Source, Tensor, match
+from igllm_jax.interop.rules import Shape, Tensor, WeightFormat, match
 from igllm_jax.models.clip import VisionConfig
 from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.lora import LoRAConfig
@@ -27,7 +28,7 @@ DTYPES = (KEEP, "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
-class Request:
+class ImportRequest:
     """What the user asked for. vision and decoder, or llava; the other files add to or replace parts of these."""
 
     out: Path
@@ -63,7 +64,7 @@ class _Part:
     """One opened file or folder, and what it holds beside vision and decoder ("none": nothing)."""
 
     weights: Weights
-    table: Callable[[str, str], Source]  # of the kinds of projector and float head
+    table: Callable[[str, str], WeightFormat]  # of the kinds of projector and float head
     owns: tuple[str, ...]  # prefixes of our paths: "vision/", "decoder/", "lora"
     projector: str = "none"
     head: str = "none"
@@ -79,7 +80,7 @@ class _Part:
         return {path: shape for path, shape in shapes.items() if is_owned(path)}
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: ImportRequest) -> Plan:
     """Opens every file and finds every tensor; reads none.
 
     Raises: UserError where something is missing, unknown, misshaped, contradictory or not supported.
@@ -116,14 +117,14 @@ def make_plan(request: Request) -> Plan:
     return plan
 
 
-def _check_folders(request: Request) -> None:
+def _check_folders(request: ImportRequest) -> None:
     for flag in ("vision", "decoder", "llava", "adapter"):
-        place = getattr(request, flag)
-        if place and place.is_file():
-            raise UserError(f"--{flag} {place} is a file: give the folder that it came in, with its config.json")
+        file = getattr(request, flag)
+        if file and file.is_file():
+            raise UserError(f"--{flag} {file} is a file: give the folder that it came in, with its config.json")
 
 
-def _open_parts(request: Request) -> list[_Part]:
+def _open_parts(request: ImportRequest) -> list[_Part]:
     """Base first, what was trained on it last: a later part's tensors stand for an earlier one's."""
     parts: list[_Part] = []
     if request.llava:
@@ -134,7 +135,7 @@ def _open_parts(request: Request) -> list[_Part]:
     if request.projector:
         part = _kinds(open_weights(request.projector, names=PROJECTOR_FILES), tables.non_lora, ())
         if part.projector == "none":
-            raise UserError(f"{part.weights.place} holds no mm_projector: --projector takes LLaVA's mm_projector.bin")
+            raise UserError(f"{part.weights.origin} holds no mm_projector: --projector takes LLaVA's mm_projector.bin")
         parts.append(part)
     if request.adapter:
         parts.append(_kinds(open_weights(request.adapter, names=ADAPTER_FILES), tables.peft, ("lora",)))
@@ -143,7 +144,7 @@ def _open_parts(request: Request) -> list[_Part]:
     return parts
 
 
-def _llava_parts(request: Request, folder: Path) -> list[_Part]:
+def _llava_parts(request: ImportRequest, folder: Path) -> list[_Part]:
     config, weights = read_json(folder / "config.json"), open_weights(folder)
     if "vision_config" in config:
         if request.vision:
@@ -154,7 +155,7 @@ def _llava_parts(request: Request, folder: Path) -> list[_Part]:
         parts = [_Part(weights, lambda kind, _: tables.llava_hf(kind), ("vision/", "decoder/"), kind)]
         if (folder / tables.FLOAT_HEAD_FILE).is_file():
             beside = open_weights(folder / tables.FLOAT_HEAD_FILE)
-            kind = tables.kind_of(beside.infos, "float_head", beside.place)
+            kind = tables.kind_of(beside.infos, "float_head", beside.origin)
             parts.append(_Part(beside, lambda _, head: tables.float_head(head), (), head=kind))
         return parts
     if not request.vision:
@@ -180,47 +181,47 @@ def _hf_projector(config: Mapping[str, Any], weights: Weights, folder: Path) -> 
     return "linear"
 
 
-def _kinds(weights: Weights, table: Callable[[str, str], Source], owns: tuple[str, ...]) -> _Part:
+def _kinds(weights: Weights, table: Callable[[str, str], WeightFormat], owns: tuple[str, ...]) -> _Part:
     """A part whose names say which projector and float head it holds."""
-    projector, head = (tables.kind_of(weights.infos, part, weights.place) for part in ("mm_projector", "float_head"))
+    projector, head = (tables.kind_of(weights.infos, part, weights.origin) for part in ("mm_projector", "float_head"))
     return _Part(weights, table, owns, projector, head)
 
 
 def _agreed(parts: list[_Part], what: str) -> str:
     """The one kind of projector or head that the parts hold, "none" where none does."""
-    found = {getattr(part, what): part.weights.place for part in parts if getattr(part, what) != "none"}
+    found = {getattr(part, what): part.weights.origin for part in parts if getattr(part, what) != "none"}
     if len(found) > 1:
-        told = ", ".join(f"{kind} in {place}" for kind, place in found.items())
+        told = ", ".join(f"{kind} in {file}" for kind, file in found.items())
         raise UserError(f"the files hold different kinds of {what}: {told}; leave out the one that does not belong")
     return next(iter(found), "none")
 
 
-def _check_kinds(request: Request, projector: str, head: str) -> None:
+def _check_kinds(request: ImportRequest, projector: str, head: str) -> None:
     """The configs' word on projector and head against what the files hold."""
     for folder in (request.adapter, request.llava):
-        place = folder / "config.json" if folder else None
-        config = read_json(place) if place and place.is_file() else {}
+        file = folder / "config.json" if folder else None
+        config = read_json(file) if file and file.is_file() else {}
         for key, found, what in (
             ("mm_projector_type", projector, "projector"),
             ("float_head_type", head, "float head"),
         ):
             said = config.get(key) or "none"
             if key in config and found != said and not (what == "projector" and found == "none"):
-                raise UserError(f"{place}: {key} is {said!r}, but the {what} in the files is {found!r}")
+                raise UserError(f"{file}: {key} is {said!r}, but the {what} in the files is {found!r}")
 
 
-def _prompt_notes(request: Request) -> list[str]:
+def _prompt_notes(request: ImportRequest) -> list[str]:
     """What a checkpoint was trained with and no prompt here writes."""
-    places = [folder / "config.json" for folder in (request.adapter, request.llava) if folder]
-    marked = [place for place in places if place.is_file() and read_json(place).get("mm_use_im_start_end")]
+    files = [folder / "config.json" for folder in (request.adapter, request.llava) if folder]
+    marked = [file for file in files if file.is_file() and read_json(file).get("mm_use_im_start_end")]
     return [
-        f"{place}: mm_use_im_start_end is set, so the image stood between two marks in training, which no prompt here "
+        f"{file}: mm_use_im_start_end is set, so the image stood between two marks in training, which no prompt here "
         "writes: train on it before generating"
-        for place in marked
+        for file in marked
     ]
 
 
-def _match_parts(plan: Plan, parts: list[_Part], shapes: Mapping[str, Shape], request: Request) -> None:
+def _match_parts(plan: Plan, parts: list[_Part], shapes: Mapping[str, Shape], request: ImportRequest) -> None:
     """Raises: UserError with the problems of all parts."""
     problems = []
     for part in parts:
@@ -232,21 +233,21 @@ def _match_parts(plan: Plan, parts: list[_Part], shapes: Mapping[str, Shape], re
         raise UserError("; and ".join(problems))
 
 
-def _match_part(plan: Plan, part: _Part, shapes: Mapping[str, Shape], request: Request) -> None:
+def _match_part(plan: Plan, part: _Part, shapes: Mapping[str, Shape], request: ImportRequest) -> None:
     wanted = part.paths(shapes)
     if "lora" in part.owns:
         names = " ".join(part.weights.infos)
-        maps = {ours for theirs, ours in tables.DECODER_MAPS.items() if f"{theirs}.lora_" in names}
-        absent = [ours for ours in tables.DECODER_MAPS.values() if ours not in maps]
+        maps = {ours for theirs, ours in tables.DECODER_PROJECTIONS.items() if f"{theirs}.lora_" in names}
+        absent = [ours for ours in tables.DECODER_PROJECTIONS.values() if ours not in maps]
         if maps and absent and not request.merge_lora:
             raise UserError(
-                f"{part.weights.place} has no LoRA on {', '.join(absent)}, and here every map of a layer has one: "
+                f"{part.weights.origin} has no LoRA on {', '.join(absent)}, and here every map of a layer has one: "
                 "add --merge_lora"
             )
         wanted = {p: shape for p, shape in wanted.items() if not maps or not is_lora(p) or _map_of(p) in maps}
     found, left_out = match(part.table(part.projector, part.head), part.weights, wanted)
     replaced = {tensor.path.split("/")[0] for tensor in found if (tensor.path, tensor.layer) in plan.tensors}
-    plan.notes += [f"the {name} is the one in {part.weights.place}" for name in sorted(replaced)]
+    plan.notes += [f"the {name} is the one in {part.weights.origin}" for name in sorted(replaced)]
     plan.tensors.update({(tensor.path, tensor.layer): tensor for tensor in found})
     plan.left_out.update(left_out)
 
@@ -267,32 +268,32 @@ def _given(path: Path | None) -> Path:
 # ---- configs ---------------------------------------------------------------------------------------------------------
 
 
-def _vision_config(request: Request) -> VisionConfig:
+def _vision_config(request: ImportRequest) -> VisionConfig:
     folder = _given(request.vision or request.llava)
-    place = folder / "config.json"
+    file = folder / "config.json"
     layer = request.feature_layer if request.feature_layer is not None else _feature_layer(request)
-    return hf_config.vision_config(read_json(place), _preprocessor(folder), feature_layer=layer, place=place)
+    return hf_config.vision_config(read_json(file), _preprocessor(folder), feature_layer=layer, where=file)
 
 
-def _feature_layer(request: Request) -> int:
+def _feature_layer(request: ImportRequest) -> int:
     """The trained checkpoint's choice, then the base's, then the reference's."""
     for folder in (request.adapter, request.llava):
-        place = folder / "config.json" if folder else None
-        if place and place.is_file():
-            config = read_json(place)
+        file = folder / "config.json" if folder else None
+        if file and file.is_file():
+            config = read_json(file)
             if any(key in config for key in ("mm_vision_select_layer", "vision_config")):
-                return hf_config.feature_layer_of(config, place)
+                return hf_config.feature_layer_of(config, file)
     return REFERENCE_FEATURE_LAYER
 
 
-def _aspect_ratio(request: Request) -> str:
+def _aspect_ratio(request: ImportRequest) -> str:
     """The trained checkpoint's word, then the base's, then the reference's."""
     for folder in (request.adapter, request.llava):
-        place = folder / "config.json" if folder else None
-        if folder and place and place.is_file():
-            config = read_json(place)
+        file = folder / "config.json" if folder else None
+        if folder and file and file.is_file():
+            config = read_json(file)
             if any(key in config for key in ("image_aspect_ratio", "vision_config")):
-                return hf_config.aspect_ratio_of(config, _preprocessor(folder), place)
+                return hf_config.aspect_ratio_of(config, _preprocessor(folder), file)
     return "pad"
 
 
@@ -305,13 +306,13 @@ def _preprocessor(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _decoder_config(request: Request) -> DecoderConfig:
-    place = _given(request.llava or request.decoder) / "config.json"
-    return hf_config.decoder_config(read_json(place), place)
+def _decoder_config(request: ImportRequest) -> DecoderConfig:
+    file = _given(request.llava or request.decoder) / "config.json"
+    return hf_config.decoder_config(read_json(file), file)
 
 
-def _lora_config(request: Request) -> LoRAConfig:
+def _lora_config(request: ImportRequest) -> LoRAConfig:
     if not request.adapter:
         return NO_LORA
-    place = request.adapter / "adapter_config.json"
-    return hf_config.lora_config(read_json(place), place)
+    file = request.adapter / "adapter_config.json"
+    return hf_config.lora_config(read_json(file), file)

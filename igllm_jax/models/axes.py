@@ -1,6 +1,7 @@
 """The model's side of sharding: it names axes, and whoever runs it says what the names mean.
 
-Inside `placing(placer)` every `activation(x, ...)` and `weight(x, ...)` goes through the placer; outside they return x.
+Inside `sharding_rules(rules)` every `activation(x, ...)` and `weight(x, ...)` goes through the
+rules; outside they return x.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,8 +13,8 @@ import jax
 
 
 @runtime_checkable
-class Placer(Protocol):
-    """What sharding.py implements: names of axes to placed arrays."""
+class ShardingRules(Protocol):
+    """What sharding.py implements: names of axes to sharded arrays."""
 
     def activation(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array: ...
 
@@ -24,13 +25,13 @@ class Placer(Protocol):
     ) -> Callable: ...
 
 
-_placer: ContextVar[Placer | None] = ContextVar("placer", default=None)
+_placer: ContextVar[ShardingRules | None] = ContextVar("rules", default=None)
 
 
 @contextmanager
-def placing(placer: Placer | None) -> Iterator[None]:
-    """Traces what runs inside with `placer` deciding where arrays live."""
-    token = _placer.set(placer)
+def sharding_rules(rules: ShardingRules | None) -> Iterator[None]:
+    """Traces what runs inside with `rules` deciding where arrays live."""
+    token = _placer.set(rules)
     try:
         yield
     finally:
@@ -39,19 +40,19 @@ def placing(placer: Placer | None) -> Iterator[None]:
 
 def activation(x: jax.Array, *names: str | None) -> jax.Array:
     """Constrains an activation whose dimensions are called `names` (None: not sharded)."""
-    placer = _placer.get()
-    return x if placer is None else placer.activation(x, names)
+    rules = _placer.get()
+    return x if rules is None else rules.activation(x, names)
 
 
 def weight(x: jax.Array, *names: str | None) -> jax.Array:
     """Gathers a weight over the axes that only store it, so that XLA moves weights once and not activations."""
-    placer = _placer.get()
-    return x if placer is None else placer.weight(x, names)
+    rules = _placer.get()
+    return x if rules is None else rules.weight(x, names)
 
 
 def per_shard(
     function: Callable, inputs: tuple[tuple[str | None, ...], ...], output: tuple[str | None, ...]
 ) -> Callable:
     """Wraps a kernel that XLA can't partition, so that each device runs it on its own part."""
-    placer = _placer.get()
-    return function if placer is None else placer.per_shard(function, inputs, output)
+    rules = _placer.get()
+    return function if rules is None else rules.per_shard(function, inputs, output)

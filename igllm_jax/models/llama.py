@@ -29,14 +29,14 @@ REMAT_POLICIES = {
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes of the decoder as its checkpoint gives them. head_width: of one head, often width / num_heads."""
+    """Sizes of the decoder as its checkpoint gives them. head_dim: of one head, often width / num_heads."""
 
     vocab_size: int
     width: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
-    head_width: int
+    head_dim: int
     mlp_width: int
     rms_norm_epsilon: float
     rope_theta: float
@@ -49,8 +49,8 @@ class DecoderConfig:
             raise ValueError(f"model.decoder.remat is {self.remat!r}; choose one of {tuple(REMAT_POLICIES)}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}")
-        if self.head_width % 2:
-            raise ValueError(f"model.decoder.head_width {self.head_width} is odd; rotary positions need pairs")
+        if self.head_dim % 2:
+            raise ValueError(f"model.decoder.head_dim {self.head_dim} is odd; rotary positions need pairs")
 
 
 class Layer(nnx.Module):
@@ -58,7 +58,7 @@ class Layer(nnx.Module):
 
     def __init__(self, config: DecoderConfig, lora: LoRAConfig, rngs: nnx.Rngs, *, layers: int):
         width, mlp = config.width, config.mlp_width
-        heads, kv_heads = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
+        heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
 
         def linear(site: int, size: tuple[int, int], *names: str) -> LoRALinear:
             return LoRALinear(size, (names[0], names[1]), lora, rngs, site=site, layers=layers)
@@ -92,15 +92,15 @@ class Layer(nnx.Module):
 def queries_keys_values(
     q: Float[Array, "b t q"], k: Float[Array, "b t v"], v: Float[Array, "b t v"], config: DecoderConfig, start: int = 0
 ) -> tuple[Float[Array, "b t h k"], Float[Array, "b t g k"], Float[Array, "b t g k"]]:
-    """By head, queries and keys turned to their positions, from `start` on."""
-    q, k, v = (z.reshape(*z.shape[:2], -1, config.head_width) for z in (q, k, v))
-    cos, sin = rotations(start + jnp.arange(q.shape[1]), config.head_width, config.rope_theta)
-    q, k = (turn(z, cos[:, None], sin[:, None]) for z in (q, k))
+    """By head, queries and keys with RoPE applied, from `start` on."""
+    q, k, v = (z.reshape(*z.shape[:2], -1, config.head_dim) for z in (q, k, v))
+    cos, sin = rope_cos_sin(start + jnp.arange(q.shape[1]), config.head_dim, config.rope_theta)
+    q, k = (apply_rope(z, cos[:, None], sin[:, None]) for z in (q, k))
     k, v = (axes.activation(z, "batch", None, "kv_heads", None) for z in (k, v))
     return axes.activation(q, "batch", None, "heads", None), k, v
 
 
-def rotations(
+def rope_cos_sin(
     positions: Int[Array, "t"], width: int, theta: float
 ) -> tuple[Float[Array, "t half"], Float[Array, "t half"]]:
     """Cosine and sine (float32) of the angles of rotary positions, position / theta^(2i/K) radians for the pair i.
@@ -113,7 +113,7 @@ def rotations(
     return jnp.cos(angles_rad), jnp.sin(angles_rad)
 
 
-def turn(x: Float[Array, "... k"], cos: jax.Array, sin: jax.Array) -> Float[Array, "... k"]:
+def apply_rope(x: Float[Array, "... k"], cos: jax.Array, sin: jax.Array) -> Float[Array, "... k"]:
     """The pair (i, i + K/2) of x turned by the angle i, computed in float32. cos, sin: [..., K/2], broadcast."""
     half = x.shape[-1] // 2
     first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)

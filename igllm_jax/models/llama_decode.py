@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from igllm_jax.models import axes, params
 from igllm_jax.models.attention import causal
 from igllm_jax.models.layers import RMSNorm
-from igllm_jax.models.llama import DecoderConfig, queries_keys_values, turn
+from igllm_jax.models.llama import DecoderConfig, apply_rope, queries_keys_values
 
 Rotation = tuple[Float[Array, "... n half"], Float[Array, "... n half"]]
 Position = Int[Array, ""] | Int[Array, "b"]  # one for all rows or one for each
@@ -25,7 +25,7 @@ Position = Int[Array, ""] | Int[Array, "b"]  # one for all rows or one for each
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """Keys (after rotation) and values of one layer at S positions in a row, heads before positions: [B, G, S, K], or
+    """Keys (after rope) and values of one layer at S positions in a row, heads before positions: [B, G, S, K], or
     [1, G, S, K] where all rows share them."""
 
     keys: jax.Array
@@ -79,7 +79,7 @@ class DecodeLayer(nnx.Module):
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         width, mlp = config.width, config.mlp_width
-        heads, kv_heads = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
+        heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.config = config
         self.attention_norm = RMSNorm(width, config.rms_norm_epsilon, rngs)
         self.q = DecodeLinear((heads, width), ("heads", "embed"), rngs)
@@ -106,25 +106,25 @@ class DecodeLayer(nnx.Module):
         return axes.activation(x + self.down.rows(y), "batch", None, None), Cache.of(k, v, cache_length)
 
     def prefill_last(
-        self, x: Float[Array, "b t d"], cache_length: int, shared: Cache, rotation: Rotation
+        self, x: Float[Array, "b t d"], cache_length: int, shared: Cache, rope: Rotation
     ) -> tuple[Float[Array, "d b"], Cache]:
         """`prefill` of the decoder's last layer, of whose output only the last position is wanted."""
         _, k, v = self._queries_keys_values(x, shared)
         last = jnp.array(x.shape[1] - 1, jnp.int32)
-        return self.step(x[:, -1].T, rotation, shared, Cache.of(k, v, cache_length), last)
+        return self.step(x[:, -1].T, rope, shared, Cache.of(k, v, cache_length), last)
 
     def step(
-        self, x: Float[Array, "d bt"], rotation: Rotation, shared: Cache, cache: Cache, position: Position
+        self, x: Float[Array, "d bt"], rope: Rotation, shared: Cache, cache: Cache, position: Position
     ) -> tuple[Float[Array, "d bt"], Cache]:
         """T tokens of every row, side by side, that stand at `position` of `cache` and after it.
 
-        rotation: cosine and sine of their angles, see `llama.rotations`: [T, K/2], or [B, T, K/2] where rows differ.
+        rope: cosine and sine of their angles, see `llama.rope_cos_sin`: [T, K/2], or [B, T, K/2] where rows differ.
         """
         y = self.attention_norm(x, axis=0)
-        by_row = (-1, self.config.head_width, len(cache.keys), x.shape[1] // len(cache.keys))
+        by_row = (-1, self.config.head_dim, len(cache.keys), x.shape[1] // len(cache.keys))
         q, k, v = (f.columns(y).reshape(by_row).transpose(2, 0, 3, 1) for f in (self.q, self.k, self.v))
-        cos, sin = (z[..., None, :, :] for z in rotation)
-        q, k = (turn(z, cos, sin) for z in (q, k))
+        cos, sin = (z[..., None, :, :] for z in rope)
+        q, k = (apply_rope(z, cos, sin) for z in (q, k))
         q = axes.activation(q, "batch", "heads", None, None)
         k, v = (axes.activation(z, "batch", "kv_heads", None, None) for z in (k, v))
         cache = cache.written(k, v, position)

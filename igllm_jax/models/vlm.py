@@ -1,6 +1,8 @@
 """The whole model: image and text row in, hidden states of the answer out; token logits and numbers read from these."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from igllm_jax.models.clip import VisionConfig, VisionTower
 from igllm_jax.models.float_heads import FloatHead
 from igllm_jax.models.llama import Decoder, DecoderConfig
 from igllm_jax.models.lora import DropoutSeed, LoRAConfig
-from igllm_jax.models.params import Skeleton, flatten
+from igllm_jax.models.params import Params, Skeleton, flatten
 from igllm_jax.models.projectors import Projector
 
 
@@ -79,3 +81,18 @@ def skeleton(config: VLMConfig) -> Skeleton:
 def initialise(config: VLMConfig, seed: int | jax.Array) -> dict[str, jax.Array]:
     """Random float32 parameters by path, a function of the seed (jit it with out_shardings for a large model)."""
     return flatten(VLM(config, nnx.Rngs(params=jax.random.key(seed))))
+
+
+def draw(model: VLMConfig, wanted: Mapping[str, Any], seed: int) -> Params:
+    """Random parameters of these paths, typed and sharded as `wanted` says; the same values on any mesh."""
+    if not wanted:
+        return {}
+
+    def make(seed: jax.Array) -> Params:
+        values = initialise(model, seed)
+        return {path: values[path].astype(shape.dtype) for path, shape in wanted.items()}
+
+    shardings = {path: shape.sharding for path, shape in wanted.items()}
+    # Random numbers compile slowly on a CPU, and run once: 2 s instead of 10 for a small model.
+    quick = {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
+    return jax.jit(make, out_shardings=shardings, compiler_options=quick)(jnp.uint32(seed))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from igllm_jax.interop import base_writer
+from igllm_jax.weights import base_folder_writer as base_writer
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from igllm_jax.data.tokens import Tokenizer, train_small
-from igllm_jax.interop import hf_config, tables
+from igllm_jax.interop import formats as tables
+from igllm_jax.interop import hf_config
+from igllm_jax.interop.rules import WeightFormat
 from igllm_jax.interop.safetensors_writer import Outgoing, write
-from igllm_jax.interop.table import Source
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from tests import small
 
@@ -43,7 +44,7 @@ def tokenizer(folder: Path) -> Tokenizer:
     return train_small(TEXTS, folder, VOCAB)
 
 
-def tensors(source: Source, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def tensors(source: WeightFormat, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every tensor of a source under its own name and in its own layout."""
     shapes = {path: array.shape for path, array in arrays.items()}
     return {

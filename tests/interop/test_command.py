@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from igllm_jax.interop import base, exporting, importing
+from igllm_jax.interop import exporting, importing
 from igllm_jax.interop.command import main
 from igllm_jax.interop.files import open_weights
+from igllm_jax.weights import base_folder
 from tests.interop import made
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_weights.py"
@@ -29,7 +30,9 @@ def folders(tmp_path_factory):
     made.vision(folder / "vision", model, arrays)
     made.decoder(folder / "decoder", model, arrays)
     made.adapter(folder / "adapter", model, arrays)
-    importing.run(importing.Request(out=folder / "base", **{n: folder / n for n in ("vision", "decoder", "adapter")}))
+    importing.run(
+        importing.ImportRequest(out=folder / "base", **{n: folder / n for n in ("vision", "decoder", "adapter")})
+    )
     return folder
 
 
@@ -66,7 +69,7 @@ def test_an_interrupted_import_goes_on(tmp_path, folders, capsys, monkeypatch):
     assert main(arguments) == 0
     assert "(20 were there already)" in capsys.readouterr().out
     expected = made.base_arrays(made.params(made.model(projector="mlp2x_gelu")))
-    for path, array in base.restore_numpy(tmp_path / "base").items():
+    for path, array in base_folder.restore_numpy(tmp_path / "base").items():
         np.testing.assert_array_equal(array, expected[path], err_msg=path)
 
 
@@ -88,7 +91,7 @@ def test_a_killed_import_leaves_no_folder_and_goes_on(tmp_path, folders, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["base.partial"]
     assert main(arguments) == 0
     assert "(31 were there already)" in capsys.readouterr().out
-    for path, array in base.restore_numpy(tmp_path / "base").items():
+    for path, array in base_folder.restore_numpy(tmp_path / "base").items():
         np.testing.assert_array_equal(array, made.params(made.model(projector="mlp2x_gelu"))[path], err_msg=path)
 
 
@@ -202,12 +205,12 @@ def test_what_is_exported_to_hugging_face_comes_back(tmp_path, projector, tied):
     )
     assert (tmp_path / "hf" / "LICENSE.txt").exists()
     assert main(["import", "--llava", str(tmp_path / "hf"), "--out", str(tmp_path / "again")]) == 0
-    before, after = base.restore_numpy(tmp_path / "base"), base.restore_numpy(tmp_path / "again")
+    before, after = base_folder.restore_numpy(tmp_path / "base"), base_folder.restore_numpy(tmp_path / "again")
     assert set(before) == set(after)
     for path, array in before.items():
         rows = {"decoder/embedding": np.s_[: made.VOCAB], "decoder/head/kernel": np.s_[:, : made.VOCAB]}
         np.testing.assert_array_equal(after[path][rows.get(path, ...)], array, err_msg=path)
-    first, second = base.read_config(tmp_path / "base"), base.read_config(tmp_path / "again")
+    first, second = base_folder.read_config(tmp_path / "base"), base_folder.read_config(tmp_path / "again")
     assert (first.projector, first.head) == (second.projector, second.head)
     assert second.decoder == replace(first.decoder, vocab_size=made.VOCAB + 1)  # one for the image's placeholder
     assert second.vision.num_blocks == first.vision.num_blocks and second.vision.image_mean == first.vision.image_mean
@@ -243,7 +246,7 @@ def test_licences_of_all_that_is_in_the_weights_go_out_too(tmp_path, folders):
     sources = {name: folders / name for name in ("decoder", "adapter")}
     shutil.copytree(folders / "vision", tmp_path / "vision")
     (tmp_path / "vision" / "LICENSE.txt").write_text("the tower's\n")
-    importing.run(importing.Request(out=tmp_path / "base", vision=tmp_path / "vision", **sources))
+    importing.run(importing.ImportRequest(out=tmp_path / "base", vision=tmp_path / "vision", **sources))
     exporting.export(exporting.from_folder(tmp_path / "base"), "llava-hf", tmp_path / "hf")
     assert (tmp_path / "hf" / "LICENSE.txt").read_text() == "may be used\n"
     assert (tmp_path / "hf" / "vision-LICENSE.txt").read_text() == "the tower's\n"

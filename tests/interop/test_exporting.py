@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from igllm_jax import checkpoint
 from igllm_jax import config as configs
 from igllm_jax.errors import UserError
-from igllm_jax.interop import base, exporting, importing
+from igllm_jax.interop import exporting, importing
 from igllm_jax.interop.files import open_weights
 from igllm_jax.models.params import nest
-from igllm_jax.train_step import TrainState
+from igllm_jax.training.state import TrainState
+from igllm_jax.weights import base_folder, checkpoint
 from tests.interop import made
 
 
@@ -54,8 +54,8 @@ def run(tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("run"), made.model()
     arrays = made.params(model)
     sources = {kind: getattr(made, kind)(folder / kind, model, arrays) for kind in ("vision", "decoder")}
-    importing.run(importing.Request(out=folder / "base", **sources))
-    first = {path: array for path, array in arrays.items() if path not in base.paths(folder / "base")}
+    importing.run(importing.ImportRequest(out=folder / "base", **sources))
+    first = {path: array for path, array in arrays.items() if path not in base_folder.paths(folder / "base")}
     second = {path: array + 1 for path, array in first.items()}
     make_run(folder / "run", run_config(model, folder / "base"), {3: first, 7: second})
     return folder / "run", second, folder / "base"
@@ -83,13 +83,13 @@ def test_a_run_comes_back_from_hugging_faces_layout(tmp_path, run):
     workdir, trained, folder = run
     model = exporting.from_run(workdir, "last")
     exporting.export(model, "llava-hf", tmp_path / "hf")
-    importing.run(importing.Request(out=tmp_path / "again", llava=tmp_path / "hf"))
-    found = base.restore_numpy(tmp_path / "again")
+    importing.run(importing.ImportRequest(out=tmp_path / "again", llava=tmp_path / "hf"))
+    found = base_folder.restore_numpy(tmp_path / "again")
     np.testing.assert_array_equal(found["projector/linear1/kernel"], trained["projector/linear1/kernel"])
     path = "decoder/layers/up/kernel"
     for layer in range(3):
         np.testing.assert_array_equal(found[path][layer], model.read_merged(path, layer))
-    assert np.abs(found[path] - base.restore_numpy(folder, [path])[path]).max() > 0.1  # LoRA is in it
+    assert np.abs(found[path] - base_folder.restore_numpy(folder, [path])[path]).max() > 0.1  # LoRA is in it
 
 
 def test_a_runs_way_to_make_images_square_goes_along(tmp_path):
@@ -99,8 +99,8 @@ def test_a_runs_way_to_make_images_square_goes_along(tmp_path):
     config.data.image_aspect_ratio = "square"
     workdir = make_run(tmp_path / "run", config, {1: arrays})
     exporting.export(exporting.from_run(workdir, "last"), "llava-hf", tmp_path / "hf")
-    importing.run(importing.Request(out=tmp_path / "base", llava=tmp_path / "hf"))
-    assert base.aspect_ratio(tmp_path / "base") == "square"
+    importing.run(importing.ImportRequest(out=tmp_path / "base", llava=tmp_path / "hf"))
+    assert base_folder.aspect_ratio(tmp_path / "base") == "square"
 
 
 def test_an_adapter_alone_is_refused_where_the_base_trained_too(tmp_path):
@@ -117,7 +117,9 @@ def test_an_adapter_on_a_merged_base_says_what_it_belongs_on(tmp_path, run):
     workdir, trained, folder = run
     sources = {kind: folder.parent / kind for kind in ("vision", "decoder")}
     made.adapter(tmp_path / "adapter", made.model(), made.params(made.model()))
-    importing.run(importing.Request(out=tmp_path / "merged", adapter=tmp_path / "adapter", merge_lora=True, **sources))
+    importing.run(
+        importing.ImportRequest(out=tmp_path / "merged", adapter=tmp_path / "adapter", merge_lora=True, **sources)
+    )
     second = make_run(tmp_path / "run", run_config(made.model(), tmp_path / "merged"), {1: trained})
     for run_folder, base_model, note in (
         (workdir, str(sources["decoder"]), None),

@@ -11,8 +11,10 @@ from PIL import Image
 from igllm_jax import __main__ as cli
 from igllm_jax import generate
 from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.decoding import answers
 from igllm_jax.errors import UserError
-from igllm_jax.interop import base, exporting, hf_config, importing
+from igllm_jax.interop import exporting, hf_config, importing
+from igllm_jax.weights import base_folder, trained_model
 from tests.interop import made
 
 
@@ -23,7 +25,7 @@ def folder(tmp_path_factory):
     arrays = made.params(model)
     for kind in ("vision", "decoder", "adapter"):
         getattr(made, kind)(folder / kind, model, arrays)
-    importing.run(importing.Request(out=folder / "base", **sources(folder, "vision", "decoder", "adapter")))
+    importing.run(importing.ImportRequest(out=folder / "base", **sources(folder, "vision", "decoder", "adapter")))
     rng = np.random.default_rng(0)
     (folder / "images").mkdir()
     for number in range(3):
@@ -73,7 +75,7 @@ def test_guesses_change_no_answer(tmp_path, folder, capsys):
 
 
 def test_merged_and_unmerged_write_the_same(tmp_path, folder):
-    request = importing.Request(
+    request = importing.ImportRequest(
         out=tmp_path / "merged", merge_lora=True, **sources(folder, "vision", "decoder", "adapter")
     )
     importing.run(request)
@@ -91,7 +93,7 @@ def test_a_vocabulary_without_the_float_token_writes_numbers_as_text(tmp_path, f
     )  # fmt: skip
     with pytest.raises(UserError, match="splits the float token"):
         _ = Tokenizer.load(tmp_path / "plain.model").float_id
-    request = importing.Request(
+    request = importing.ImportRequest(
         out=tmp_path / "base", adapter=tmp_path / "adapter", tokenizer=tmp_path / "plain.model", numbers_as_text=True,
         **sources(folder, "vision", "decoder"),
     )  # fmt: skip
@@ -100,7 +102,7 @@ def test_a_vocabulary_without_the_float_token_writes_numbers_as_text(tmp_path, f
 
 
 def test_a_base_without_a_projector_says_what_to_do(tmp_path, folder, capsys, monkeypatch):
-    importing.run(importing.Request(out=tmp_path / "plain", **sources(folder, "vision", "decoder")))
+    importing.run(importing.ImportRequest(out=tmp_path / "plain", **sources(folder, "vision", "decoder")))
     told = fails(words(tmp_path / "plain", folder, tmp_path / "out.json"), capsys, monkeypatch)
     assert "plain holds no projector, so it can't write code yet: train it with model.base, or import it with" in told
     assert not (tmp_path / "out.json").exists()
@@ -109,7 +111,7 @@ def test_a_base_without_a_projector_says_what_to_do(tmp_path, folder, capsys, mo
 def test_a_base_without_a_tokenizer_says_what_to_do(tmp_path, folder, capsys, monkeypatch):
     decoder = made.decoder(tmp_path / "decoder", made.model(), made.params(made.model()))
     (decoder / "tokenizer.model").unlink()
-    request = importing.Request(out=tmp_path / "base", decoder=decoder, **sources(folder, "vision", "adapter"))
+    request = importing.ImportRequest(out=tmp_path / "base", decoder=decoder, **sources(folder, "vision", "adapter"))
     importing.run(request)
     told = fails(words(tmp_path / "base", folder, tmp_path / "out.json"), capsys, monkeypatch)
     assert "base holds no tokenizer.model: import it again with --tokenizer FILE" in told
@@ -131,7 +133,7 @@ def test_a_folder_that_is_not_imported_says_how_to_make_one(tmp_path, folder, ca
 )
 def test_a_mistake_is_one_line_before_anything_is_decoded(tmp_path, folder, capsys, monkeypatch, more, told):
     arguments = [*words(folder / "base", folder, tmp_path / "out.json"), *more]
-    monkeypatch.setattr(generate, "make_decode", None)
+    monkeypatch.setattr(answers, "make_decode", None)
     assert told in fails(arguments, capsys, monkeypatch)
 
 
@@ -150,9 +152,11 @@ def test_images_are_made_square_as_the_checkpoint_says(tmp_path, folder):
     adapter = made.adapter(tmp_path / "adapter", model, made.params(model))
     described = hf_config.reference_to_json(model, vision_tower="clip", dtype="float32", aspect_ratio="square")
     made.put_json(adapter / "config.json", described)
-    importing.run(importing.Request(out=tmp_path / "base", adapter=adapter, **sources(folder, "vision", "decoder")))
+    importing.run(
+        importing.ImportRequest(out=tmp_path / "base", adapter=adapter, **sources(folder, "vision", "decoder"))
+    )
     for place, expected in ((folder / "base", "pad"), (tmp_path / "base", "square")):
-        trained = generate.load_imported(place, task="clevr", rotation_rep="", prompt="vicuna_v1")
+        trained = trained_model.load_imported(place, task="clevr", rotation_rep="", prompt="vicuna_v1")
         assert trained.data.image_aspect_ratio == expected
         exporting.export(exporting.from_folder(place), "llava-hf", tmp_path / expected)
         image = json.loads((tmp_path / expected / "preprocessor_config.json").read_text())
@@ -160,7 +164,7 @@ def test_images_are_made_square_as_the_checkpoint_says(tmp_path, folder):
 
 
 def test_the_folders_own_image_mean_and_size_are_used(folder):
-    trained = generate.load_imported(folder / "base", task="clevr", rotation_rep="", prompt="vicuna_v1")
-    config = base.read_config(folder / "base")
+    trained = trained_model.load_imported(folder / "base", task="clevr", rotation_rep="", prompt="vicuna_v1")
+    config = base_folder.read_config(folder / "base")
     assert replace(config, dtype="float32") == trained.model
     assert (trained.data.image_size, trained.data.image_mean) == (21, config.vision.image_mean)

@@ -15,7 +15,7 @@ LLAMA_1 = {  # as Vicuna-7B v1.3 says it
 
 def test_keys_that_old_files_lack_mean_what_the_format_says():
     config = hf_config.decoder_config(LLAMA_1, "x")
-    assert (config.num_kv_heads, config.head_width, config.rope_theta) == (32, 128, 10000.0)
+    assert (config.num_kv_heads, config.head_dim, config.rope_theta) == (32, 128, 10000.0)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from igllm_jax.errors import UserError
-from igllm_jax.interop import base, hf_config, tables
+from igllm_jax.interop import formats as tables
+from igllm_jax.interop import hf_config
 from igllm_jax.interop.importing import find_tokenizer, run
-from igllm_jax.interop.sources import NO_LORA, Plan, Request
+from igllm_jax.interop.sources import NO_LORA, ImportRequest, Plan
 from igllm_jax.models import lora
+from igllm_jax.weights import base_folder
 from tests.interop import made
 
 
@@ -30,16 +32,16 @@ def folders(tmp_path_factory, model):
 
 
 def assert_same(folder, expected):
-    found = base.restore_numpy(folder)
+    found = base_folder.restore_numpy(folder)
     assert set(found) == set(expected)
     for path, array in expected.items():
         np.testing.assert_array_equal(found[path], array, err_msg=path)
 
 
 def test_everything_comes_back_where_it_belongs(tmp_path, folders, model):
-    account = run(Request(out=tmp_path / "base", **folders))
+    account = run(ImportRequest(out=tmp_path / "base", **folders))
     assert_same(tmp_path / "base", made.params(model))
-    read = base.read_config(tmp_path / "base")
+    read = base_folder.read_config(tmp_path / "base")
     assert replace(read, decoder=replace(read.decoder, remat="none")) == model
     assert account.written == account.tensors
     assert account.bytes == sum(array.nbytes for array in made.params(model).values())
@@ -47,7 +49,7 @@ def test_everything_comes_back_where_it_belongs(tmp_path, folders, model):
 
 
 def test_config_tokenizer_and_licence_come_along(tmp_path, folders):
-    run(Request(out=tmp_path / "base", vision=folders["vision"], decoder=folders["decoder"]))
+    run(ImportRequest(out=tmp_path / "base", vision=folders["vision"], decoder=folders["decoder"]))
     names = {str(path.relative_to(tmp_path / "base")) for path in (tmp_path / "base").rglob("*") if path.is_file()}
     assert {"tokenizer.model", "model.json", "sources/decoder/LICENSE.txt", "sources/vision/config.json"} <= names
 
@@ -60,7 +62,7 @@ def test_licences_of_every_source_come_along_however_they_are_spelt(tmp_path, fo
     for folder, names in ((tower, ("license.md", "README.md")), (projector, ("MODEL_LICENCE", "Notice.txt"))):
         for name in names:
             (folder / name).write_text("x")
-    run(Request(out=tmp_path / "base", vision=tower, decoder=folders["decoder"], projector=projector))
+    run(ImportRequest(out=tmp_path / "base", vision=tower, decoder=folders["decoder"], projector=projector))
     found = {str(path.relative_to(tmp_path / "base")) for path in (tmp_path / "base" / "sources").rglob("*")}
     wanted = {"decoder/LICENSE.txt", "vision/license.md", "projector/MODEL_LICENCE", "projector/Notice.txt"}
     assert {f"sources/{name}" for name in wanted} <= found
@@ -68,27 +70,27 @@ def test_licences_of_every_source_come_along_however_they_are_spelt(tmp_path, fo
 
 
 def test_a_plain_base_has_no_lora_head_or_projector(tmp_path, folders, model):
-    account = run(Request(out=tmp_path / "base", vision=folders["vision"], decoder=folders["decoder"]))
+    account = run(ImportRequest(out=tmp_path / "base", vision=folders["vision"], decoder=folders["decoder"]))
     assert_same(tmp_path / "base", made.base_arrays(made.params(model)))
-    config = base.read_config(tmp_path / "base")
+    config = base_folder.read_config(tmp_path / "base")
     assert (config.head, config.lora) == ("none", NO_LORA)
     assert account.notes == ("no projector came along: training starts it from the seed",)
 
 
 def test_merged_lora_is_the_sum(tmp_path, folders, model):
-    run(Request(out=tmp_path / "base", merge_lora=True, **folders))
+    run(ImportRequest(out=tmp_path / "base", merge_lora=True, **folders))
     expected = lora.merge({path: jnp.asarray(array) for path, array in made.params(model).items()}, model.lora)
-    found = base.restore_numpy(tmp_path / "base")
-    assert set(found) == set(expected) and base.read_config(tmp_path / "base").lora.rank == 0
+    found = base_folder.restore_numpy(tmp_path / "base")
+    assert set(found) == set(expected) and base_folder.read_config(tmp_path / "base").lora.rank == 0
     for path, array in expected.items():
         np.testing.assert_allclose(found[path], array, atol=1e-6, err_msg=path)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_dtype_asked_for_is_written(tmp_path, folders, dtype):
-    run(Request(out=tmp_path / "base", dtype=dtype, **folders))
-    assert {shape.dtype.name for shape in base.paths(tmp_path / "base").values()} == {dtype}
-    assert base.read_config(tmp_path / "base").dtype == ("float32" if dtype == "float32" else "bfloat16")
+    run(ImportRequest(out=tmp_path / "base", dtype=dtype, **folders))
+    assert {shape.dtype.name for shape in base_folder.paths(tmp_path / "base").values()} == {dtype}
+    assert base_folder.read_config(tmp_path / "base").dtype == ("float32" if dtype == "float32" else "bfloat16")
 
 
 @pytest.mark.parametrize("projector", ["linear", "mlp2x_gelu"])
@@ -101,9 +103,9 @@ def test_every_projector_and_head(tmp_path, projector, head):
         "decoder": made.decoder(tmp_path / "d", model, arrays),
         "adapter": made.adapter(tmp_path / "a", model, arrays),
     }
-    run(Request(out=tmp_path / "base", **folders))
+    run(ImportRequest(out=tmp_path / "base", **folders))
     assert_same(tmp_path / "base", arrays)
-    config = base.read_config(tmp_path / "base")
+    config = base_folder.read_config(tmp_path / "base")
     assert (config.projector, config.head) == (projector, head)
 
 
@@ -142,7 +144,7 @@ def test_every_spelling_of_the_references_keys(tmp_path, variant, projector, hea
         "vision": made.vision(tmp_path / "v", model, arrays),
         "decoder": made.decoder(tmp_path / "d", model, arrays),
     }
-    run(Request(out=tmp_path / "base", adapter=folder, **base_folders))
+    run(ImportRequest(out=tmp_path / "base", adapter=folder, **base_folders))
     assert_same(tmp_path / "base", arrays)
 
 
@@ -152,7 +154,7 @@ def test_projector_and_head_may_stand_in_the_adapter(tmp_path, folders, model):
     (folder / "non_lora_trainables.safetensors").unlink()
     named = made.tensors(tables.peft(model.projector, model.head), arrays)
     made.save(named, folder / "adapter_model.safetensors")
-    run(Request(out=tmp_path / "base", vision=folders["vision"], decoder=folders["decoder"], adapter=folder))
+    run(ImportRequest(out=tmp_path / "base", vision=folders["vision"], decoder=folders["decoder"], adapter=folder))
     assert_same(tmp_path / "base", arrays)
 
 
@@ -164,9 +166,9 @@ def test_llavas_projector_file_and_the_one_trained_after_it(tmp_path, folders, m
     }
     file = made.save(before, tmp_path / "mm_projector.safetensors")
     plain = {"vision": folders["vision"], "decoder": folders["decoder"], "projector": file}
-    run(Request(out=tmp_path / "before", **plain))
-    assert not base.restore_numpy(tmp_path / "before")["projector/linear1/kernel"].any()
-    account = run(Request(out=tmp_path / "after", adapter=folders["adapter"], **plain))
+    run(ImportRequest(out=tmp_path / "before", **plain))
+    assert not base_folder.restore_numpy(tmp_path / "before")["projector/linear1/kernel"].any()
+    account = run(ImportRequest(out=tmp_path / "after", adapter=folders["adapter"], **plain))
     assert_same(tmp_path / "after", arrays)
     assert account.notes == (f"the projector is the one in {folders['adapter']}",)
 
@@ -186,9 +188,9 @@ def test_merged_llava_in_its_own_layout(tmp_path, has_tower, head):
     arrays = made.params(model)
     folder = llava_folder(tmp_path / "llava", model, arrays, has_tower=has_tower)
     with pytest.raises(UserError, match="give the folder of the tower as --vision"):
-        run(Request(out=tmp_path / "base", llava=folder))
+        run(ImportRequest(out=tmp_path / "base", llava=folder))
     tower = made.vision(tmp_path / "v", model, arrays)
-    run(Request(out=tmp_path / "base", llava=folder, vision=tower))
+    run(ImportRequest(out=tmp_path / "base", llava=folder, vision=tower))
     assert_same(tmp_path / "base", arrays)
 
 
@@ -202,7 +204,7 @@ def test_tied_embeddings_need_no_head(tmp_path):
     named = made.tensors(tables.LLAMA, arrays)
     assert "lm_head.weight" not in named
     made.save({**named, "lm_head.weight": named["model.embed_tokens.weight"]}, folders["decoder"] / "model.safetensors")
-    account = run(Request(out=tmp_path / "base", **folders))
+    account = run(ImportRequest(out=tmp_path / "base", **folders))
     assert_same(tmp_path / "base", arrays)
     assert account.left_out["head that is tied to the embedding"] == 1
 
@@ -212,7 +214,7 @@ def test_tied_embeddings_need_no_head(tmp_path):
 
 def fails(tmp_path, message, **request):
     with pytest.raises(UserError, match=message) as error:
-        run(Request(out=tmp_path / "base", **request))
+        run(ImportRequest(out=tmp_path / "base", **request))
     assert "\n" not in str(error.value)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("base")]
 
@@ -267,10 +269,10 @@ def test_a_partial_adapter_only_merges(tmp_path, folders, model):
     folder = made.adapter(tmp_path / "a", model, arrays)
     only_base = {"vision": folders["vision"], "decoder": folders["decoder"]}
     fails(tmp_path, "has no LoRA on k, o, gate, up, down.* add --merge_lora", adapter=folder, **only_base)
-    run(Request(out=tmp_path / "merged", adapter=folder, merge_lora=True, **only_base))
+    run(ImportRequest(out=tmp_path / "merged", adapter=folder, merge_lora=True, **only_base))
     expected = lora.merge({path: jnp.asarray(array) for path, array in arrays.items()}, model.lora)
     np.testing.assert_allclose(
-        base.restore_numpy(tmp_path / "merged")["decoder/layers/v/kernel"],
+        base_folder.restore_numpy(tmp_path / "merged")["decoder/layers/v/kernel"],
         expected["decoder/layers/v/kernel"],
         atol=1e-6,
     )
@@ -289,18 +291,18 @@ def test_marks_around_the_image_are_told(tmp_path, folders, model):
     folder = made.adapter(tmp_path / "a", model, made.params(model))
     described = hf_config.reference_to_json(model, vision_tower="clip", dtype="float32")
     made.put_json(folder / "config.json", {**described, "mm_use_im_start_end": True})
-    request = Request(out=tmp_path / "base", vision=folders["vision"], decoder=folders["decoder"], adapter=folder)
+    request = ImportRequest(out=tmp_path / "base", vision=folders["vision"], decoder=folders["decoder"], adapter=folder)
     assert [f"{folder / 'config.json'}: mm_use_im_start_end is set" in note for note in run(request).notes] == [True]
 
 
 def test_without_a_tokenizer_there_is_a_note(tmp_path, folders, model):
     decoder = made.decoder(tmp_path / "d", model, made.params(model))
     (decoder / "tokenizer.model").unlink()
-    account = run(Request(out=tmp_path / "base", vision=folders["vision"], decoder=decoder))
+    account = run(ImportRequest(out=tmp_path / "base", vision=folders["vision"], decoder=decoder))
     assert any("no tokenizer came along: set tokenizer.path" in note for note in account.notes)
     absent = {"vision": folders["vision"], "decoder": decoder, "tokenizer": tmp_path / "absent"}
     with pytest.raises(UserError, match="absent: cannot be read"):
-        run(Request(out=tmp_path / "other", **absent))
+        run(ImportRequest(out=tmp_path / "other", **absent))
 
 
 def test_tokenizers_that_do_not_fit(tmp_path, folders, model):
@@ -319,7 +321,7 @@ def test_a_vocabulary_that_splits_the_float_token(tmp_path, folders, monkeypatch
     monkeypatch.setattr(tokens, "FLOAT_TOKEN", "象牙")
     only_base = {"vision": folders["vision"], "decoder": folders["decoder"]}
     fails(tmp_path, "splits the float token .* use a vocabulary that has it .* add --numbers_as_text", **only_base)
-    run(Request(out=tmp_path / "text", numbers_as_text=True, **only_base))
+    run(ImportRequest(out=tmp_path / "text", numbers_as_text=True, **only_base))
 
 
 def test_llamas_own_vocabulary(tmp_path, model):
@@ -328,7 +330,7 @@ def test_llamas_own_vocabulary(tmp_path, model):
     if not file.is_file():
         pytest.skip(f"{file} is not there")
     plan = Plan(replace(model, decoder=replace(model.decoder, vocab_size=32000)), {}, NO_LORA)
-    assert find_tokenizer(Request(out=tmp_path, decoder=tmp_path, tokenizer=file), plan).float_id == 30354
+    assert find_tokenizer(ImportRequest(out=tmp_path, decoder=tmp_path, tokenizer=file), plan).float_id == 30354
 
 
 def test_mixed_dtypes_ask_for_one(tmp_path, folders, model):
@@ -338,7 +340,7 @@ def test_mixed_dtypes_ask_for_one(tmp_path, folders, model):
     made.save({**named, name: named[name].astype(np.float16)}, decoder / "model.safetensors")
     only_base = {"vision": folders["vision"], "decoder": decoder}
     fails(tmp_path, r"up/kernel can't keep its dtype \(.* in float32, .* in float16; 1 such\): choose one", **only_base)
-    run(Request(out=tmp_path / "cast", dtype="float32", **only_base))
+    run(ImportRequest(out=tmp_path / "cast", dtype="float32", **only_base))
 
 
 def test_a_file_that_shrinks_while_it_is_read_leaves_nothing(tmp_path, folders, model, monkeypatch):

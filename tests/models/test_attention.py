@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from igllm_jax.models import attention, axes
-from igllm_jax.models.llama import rotations, turn
-from igllm_jax.sharding import Layout, make_mesh
+from igllm_jax.models.llama import apply_rope, rope_cos_sin
+from igllm_jax.parallel.sharding import MeshLayout, make_mesh
 
 
 def plain(q, k, v):
@@ -41,11 +41,11 @@ def test_splash_computes_causal_attention_and_its_gradients(mesh, monkeypatch):
     interpreted = partial(splash.make_splash_mha_single_device, interpret=True)
     monkeypatch.setattr(splash, "make_splash_mha_single_device", interpreted)
     sizes = dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))
-    layout = Layout.of("train", make_mesh(sizes, jax.devices()[: math.prod(mesh)]))
+    layout = MeshLayout.of("train", make_mesh(sizes, jax.devices()[: math.prod(mesh)]))
     q, k, v = (jax.random.normal(jax.random.key(i), (4, 128, heads, 128)) for i, heads in enumerate((4, 2, 2)))
 
     def value(q, k, v, kernel):
-        with axes.placing(layout):
+        with axes.sharding_rules(layout):
             found = attention.causal(q, k, v, kernel=kernel)
         return jnp.sum(jnp.sin(found)), found
 
@@ -70,7 +70,7 @@ def test_an_unknown_kernel_names_the_known_ones():
 
 def rotate(x, position, theta):
     """x [K] at one position."""
-    return turn(x, *(y[0] for y in rotations(jnp.array([position]), len(x), theta)))
+    return apply_rope(x, *(y[0] for y in rope_cos_sin(jnp.array([position]), len(x), theta)))
 
 
 def test_rotation_is_by_position_over_theta():

@@ -14,7 +14,7 @@ from torch import nn
 
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.interop.importing import run
-from igllm_jax.interop.sources import Request
+from igllm_jax.interop.sources import ImportRequest
 from tests import small
 from tests.interop import made
 
@@ -149,7 +149,7 @@ def save_adapter(model: Reference, folder: Path) -> None:
 def imported(folder: Path, name: str = "base", **request) -> Path:
     """The folder that our importer makes of what `build` saved."""
     sources = {part: folder / part for part in ("vision", "decoder", "adapter")}
-    run(Request(out=folder / name, **{**sources, **request}))
+    run(ImportRequest(out=folder / name, **{**sources, **request}))
     return folder / name
 
 

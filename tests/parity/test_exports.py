@@ -12,10 +12,11 @@ from torch import nn
 
 from igllm_jax.data.images import preprocess
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.interop import base, exporting
+from igllm_jax.interop import exporting
 from igllm_jax.interop.files import open_weights
 from igllm_jax.interop.importing import run
-from igllm_jax.interop.sources import Request
+from igllm_jax.interop.sources import ImportRequest
+from igllm_jax.weights import base_folder
 from tests.interop import made
 from tests.parity import reference
 from tests.parity.test_outputs import (
@@ -84,7 +85,7 @@ def test_peft_loads_an_adapter_onto_hugging_faces_llava(tmp_path):
     reference.build(tmp_path, projector_kind="mlp2x_gelu", head_kind="none", seed=5)
     (tmp_path / "adapter" / "non_lora_trainables.bin").unlink()  # the projector stays LLaVA's
     sources = {"llava": tmp_path / "llava", "adapter": tmp_path / "adapter", "tokenizer": tmp_path / "decoder"}
-    run(Request(out=tmp_path / "base", **sources))
+    run(ImportRequest(out=tmp_path / "base", **sources))
     exporting.export(exporting.from_folder(tmp_path / "base"), "peft", tmp_path / "peft")
     batch = reference.batch()
     with torch.no_grad():
@@ -94,7 +95,7 @@ def test_peft_loads_an_adapter_onto_hugging_faces_llava(tmp_path):
         logits = hugging_face_logits(loaded, batch)
         assert_near(outputs(tmp_path / "base", batch)[0], logits)
     assert (logits - bare).abs().max() > 0.01  # the adapter does something
-    run(Request(out=tmp_path / "again", **{**sources, "adapter": tmp_path / "peft"}))
+    run(ImportRequest(out=tmp_path / "again", **{**sources, "adapter": tmp_path / "peft"}))
     before, after = (exporting.from_folder(tmp_path / name) for name in ("base", "again"))
     for path in before.shapes:
         np.testing.assert_array_equal(before.read(path), after.read(path), err_msg=path)
@@ -140,8 +141,8 @@ def test_hugging_faces_processor_prepares_images_as_training_did(pair, tmp_path,
     found = processor(images=Image.fromarray(pixels), text="<image>", return_tensors="pt")["pixel_values"]
     expected = preprocess(Image.fromarray(pixels), 21, aspect_ratio, reference.MEAN)
     torch.testing.assert_close(found, reference.normalised(expected[None]), atol=1e-5, rtol=0)
-    run(Request(out=tmp_path / "again", llava=tmp_path / "hf"))
-    assert base.aspect_ratio(tmp_path / "again") == aspect_ratio
+    run(ImportRequest(out=tmp_path / "again", llava=tmp_path / "hf"))
+    assert base_folder.aspect_ratio(tmp_path / "again") == aspect_ratio
 
 
 def test_huggings_faces_processor_puts_the_image_where_it_belongs(pair):

@@ -15,12 +15,12 @@ from PIL import Image
 from igllm_jax import generate
 from igllm_jax.data.prompts import find_prompt
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.decode import DecodeOptions, make_decode, prepare
-from igllm_jax.interop import base
+from igllm_jax.decoding.decode import DecodeOptions, make_decode, prepare
 from igllm_jax.interop.files import open_weights
 from igllm_jax.interop.importing import run
-from igllm_jax.interop.sources import Request
+from igllm_jax.interop.sources import ImportRequest
 from igllm_jax.models.vlm import skeleton
+from igllm_jax.weights import base_folder
 from tests.interop import made
 from tests.parity import reference
 
@@ -42,16 +42,16 @@ QUICK = {"xla_backend_optimization_level": "0"}  # compiles in half the time
 
 def load(folder):
     """(its config, its parameters)."""
-    return base.read_config(folder), base.restore(folder, base.paths(folder))
+    return base_folder.read_config(folder), base_folder.restore(folder, base_folder.paths(folder))
 
 
 def outputs(folder, batch):
     """(logits, numbers) of the answer's positions."""
     config, params = load(folder)
-    bones, layout = skeleton(config), reference.LAYOUT
+    model_skeleton, layout = skeleton(config), reference.LAYOUT
 
     def compute(params, images, tokens):
-        ours = bones.build(params)
+        ours = model_skeleton.build(params)
         states = ours.answer_states(images, tokens, layout.image_offset, layout.answer_offset)
         return states @ ours.decoder.head_kernel(), ours.numbers(states)
 
@@ -194,7 +194,7 @@ def test_a_merged_llava_of_hugging_face(tmp_path, tied):
     theirs = hugging_face_llava(tmp_path / "llava", tied=tied)
     tokenizer = made.tokenizer(tmp_path / "tokenizer")
     assert tokenizer.vocab_size <= made.VOCAB
-    run(Request(out=tmp_path / "base", llava=tmp_path / "llava", tokenizer=tmp_path / "tokenizer"))
+    run(ImportRequest(out=tmp_path / "base", llava=tmp_path / "llava", tokenizer=tmp_path / "tokenizer"))
     batch = reference.batch()
     with torch.no_grad():
         assert_near(outputs(tmp_path / "base", batch)[0], hugging_face_logits(theirs, batch))

@@ -9,10 +9,10 @@ import torch
 import transformers
 from torch import nn
 
-from igllm_jax.interop import base
 from igllm_jax.interop.command import main
 from igllm_jax.interop.importing import run
-from igllm_jax.interop.sources import Request
+from igllm_jax.interop.sources import ImportRequest
+from igllm_jax.weights import base_folder
 from tests.interop import made
 from tests.parity import reference
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def assert_same(first, second):
-    first, second = base.restore_numpy(first), base.restore_numpy(second)
+    first, second = base_folder.restore_numpy(first), base_folder.restore_numpy(second)
     assert set(first) == set(second)
     for path, array in first.items():
         np.testing.assert_array_equal(array, second[path], err_msg=path)
@@ -45,10 +45,12 @@ def test_the_vision_tower_of_a_whole_clip(tmp_path, folder):
     means = {"image_mean": reference.MEAN, "image_std": reference.STD}
     made.put_json(tmp_path / "clip" / "preprocessor_config.json", means)
     run(
-        Request(out=tmp_path / "base", vision=tmp_path / "clip", decoder=folder / "decoder", adapter=folder / "adapter")
+        ImportRequest(
+            out=tmp_path / "base", vision=tmp_path / "clip", decoder=folder / "decoder", adapter=folder / "adapter"
+        )
     )
     assert_same(tmp_path / "base", folder / "base")
-    assert base.read_config(tmp_path / "base") == base.read_config(folder / "base")
+    assert base_folder.read_config(tmp_path / "base") == base_folder.read_config(folder / "base")
 
 
 def sharded_bin(folder, target):
@@ -69,9 +71,9 @@ def sharded_bin(folder, target):
 
 def test_sharded_torch_files_in_bfloat16(tmp_path, folder):
     decoder = sharded_bin(folder, tmp_path / "decoder")
-    account = run(Request(out=tmp_path / "base", vision=folder / "vision", decoder=decoder))
+    account = run(ImportRequest(out=tmp_path / "base", vision=folder / "vision", decoder=decoder))
     assert account.left_out["rotary frequencies, which follow from the config"] == 3
-    found, expected = base.restore_numpy(tmp_path / "base"), base.restore_numpy(folder / "base")
+    found, expected = base_folder.restore_numpy(tmp_path / "base"), base_folder.restore_numpy(folder / "base")
     assert found["decoder/layers/q/kernel"].dtype.name == "bfloat16"
     for path in (path for path in found if path.startswith("decoder/")):
         np.testing.assert_array_equal(found[path], expected[path].astype(found[path].dtype), err_msg=path)
@@ -87,7 +89,7 @@ def test_an_adapter_that_peft_saved_as_a_torch_file(tmp_path, folder):
         (tmp_path / "adapter" / name).write_bytes((folder / "adapter" / name).read_bytes())
     reference.imported(folder, "from_bin", adapter=tmp_path / "adapter")
     assert_same(folder / "from_bin", folder / "base")
-    assert base.read_config(folder / "from_bin") == base.read_config(folder / "base")
+    assert base_folder.read_config(folder / "from_bin") == base_folder.read_config(folder / "base")
 
 
 def test_a_missing_torch_shard_is_one_line(tmp_path, folder, capsys):
@@ -150,8 +152,8 @@ def test_names_that_pefts_own_wrappers_give(tmp_path, folder):
     for file in (folder / "adapter").iterdir():
         (adapter / file.name).write_bytes(file.read_bytes())
     torch.save(kept, adapter / "non_lora_trainables.bin")
-    run(Request(out=tmp_path / "base", vision=folder / "vision", decoder=folder / "decoder", adapter=adapter))
-    found = base.restore_numpy(tmp_path / "base")
+    run(ImportRequest(out=tmp_path / "base", vision=folder / "vision", decoder=folder / "decoder", adapter=adapter))
+    found = base_folder.restore_numpy(tmp_path / "base")
     trained = {name: value for name, value in kept.items() if ".modules_to_save." in name}
     second = next(value for name, value in trained.items() if "mm_projector" in name and name.endswith(".2.weight"))
     bias = next(value for name, value in trained.items() if "float_head" in name and name.endswith(".1.bias"))

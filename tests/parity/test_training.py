@@ -8,13 +8,14 @@ import torch
 import transformers
 from jax import numpy as jnp
 
-from igllm_jax.interop import base
 from igllm_jax.interop.importing import run
-from igllm_jax.interop.sources import Request
+from igllm_jax.interop.sources import ImportRequest
 from igllm_jax.models.params import nest, unnest
 from igllm_jax.models.vlm import skeleton
-from igllm_jax.optim import OptimOptions, groups, trainable_paths
-from igllm_jax.train_step import LossOptions, initial_state, make_train_step
+from igllm_jax.training.optim import OptimOptions, groups, trainable_paths
+from igllm_jax.training.state import initial_state
+from igllm_jax.training.step import LossOptions, make_train_step
+from igllm_jax.weights import base_folder
 from tests.parity import reference
 
 STEPS, WARMUP, CLIP = 50, 0.03, 1.0
@@ -45,8 +46,8 @@ def torch_losses(model: reference.Reference, batches) -> list[float]:
 
 def our_losses(folder, batches):
     """(losses, trained parameters by path)."""
-    config, shapes = base.read_config(folder), base.paths(folder)
-    params = base.restore(folder, shapes)
+    config, shapes = base_folder.read_config(folder), base_folder.paths(folder)
+    params = base_folder.restore(folder, shapes)
     trains = trainable_paths(shapes, "lora")
     options = OptimOptions(
         trainable="lora", learning_rates=tuple(RATES.items()), warmup=WARMUP, num_steps=STEPS, beta1=0.9, beta2=0.999,
@@ -70,7 +71,7 @@ def test_losses_and_updates_are_the_same(tmp_path):
         if "lora_B" in name:
             torch.nn.init.zeros_(parameter)
     reference.save_adapter(theirs, tmp_path / "adapter")
-    before = base.restore_numpy(reference.imported(tmp_path))
+    before = base_folder.restore_numpy(reference.imported(tmp_path))
     batches = [reference.batch(rows=5, seed=seed % 7) for seed in range(STEPS)]
     expected = torch_losses(theirs, batches)
     found, after = our_losses(tmp_path / "base", batches)
@@ -79,8 +80,8 @@ def test_losses_and_updates_are_the_same(tmp_path):
 
     reference.save_adapter(copy.copy(theirs), tmp_path / "trained")
     sources = {"vision": tmp_path / "vision", "decoder": tmp_path / "decoder", "adapter": tmp_path / "trained"}
-    run(Request(out=tmp_path / "after", **sources))
-    truth = base.restore_numpy(tmp_path / "after")
+    run(ImportRequest(out=tmp_path / "after", **sources))
+    truth = base_folder.restore_numpy(tmp_path / "after")
     by_group: dict[str, list[str]] = {}
     for path, group in groups(after, "lora").items():
         by_group.setdefault(group, []).append(path)

@@ -1,0 +1,1 @@
+"""Decoding: images to answers in one compiled loop."""

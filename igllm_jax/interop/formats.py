@@ -1,0 +1,201 @@
+"""The weight tables: one per kind of file, our path for every name, read when importing and when exporting.
+
+Names as in the released files of Hugging Face (CLIP, LLaMA, LLaVA), LLaVA, PEFT and the reference; all our kernels are
+[in, out], theirs [out, in].
+"""
+
+from collections.abc import Iterable, Mapping
+
+from igllm_jax.errors import UserError
+from igllm_jax.interop.rules import PATCHES, SAME, TRANSPOSED, Group, Rule, WeightFormat
+
+FLOAT_HEAD_FILE = "float_head.safetensors"  # beside an exported LlavaForConditionalGeneration
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+LATER_BLOCK = "vision block after the one that gives the features"
+
+
+def _linear(theirs: str, ours: str, surplus: str = "") -> tuple[Rule, Rule]:
+    return (
+        Rule(f"{theirs}.weight", f"{ours}/kernel", TRANSPOSED, surplus),
+        Rule(f"{theirs}.bias", f"{ours}/bias", SAME, surplus),
+    )
+
+
+def _norm(theirs: str, ours: str, surplus: str = "") -> tuple[Rule, Rule]:
+    return (
+        Rule(f"{theirs}.weight", f"{ours}/scale", SAME, surplus),
+        Rule(f"{theirs}.bias", f"{ours}/bias", SAME, surplus),
+    )
+
+
+VISION = (
+    Rule("embeddings.class_embedding", "vision/class_embedding", SAME),
+    Rule("embeddings.patch_embedding.weight", "vision/patch_embedding/kernel", PATCHES),
+    Rule("embeddings.position_embedding.weight", "vision/position_embedding", SAME),
+    *_norm("pre_layrnorm", "vision/pre_norm"),  # spelt so in the released files
+    *_norm("encoder.layers.{layer}.layer_norm1", "vision/blocks/norm1", LATER_BLOCK),
+    *_linear("encoder.layers.{layer}.self_attn.q_proj", "vision/blocks/q", LATER_BLOCK),
+    *_linear("encoder.layers.{layer}.self_attn.k_proj", "vision/blocks/k", LATER_BLOCK),
+    *_linear("encoder.layers.{layer}.self_attn.v_proj", "vision/blocks/v", LATER_BLOCK),
+    *_linear("encoder.layers.{layer}.self_attn.out_proj", "vision/blocks/out", LATER_BLOCK),
+    *_norm("encoder.layers.{layer}.layer_norm2", "vision/blocks/norm2", LATER_BLOCK),
+    *_linear("encoder.layers.{layer}.mlp.fc1", "vision/blocks/fc1", LATER_BLOCK),
+    *_linear("encoder.layers.{layer}.mlp.fc2", "vision/blocks/fc2", LATER_BLOCK),
+)
+
+# Their name of each map of a decoder layer -> ours; LoRA sits on all of them.
+DECODER_PROJECTIONS = {
+    "self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v", "self_attn.o_proj": "o",
+    "mlp.gate_proj": "gate", "mlp.up_proj": "up", "mlp.down_proj": "down",
+}  # fmt: skip
+
+DECODER = (
+    Rule("embed_tokens.weight", "decoder/embedding", SAME),
+    *(
+        Rule(f"layers.{{layer}}.{theirs}.weight", f"decoder/layers/{ours}/kernel", TRANSPOSED)
+        for theirs, ours in DECODER_PROJECTIONS.items()
+    ),
+    Rule("layers.{layer}.input_layernorm.weight", "decoder/layers/attention_norm/scale", SAME),
+    Rule("layers.{layer}.post_attention_layernorm.weight", "decoder/layers/mlp_norm/scale", SAME),
+    Rule("norm.weight", "decoder/final_norm/scale", SAME),
+)
+HEAD = (Rule("lm_head.weight", "decoder/head/kernel", TRANSPOSED, "head that is tied to the embedding"),)
+LORA = tuple(
+    Rule(
+        f"layers.{{layer}}.{theirs}.lora_{side}{{adapter}}.weight",
+        f"decoder/layers/{ours}/lora_{side.lower()}",
+        TRANSPOSED,
+    )
+    for theirs, ours in DECODER_PROJECTIONS.items()
+    for side in "AB"
+)
+
+PROJECTORS: Mapping[str, tuple[Rule, ...]] = {
+    "none": (),
+    "linear": _linear("mm_projector{wrap}{zero}", "projector/linear1"),
+    "mlp2x_gelu": (
+        *_linear("mm_projector{wrap}.0", "projector/linear1"),
+        *_linear("mm_projector{wrap}.2", "projector/linear2"),
+    ),
+}
+FLOAT_HEADS: Mapping[str, tuple[Rule, ...]] = {
+    "none": (),
+    "linear": _linear("float_head{wrap}{zero}", "float_head/out"),
+    "tanh_mlp_gelu": (
+        *_linear("float_head{wrap}.1", "float_head/hidden"),
+        *_linear("float_head{wrap}.3", "float_head/out"),
+    ),
+}
+HF_PROJECTORS: Mapping[str, tuple[Rule, ...]] = {
+    "none": (),
+    "linear": _linear("multi_modal_projector.linear_1", "projector/linear1"),
+    "mlp2x_gelu": (
+        *_linear("multi_modal_projector.linear_1", "projector/linear1"),
+        *_linear("multi_modal_projector.linear_2", "projector/linear2"),
+    ),
+}
+
+ROTARY = {r".*\.rotary_emb\.inv_freq": "rotary frequencies, which follow from the config"}
+VISION_UNUSED = {
+    r".*post_layernorm\.(weight|bias)": "vision post-layernorm, which the features skip",
+    r".*embeddings\.position_ids": "position numbers",
+}
+TEXT_TOWER = {
+    r"(text_model|text_projection|visual_projection)\..*|logit_scale": "CLIP's text tower and its projections"
+}
+ORIGINAL_MODULE = {r".*\.original_module\..*": "PEFT's copy of a module before training"}
+
+# ---- one table per kind of file --------------------------------------------------------------------------------------
+
+CLIP = WeightFormat(
+    "CLIP vision tower", (Group(VISION, r"(?:vision_model\.)?", "vision_model."),), VISION_UNUSED | TEXT_TOWER
+)
+
+LLAMA = WeightFormat("LLaMA decoder", (Group(DECODER, r"model\.", "model."), Group(HEAD)), ROTARY)
+
+
+def peft(projector: str, head: str, *, in_llava: bool = False) -> WeightFormat:
+    """PEFT's adapter file; projector and float head stand in it where `modules_to_save` named them ("none": not).
+
+    in_llava: of a LlavaForConditionalGeneration, where the decoder is its language_model.
+    """
+    written = "base_model.model.model." + ("language_model." if in_llava else "")
+    lora = Group(LORA, r"(?:base_model\.)?(?:model\.)*(?:language_model\.)?(?:model\.)?", written)
+    return WeightFormat("PEFT adapter", (lora, *_beside_lora(projector, head)), ORIGINAL_MODULE)
+
+
+def llava(projector: str, head: str) -> WeightFormat:
+    """A merged checkpoint of the LLaVA repository (`llava_llama`), a float head in it where the reference left one."""
+    tower = r"model\.vision_tower\.(?:vision_tower\.)?(?:vision_model\.)?"
+    groups = (
+        Group(DECODER, r"model\.", "model."),
+        Group(HEAD),
+        Group(PROJECTORS[projector], r"model\.", "model."),
+        Group(FLOAT_HEADS[head], r"(?:model\.)?"),
+        Group(VISION, tower, "model.vision_tower.vision_tower.vision_model."),
+    )
+    return WeightFormat("LLaVA checkpoint", groups, ROTARY | VISION_UNUSED)
+
+
+def llava_hf(projector: str) -> WeightFormat:
+    """Hugging Face's LlavaForConditionalGeneration, names as of 2023 and as of 2025."""
+    groups = (
+        Group(VISION, r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "vision_tower.vision_model."),
+        Group(DECODER, r"(?:language_model\.model|model\.language_model)\.", "language_model.model."),
+        Group(HEAD, r"(?:language_model\.)?", "language_model."),
+        Group(HF_PROJECTORS[projector], r"(?:model\.)?", ""),
+    )
+    identity = {r"(model\.)?multi_modal_projector\.linear_2\..*": "identity after a linear projector"}
+    is_linear = projector == "linear"
+    return WeightFormat(
+        "Hugging Face LLaVA checkpoint", groups, ROTARY | VISION_UNUSED | (identity if is_linear else {})
+    )
+
+
+def non_lora(projector: str, head: str) -> WeightFormat:
+    """What the reference trains beside LoRA (`non_lora_trainables.bin`), and LLaVA's `mm_projector.bin`."""
+    return WeightFormat("file of projector and float head", _beside_lora(projector, head), ORIGINAL_MODULE)
+
+
+def _beside_lora(projector: str, head: str) -> tuple[Group, Group]:
+    return (
+        Group(PROJECTORS[projector], r"(?:base_model\.)?(?:model\.)*", "base_model.model.model."),
+        Group(FLOAT_HEADS[head], r"(?:base_model\.)?(?:model\.)*", "base_model.model."),
+    )
+
+
+def float_head(head: str) -> WeightFormat:
+    """The float head alone, beside an exported LlavaForConditionalGeneration."""
+    return WeightFormat("float head", (Group(FLOAT_HEADS[head], r"(?:base_model\.)?(?:model\.)*"),), {})
+
+
+# ---- which kind a file holds -----------------------------------------------------------------------------------------
+
+
+def kind_of(names: Iterable[str], part: str, where: object) -> str:
+    """The kind of projector or float head that a file's names show, "none" without one.
+
+    part: `mm_projector`, `multi_modal_projector` or `float_head`.
+    Raises: UserError where the names fit no kind.
+    """
+    tails = [name.split(part, 1)[1] for name in names if part in name and ".original_module." not in name]
+    weights = {tail.split(".")[-2] if tail.count(".") > 1 else "" for tail in tails if tail.endswith(".weight")}
+    linears = {digit if digit.isdigit() or digit.startswith("linear_") else "" for digit in weights}
+    kinds: dict[tuple[str, frozenset[str]], str] = {
+        ("mm_projector", frozenset({""})): "linear",
+        ("mm_projector", frozenset({"0"})): "linear",
+        ("mm_projector", frozenset({"0", "2"})): "mlp2x_gelu",
+        ("multi_modal_projector", frozenset({"linear_1", "linear_2"})): "mlp2x_gelu",
+        ("float_head", frozenset({""})): "linear",
+        ("float_head", frozenset({"0"})): "linear",
+        ("float_head", frozenset({"1", "3"})): "tanh_mlp_gelu",
+    }
+    if not tails:
+        return "none"
+    kind = kinds.get((part, frozenset(linears)))
+    if kind is None:
+        known = "linear and mlp2x_gelu projectors" if "projector" in part else "linear and tanh_mlp_gelu float heads"
+        raise UserError(f"{where}: {part} has the maps {sorted(linears)}; only {known} are known")
+    return kind

@@ -1,0 +1,1 @@
+"""Many devices and processes: meshes, shardings, how processes find each other."""

@@ -1,0 +1,181 @@
+"""One ahead-of-time compile for `igllm plan`, in a process of its own: a TPU's compiler may take the process with it.
+
+`python -m igllm_jax.plan_compile OUT.json TOPOLOGY|local WHAT BATCH LENGTH data=1,fsdp=16,tensor=1 --config=...` writes
+what it found, or the compiler's refusal, to OUT.json.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from igllm_jax import config as configs
+from igllm_jax.batch import Batch, PromptLayout
+from igllm_jax.decoding.answers import decode_shardings, programs
+from igllm_jax.decoding.decode import DecodeOptions, prepare
+from igllm_jax.errors import UserError
+from igllm_jax.models.vlm import VLMConfig, skeleton
+from igllm_jax.parallel.sharding import MeshLayout, make_mesh
+from igllm_jax.planning.hlo import collectives
+from igllm_jax.training.step import jit_step, make_train_step
+from igllm_jax.weights.run_model import RunModel
+
+PROMPT = PromptLayout(image_offset=35, answer_offset=55)  # vicuna_v1 in LLaMA's vocabulary
+FLOAT_TOKEN, FORBIDDEN = 30_354, ((313, 13), (313, 29_871), (1723,))  # in the same; any others compile alike
+
+
+def devices_of(topology: str) -> list[Any]:
+    """The devices of a TPU slice that need not exist, or this machine's."""
+    if topology == "local":
+        return jax.devices()
+    settings: dict[str, Any] = {}
+    if topology.startswith("v4:"):  # otherwise every core is a device
+        settings = {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology, **settings).devices
+
+
+def lower_train(config: ConfigDict, layout: MeshLayout, batch_size: int, length: int) -> tuple[Any, dict[str, float]]:
+    """The real train step around shapes; and what its arguments take on one device, in bytes by kind."""
+    run_model = RunModel.of(config, layout)
+    model = run_model.model
+    tokens = length - model.vision.num_patches
+    size = model.vision.image_size
+
+    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        names = ("batch", *[None] * (len(shape) - 1))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding(shape, names, "batch_size"))
+
+    row = (batch_size, tokens)
+    batch = Batch(
+        images=array((batch_size, size, size, 3), jnp.uint8),
+        tokens=array(row, jnp.int32),
+        is_answer=array(row, jnp.bool),
+        is_number=array(row, jnp.bool),
+        numbers=array(row, jnp.float32),
+        weight=array((batch_size,), jnp.float32),
+    )
+    step = make_train_step(run_model.skeleton, PROMPT, run_model.optim, configs.loss_options(config), layout)
+    state = run_model.abstract_state()
+    kinds = {
+        "frozen": own_bytes(run_model.frozen),
+        "trainables": own_bytes(state.params),
+        "optimizer": own_bytes(state.optimizer),
+        "batch": own_bytes(batch),
+    }
+    return jit_step(step, state).lower(state, run_model.frozen, batch), kinds
+
+
+def lower_decode(config: ConfigDict, layout: MeshLayout, batch_size: int, length: int) -> tuple[Any, dict[str, float]]:
+    """The real decoder, LoRA merged, without guesses. length: of prompt, image and answer together."""
+    model = configs.model_config(config)
+    answer = length - model.vision.num_patches - PROMPT.answer_offset
+    before, after = PROMPT.image_offset, PROMPT.answer_offset - PROMPT.image_offset
+    options = DecodeOptions(
+        before=(1,) * before,
+        after=(1,) * after,
+        max_new_tokens=answer,
+        end_id=2,
+        number_id=min(FLOAT_TOKEN, model.decoder.vocab_size - 1),
+        vocab_size=model.decoder.vocab_size,
+        forbidden=FORBIDDEN,
+    )
+    size = model.vision.image_size
+    images = (batch_size, size, size, 3)
+    sharding = partial(layout.sharding, what="batch_size")
+    arguments = (
+        decode_weights(model, layout),
+        jax.ShapeDtypeStruct(images, jnp.uint8, sharding=sharding(images, ("batch", None, None, None))),
+        jax.ShapeDtypeStruct((batch_size,), jnp.bool, sharding=sharding((batch_size,), ("batch",))),
+    )
+    lowered = programs(model, options, layout)[1].lower(*arguments)
+    return lowered, {"frozen": own_bytes(arguments[0]), "batch": own_bytes(arguments[1:])}
+
+
+def decode_weights(model: VLMConfig, layout: MeshLayout) -> dict[str, Any]:
+    """Shapes and shardings of what `decode.prepare` makes."""
+    shapes = jax.eval_shape(partial(prepare, config=model), skeleton(model).shapes)
+
+    def sharded(shape: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+    return jax.tree.map(sharded, shapes, decode_shardings(model, layout))
+
+
+def own_bytes(tree: Any) -> float:
+    """What one device holds of these arrays, bytes."""
+    leaves: Iterable[Any] = jax.tree.leaves(tree)
+    return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize for x in leaves))
+
+
+def local_memory(device: Any) -> float:
+    """Bytes that programs may take of one device; of a CPU's fake devices, each its share of the machine's memory."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
+
+
+def compile_one(
+    config: ConfigDict, topology: str, what: str, batch_size: int, length: int, mesh: dict[str, int]
+) -> dict[str, Any]:
+    """Bytes, collectives and seconds of one program on one topology."""
+    devices = devices_of(topology)
+    layout = MeshLayout.of("decode" if what == "decode" else config.mesh.layout, make_mesh(mesh, devices))
+    lower = {"train": lower_train, "decode": lower_decode}[what]
+    found: dict[str, Any] = {
+        "device_kind": devices[0].device_kind,
+        "num_devices": len(devices),
+        "mesh": {axis: int(size) for axis, size in layout.mesh.shape.items()},
+        "memory": local_memory(devices[0]) if topology == "local" else None,
+    }
+    started = time.monotonic()
+    lowered, found["arguments"] = lower(config, layout, batch_size, length)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {**found, "refused": " ".join(str(error).split())[:600]}
+    memory = compiled.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    peak -= memory.alias_size_in_bytes
+    found |= {
+        "compile_seconds": time.monotonic() - started,
+        "temporaries": float(memory.temp_size_in_bytes),
+        "peak": float(max(peak, getattr(memory, "peak_memory_in_bytes", 0))),
+    }
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError:  # some TPU kernels can't be printed
+        return found
+    return {**found, "collectives": [asdict(one) for one in collectives(text, found["mesh"])]}
+
+
+def main(arguments: list[str]) -> int:
+    out, topology, what, batch_size, length, mesh, *rest = arguments
+    if topology != "local":
+        jax.config.update("jax_optimization_level", "O1")  # a third of the compile time
+    config, _ = configs.load(rest)
+    sizes = {axis: int(size) for axis, size in (part.split("=") for part in mesh.split(","))}
+    try:
+        found = compile_one(config, topology, what, int(batch_size), int(length), sizes)
+    except UserError as error:
+        found = {"error": str(error)}
+    Path(out).write_text(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What a run costs: chips, FLOPs, compiled programs, throughput."""

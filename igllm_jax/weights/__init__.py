@@ -1,0 +1,1 @@
+"""Weights on disk and in a run: base folders, checkpoints, a run's model."""

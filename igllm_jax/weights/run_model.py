@@ -1,0 +1,111 @@
+"""A run's model put together: skeleton, frozen weights and the state that trains, from a config."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from igllm_jax import config as configs
+from igllm_jax.errors import UserError
+from igllm_jax.models.params import Params, Skeleton, nest
+from igllm_jax.models.vlm import VLMConfig, draw, skeleton
+from igllm_jax.parallel.sharding import MeshLayout
+from igllm_jax.training import optim
+from igllm_jax.training.state import TrainState, initial_state
+from igllm_jax.weights import base_folder
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """model: what it is. skeleton: its parameters by name. frozen, trainable: the shapes of both kinds by path, with
+    shardings and dtypes (frozen in model.frozen_dtype, trainable in float32)."""
+
+    model: VLMConfig
+    skeleton: Skeleton
+    frozen: Params
+    trainable: Params
+    optim: optim.OptimOptions
+    seed: int
+    base: str
+    layout: MeshLayout
+
+    @classmethod
+    def of(cls, config: ConfigDict, layout: MeshLayout) -> "RunModel":
+        """Checks the config against the base weights; allocates nothing.
+
+        Raises: UserError where the sizes of model.base are not the config's, or an axis can't be sharded.
+        """
+        model = configs.model_config(config)
+        if config.model.base:
+            _check_base(model, config.model.base)
+        model_skeleton = skeleton(model)
+        trains = optim.trainable_paths(model_skeleton.shapes, config.optim.trainable)
+        shardings = layout.params(model_skeleton.shapes, model_skeleton.axes)
+
+        def typed(path: str, dtype: str) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(model_skeleton.shapes[path].shape, jnp.dtype(dtype), sharding=shardings[path])
+
+        frozen = {path: typed(path, config.model.frozen_dtype) for path in model_skeleton.shapes if path not in trains}
+        trainable = {path: typed(path, "float32") for path in model_skeleton.shapes if path in trains}
+        options = configs.optim_options(config)
+        return cls(model, model_skeleton, frozen, trainable, options, config.seed, config.model.base, layout)
+
+    def load_frozen(self) -> Params:
+        """Frozen weights: from the base, or drawn from the seed."""
+        return self._values(self.frozen)
+
+    def initial_state(self) -> TrainState:
+        """Step 0: trainables from the base where it has them, else drawn from the seed."""
+        return self.state_of(self._values(self.trainable))
+
+    def state_of(self, trainables: Params) -> TrainState:
+        """Step 0 of these trainables (float32, by path), sharded as every later state is, so that the step compiles
+        once."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        return jax.device_put(initial_state(nest(trainables), self.optim), shardings)
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and shardings of the state, for restoring a checkpoint."""
+        shapes = jax.eval_shape(lambda params: initial_state(params, self.optim), nest(self.trainable))
+        return shard_like(shapes, nest(self.trainable), self.layout)
+
+    def _values(self, wanted: Mapping[str, Any]) -> Params:
+        stored = base_folder.paths(self.base) if self.base else {}
+        found = (
+            base_folder.restore(self.base, {path: wanted[path] for path in wanted if path in stored}) if stored else {}
+        )
+        drawn = {path: shape for path, shape in wanted.items() if path not in found}
+        return {**found, **draw(self.model, drawn, self.seed)}
+
+
+def shard_like(shapes: TrainState, params: Any, layout: MeshLayout) -> TrainState:
+    """Gives every array of a state its sharding: a moment has its parameter's, everything else is replicated."""
+    by_path = {tuple(path): leaf.sharding for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def with_sharding(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        ends = (by_path.get(tuple(path[start:])) for start in range(len(path)))
+        sharding = next((found for found in ends if found is not None), layout.replicated())
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(with_sharding, shapes)
+
+
+def _check_base(model: VLMConfig, folder: str) -> None:
+    found, held = base_folder.read_config(folder), " ".join(base_folder.paths(folder))
+    pairs: list[tuple[str, Any, Any]] = []
+    if "projector/" in held:  # a plain base leaves the choice to the config
+        pairs.append(("model.projector", model.projector, found.projector))
+    if "/lora_a" in held:
+        pairs += [
+            (f"model.lora.{key}", getattr(model.lora, key), getattr(found.lora, key)) for key in ("rank", "alpha")
+        ]
+    own_choice = {"attention", "remat", "image_mean", "image_std"}
+    for part in ("vision", "decoder"):
+        wanted, stored = vars(getattr(model, part)), vars(getattr(found, part))
+        pairs += [(f"model.{part}.{key}", wanted[key], stored[key]) for key in wanted if key not in own_choice]
+    wrong = [f"--config.{key}={stored}" for key, wanted, stored in pairs if wanted != stored]
+    if wrong:
+        raise UserError(f"the weights in model.base={folder} have other sizes than the config; give {' '.join(wrong)}")

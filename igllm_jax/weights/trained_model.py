@@ -1,0 +1,82 @@
+"""A model ready to write: from a run's workdir, or from a folder of imported weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from igllm_jax import config as configs
+from igllm_jax.data import pipeline
+from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
+from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.errors import UserError
+from igllm_jax.models.params import Params
+from igllm_jax.models.vlm import VLMConfig, skeleton
+from igllm_jax.parallel.sharding import MeshLayout, one_device, put
+from igllm_jax.scene.tasks import find_task
+from igllm_jax.weights import base_folder, checkpoint
+from igllm_jax.weights.run_model import RunModel
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model ready to write: from a run's workdir or from a folder of imported weights."""
+
+    model: VLMConfig
+    params: Params
+    tokenizer: Tokenizer
+    data: pipeline.DataOptions
+    train_split: str | None  # of a 2D run: tells which cells were seen
+    about: dict[str, str | None]  # model_path, model_base, model_name of the predictions file
+
+
+def load_run(workdir: Path, step: str, layout: MeshLayout | None = None) -> Trained:
+    """The model of a run at `step` ("last", "best" or a number). layout: where (default: the first device)."""
+    config = configs.read(workdir)
+    found = checkpoint.find_step(workdir, step)
+    layout = one_device() if layout is None else layout
+    run_model = RunModel.of(config, layout)
+    values = checkpoint.load_params(workdir, found)
+    trained = {path: put(values[path], shape.sharding) for path, shape in run_model.trainable.items()}
+    about = {"model_path": str(workdir), "model_base": config.model.base or None}
+    return Trained(
+        run_model.model,
+        {**run_model.load_frozen(), **trained},
+        Tokenizer.load(workdir),
+        configs.data_options(config),
+        str(config.data.train.images).rpartition(":")[2] if config.task == "twod" else None,
+        {**about, "model_name": Path(workdir).resolve().name},
+    )
+
+
+def load_imported(
+    folder: Path, *, task: str, rotation_rep: str, prompt: str, layout: MeshLayout | None = None
+) -> Trained:
+    """The model of a folder that tools/convert_weights.py made; weights in the dtype they were stored in."""
+    find_task(task).representation(rotation_rep)
+    model = base_folder.read_config(folder)
+    vision = model.vision
+    options = pipeline.DataOptions(
+        task=task,
+        rotation_rep=rotation_rep,
+        head=model.head,
+        prompt=prompt,
+        image_size=vision.image_size,
+        image_mean=vision.image_mean,
+        image_aspect_ratio=base_folder.aspect_ratio(folder),
+        max_length=2048,
+        num_image_tokens=vision.num_patches,
+    )
+    about = {"model_path": str(folder), "model_base": None, "model_name": Path(folder).resolve().name}
+    stored, model_skeleton = base_folder.paths(folder), skeleton(model)
+    absent = sorted({path.split("/")[0] for path in model_skeleton.shapes if path not in stored})
+    if absent:
+        raise UserError(
+            f"--model {folder} holds no {', '.join(absent)}, so it can't write code yet: train it with model.base, or "
+            "import it with --projector or --adapter"
+        )
+    if not (Path(folder) / TOKENIZER_FILE).is_file():
+        raise UserError(f"--model {folder} holds no {TOKENIZER_FILE}: import it again with --tokenizer FILE")
+    places = (one_device() if layout is None else layout).params(stored, model_skeleton.axes)
+    wanted = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=places[path]) for path, s in stored.items()}
+    return Trained(model, base_folder.restore(folder, wanted), Tokenizer.load(folder), options, None, about)
