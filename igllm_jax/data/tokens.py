@@ -30,7 +30,9 @@ class Tokenizer:
         self.origin = origin
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError:
+            for token in range(self._pieces.vocab_size()):
+                self.surface(token)  # a damaged piece shows itself when it is read
+        except (RuntimeError, ValueError):  # UnicodeDecodeError is a ValueError
             raise UserError(
                 f"tokenizer {origin}: not a sentencepiece model; give LLaMA's {MODEL_FILE} or its folder"
             ) from None

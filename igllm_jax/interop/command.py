@@ -49,6 +49,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--feature_layer", type=int, help="hidden state of the tower (default: as the configs say, or -2)"
     )
     into.add_argument("--merge_lora", action="store_true", help="add the adapter to the weights instead of keeping it")
+    into.add_argument(
+        "--lora_only", action="store_true", help="the adapter trained LoRA alone: no projector or float head is missing"
+    )
     into.add_argument("--numbers_as_text", action="store_true", help="accept a tokenizer that splits the float token")
     out = commands.add_parser("export", help="a run or an imported folder, for PyTorch")
     model = out.add_mutually_exclusive_group(required=True)

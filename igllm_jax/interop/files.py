@@ -130,7 +130,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object")
@@ -280,7 +280,11 @@ class TorchFile:
     def read(self, name: str) -> np.ndarray:
         if self._tensors is None or self._touched > MAX_TOUCHED_BYTES:
             self._tensors, self._touched = self._open(), 0
-        array = torch_to_numpy(self._tensors[name])
+        try:
+            array = torch_to_numpy(self._tensors[name])
+        except (RuntimeError, TypeError, ValueError) as error:  # sizes beyond the file's bytes, types without values
+            told = str(error).partition("\n")[0][:200]
+            raise UserError(f"{self.path}: {name} can't be read ({told}); download the file again") from None
         self._touched += array.nbytes
         return array
 

@@ -90,10 +90,10 @@ FLOAT_HEADS: Mapping[str, tuple[Rule, ...]] = {
 }
 HF_PROJECTORS: Mapping[str, tuple[Rule, ...]] = {
     "none": (),
-    "linear": _linear("multi_modal_projector.linear_1", "projector/linear1"),
+    "linear": _linear("multi_modal_projector{wrap}.linear_1", "projector/linear1"),
     "mlp2x_gelu": (
-        *_linear("multi_modal_projector.linear_1", "projector/linear1"),
-        *_linear("multi_modal_projector.linear_2", "projector/linear2"),
+        *_linear("multi_modal_projector{wrap}.linear_1", "projector/linear1"),
+        *_linear("multi_modal_projector{wrap}.linear_2", "projector/linear2"),
     ),
 }
 
@@ -123,7 +123,9 @@ def peft(projector: str, head: str, *, in_llava: bool = False) -> WeightFormat:
     """
     written = "base_model.model.model." + ("language_model." if in_llava else "")
     lora = Group(LORA, r"(?:base_model\.)?(?:model\.)*(?:language_model\.)?(?:model\.)?", written)
-    return WeightFormat("PEFT adapter", (lora, *_beside_lora(projector, head)), ORIGINAL_MODULE)
+    hf_projector = Group(HF_PROJECTORS[projector], r"(?:base_model\.)?(?:model\.)*", "base_model.model.model.")
+    beside, float_head = _beside_lora(projector, head)
+    return WeightFormat("PEFT adapter", (lora, hf_projector if in_llava else beside, float_head), ORIGINAL_MODULE)
 
 
 def llava(projector: str, head: str) -> WeightFormat:

@@ -15,7 +15,7 @@ from igllm_jax.models.vlm import VLMConfig
 Json = Mapping[str, Any]
 
 # What a key that a config file leaves out means: files of this format are written without the keys at these values.
-# Source: the defaults of LlamaConfig, CLIPVisionConfig, LlavaConfig (transformers) and LoraConfig (peft).
+# Source: the defaults of LlamaConfig, CLIPVisionConfig, LlavaConfig (transformers).
 LLAMA_DEFAULTS = {
     "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "hidden_act": "silu",
@@ -29,10 +29,6 @@ CLIP_DEFAULTS = {
 LLAVA_DEFAULTS = {
     "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "projector_hidden_act": "gelu",
     "multimodal_projector_bias": True, "image_token_index": 32000, "tie_word_embeddings": False,
-}  # fmt: skip
-LORA_DEFAULTS = {
-    "lora_dropout": 0.0, "use_rslora": False, "use_dora": False, "fan_in_fan_out": False, "rank_pattern": {},
-    "alpha_pattern": {}, "init_lora_weights": True,
 }  # fmt: skip
 # Sizes that a file of its own always says; only a config inside another one may leave out what is at its default.
 ALWAYS_SAID = {
@@ -49,7 +45,6 @@ MODEL_TYPES = {
     "vision": ("clip_vision_model", None),
 }
 MAX_SIZE, MAX_LAYERS = 2**24, 10_000  # far above every model: a damaged number is told instead of counted up to
-MODIFIES_BASE = ("pissa", "olora", "loftq", "corda")  # starts of LoRA that also change the weights it sits on
 # CLIP's images, where the folder has no preprocessor_config.json: every released CLIP tower was trained with these.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -75,7 +70,7 @@ def vision_config(config: Json, preprocessor: Json | None, *, feature_layer: int
             image_mean=_three(image.get("image_mean", CLIP_MEAN)),
             image_std=_three(image.get("image_std", CLIP_STD)),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _told(error, where) from None
 
 
@@ -117,29 +112,6 @@ def _rope_theta(found: Mapping[str, Any], where: object) -> float:
             raise UserError(f"{where}: {key} {dict(rope)} is not supported; only plain rotary positions are")
     rope = found["rope_parameters"] or {}
     return _number(rope if "rope_theta" in rope else found, where, "rope_theta")
-
-
-def lora_config(adapter: Json, where: object) -> LoRAConfig:
-    """A PEFT adapter's rank, scale and dropout (rank-stabilised: as the alpha of the same scale)."""
-    _expect_keys(adapter, where, ("r", "lora_alpha"))
-    found = {**LORA_DEFAULTS, **adapter}
-    _expect(found, where, peft_type=("LORA", None), use_dora=(False, None), fan_in_fan_out=(False, None))
-    for key in ("rank_pattern", "alpha_pattern"):
-        if found[key]:
-            raise UserError(f"{where}: {key} gives maps different values, which is not supported: {found[key]}")
-    start = str(found["init_lora_weights"])
-    if start.lower().startswith(MODIFIES_BASE):
-        raise UserError(
-            f"{where}: init_lora_weights is {start!r}, which changed the weights under the adapter too; save it with "
-            "PEFT's path_initial_model_for_weight_conversion, as plain LoRA, and import that"
-        )
-    rank, alpha = _size(found, where, "r"), _number(found, where, "lora_alpha")
-    if found["use_rslora"]:
-        alpha *= math.sqrt(rank)
-    try:
-        return LoRAConfig(rank=rank, alpha=alpha, dropout=float(found["lora_dropout"] or 0.0), dropout_kind="hash")
-    except (TypeError, ValueError) as error:
-        raise _told(error, where) from None
 
 
 def feature_layer_of(config: Json, where: object) -> int:
@@ -195,9 +167,12 @@ def _size(found: Json, where: object, key: str, *, least: int = 1, most: int = M
 
 def _number(found: Json, where: object, key: str) -> float:
     value = found[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise UserError(f"{where}: {key} is {value!r}; a number above 0 is expected")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and 0 < float(value) < math.inf:
+            return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        pass
+    raise UserError(f"{where}: {key} is {str(value)[:60]}; a number above 0 is expected")
 
 
 def _told(error: Exception, where: object) -> UserError:
@@ -213,6 +188,8 @@ def _expect(found: Json, where: object, **allowed: tuple[Any, ...]) -> None:
 
 def _three(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
+    if not all(0 <= channel <= 1 for channel in (red, green, blue)):
+        raise ValueError(f"image_mean and image_std are shares of 1, not {[red, green, blue]}")
     return red, green, blue
 
 

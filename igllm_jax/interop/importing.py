@@ -63,7 +63,8 @@ def run(request: ImportRequest) -> Account:
         counted = iter(progress.track(todo, label="import", unit="tensor"))
         for _, group in itertools.groupby(counted, key=lambda tensor: tensor.info.file):
             for tensor in group:
-                writer.write(tensor.path, tensor.layer, read_merged(plan, tensor))
+                dtype = shapes[tensor.path].dtype
+                writer.write(tensor.path, tensor.layer, finite_as(read_merged(plan, tensor), dtype, tensor))
                 written += 1
             tensor.weights.release(tensor.info.file)
         for role, folder in _folders(request).items():
@@ -141,14 +142,40 @@ def in_file_order(plan: Plan) -> list[Tensor]:
     return sorted(written, key=lambda tensor: (str(tensor.info.file), tensor.path, tensor.layer or 0))
 
 
+def finite_as(array: np.ndarray, dtype: np.dtype, tensor: Tensor) -> np.ndarray:
+    """The array in `dtype`. Raises: UserError naming the tensor whose values this dtype can't hold."""
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype, copy=False)
+    if not np.isfinite(cast).all():
+        raise UserError(
+            f"{tensor.info.file}: {tensor.name} has values that {dtype.name} can't hold; choose another --dtype"
+        )
+    return cast
+
+
+def _check_finite(array: np.ndarray, what: str) -> np.ndarray:
+    if not np.isfinite(array).all():
+        raise UserError(f"{what} holds values that are not finite (NaN or infinity): nothing can be written with it")
+    return array
+
+
 def read_merged(plan: Plan, tensor: Tensor) -> np.ndarray:
-    """A tensor's values; a kernel with its LoRA update where the folder keeps none apart."""
-    array = tensor.read()
+    """A tensor's values; a kernel with its LoRA update where the folder keeps none apart.
+
+    Raises: UserError naming a tensor that is not finite, as it is in the file or once it is merged.
+    """
+    array = _read_finite(tensor)
     prefix = tensor.path.removesuffix("/kernel")
     a, b = (plan.tensors.get((f"{prefix}/lora_{side}", tensor.layer)) for side in "ab")
     if plan.config.lora.rank or a is None or b is None:
         return array
-    return merge_kernel(array, a.read(), b.read(), plan.lora)
+    config = plan.lora if tensor.layer is None else plan.module_lora.get((prefix, tensor.layer), plan.lora)
+    merged = merge_kernel(array, _read_finite(a), _read_finite(b), config)
+    return _check_finite(merged, f"{tensor.info.file}: {tensor.name}, merged with its LoRA,")
+
+
+def _read_finite(tensor: Tensor) -> np.ndarray:
+    return _check_finite(tensor.read(), f"{tensor.info.file}: {tensor.name}")
 
 
 def merge_kernel(kernel: np.ndarray, a: np.ndarray, b: np.ndarray, config: LoRAConfig) -> np.ndarray:
@@ -186,7 +213,7 @@ def _identity(plan: Plan, request: ImportRequest, tokenizer: Tokenizer | None) -
     files = {json.dumps(stat) for tensor in plan.tensors.values() for stat in tensor.weights.fingerprint()}
     return {
         "config": base_folder.config_to_json(plan.config),
-        "lora": asdict(plan.lora),
+        "lora": asdict(plan.adapter or plan.lora),
         "files": sorted(files),
         "dtype": request.dtype,
         "tokenizer": tokenizer.fingerprint if tokenizer else None,

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,12 +156,24 @@ class Tensor:
         return self.rule.layout.to_ours(self.weights.read(self.name))
 
 
-def match(source: WeightFormat, weights: Weights, shapes: Mapping[str, Shape]) -> tuple[list[Tensor], dict[str, int]]:
+def match_tensors(
+    source: WeightFormat,
+    weights: Weights,
+    shapes: Mapping[str, Shape],
+    slice_shape: Callable[[str, int], Shape | None] | None = None,
+) -> tuple[list[Tensor], dict[str, int]]:
     """Finds every wanted array in the file: (tensors, {why left out: how many}).
 
-    shapes: our path -> our shape (stacked), everything that this file has to bring.
+    shapes: our path -> our shape (stacked), everything that this file has to bring. slice_shape: (path, layer) -> the
+    shape of that layer's slice, None where the file brings none (default: the same for every layer).
     Raises: UserError listing all that is unknown, missing, there twice, of the wrong shape, or not floating point.
     """
+
+    def shape_of(path: str, layer: int | None) -> Shape | None:
+        if layer is None:
+            return shapes[path]
+        return shapes[path][1:] if slice_shape is None else slice_shape(path, layer)
+
     compiled = [(re.compile(group.read + rule.pattern), rule) for group in source.groups for rule in group.rules]
     ignored = [(re.compile(pattern), reason) for pattern, reason in source.ignored.items()]
     found: dict[tuple[str, int | None], Tensor] = {}
@@ -173,6 +185,7 @@ def match(source: WeightFormat, weights: Weights, shapes: Mapping[str, Shape]) -
         if hit and not reason:
             layer = int(hit[0][1]) if hit[1].is_stacked else None
             is_wanted = hit[1].ours in shapes and (layer is None or layer < shapes[hit[1].ours][0])
+            is_wanted = is_wanted and shape_of(hit[1].ours, layer) is not None
             if is_wanted and (hit[1].ours, layer) in found:
                 twice.append(f"{name} (as {found[hit[1].ours, layer].name})")
                 continue
@@ -184,36 +197,32 @@ def match(source: WeightFormat, weights: Weights, shapes: Mapping[str, Shape]) -
             left_out[reason] = left_out.get(reason, 0) + 1
         else:
             unknown.append(name)
-    missing = [name for name, (rule, layer) in source.names(shapes).items() if (rule.ours, layer) not in found]
-    _report(source, weights, shapes, found.values(), unknown=unknown, missing=missing, twice=twice)
+    names = {name: (rule.ours, layer) for name, (rule, layer) in source.names(shapes).items()}
+    missing = [name for name, at in names.items() if at not in found and shape_of(*at) is not None]
+    problems = {"missing": missing, "unknown": unknown, "there twice": twice}
+    _raise_problems(source, weights, problems | _wrong_kinds(found.values(), shape_of))
     return list(found.values()), left_out
 
 
-def _report(
-    source: WeightFormat,
-    weights: Weights,
-    shapes: Mapping[str, Shape],
-    found: Iterable[Tensor],
-    *,
-    unknown: list[str],
-    missing: list[str],
-    twice: list[str],
-) -> None:
+def _wrong_kinds(found: Iterable[Tensor], shape_of: Callable[[str, int | None], Shape | None]) -> dict[str, list[str]]:
+    """Problem -> tensors whose shape or dtype is not what it has to be."""
     misshaped, whole_numbers = [], []
     for tensor in found:
-        ours = shapes[tensor.path]
-        expected = tensor.rule.layout.their_shape(ours[1:] if tensor.rule.is_stacked else ours)
+        ours = shape_of(tensor.path, tensor.layer)
+        assert ours is not None
+        expected = tensor.rule.layout.their_shape(ours)
         if tensor.info.shape != expected:
             misshaped.append(f"{tensor.name} is {list(tensor.info.shape)} instead of {list(expected)}")
         if not tensor.info.is_float:
             whole_numbers.append(f"{tensor.name} ({tensor.info.dtype})")
-    problems = {
-        "missing": missing,
-        "unknown": unknown,
-        "there twice": twice,
+    return {
         "of another shape than the config says": misshaped,
         "not floating point (quantised weights can't be imported)": whole_numbers,
     }
+
+
+def _raise_problems(source: WeightFormat, weights: Weights, problems: Mapping[str, list[str]]) -> None:
+    """Raises: UserError where there is any problem, listing the tensors of each."""
     listed = "; ".join(
         f"{len(names)} {'tensor is' if len(names) == 1 else 'tensors are'} {problem}: {', '.join(by_layers(names))}"
         for problem, names in problems.items()

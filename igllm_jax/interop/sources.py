@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from igllm_jax.errors import UserError
 from igllm_jax.interop import formats as tables
 from igllm_jax.interop import hf_config
+from igllm_jax.interop.adapter_config import AdapterConfig, read_adapter_config
 from igllm_jax.interop.files import Weights, open_weights, read_json
-from igllm_jax.interop.rules import Shape, Tensor, WeightFormat, match
+from igllm_jax.interop.rules import Shape, Tensor, WeightFormat, match_tensors
 from igllm_jax.models.clip import VisionConfig
 from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.lora import LoRAConfig
@@ -40,13 +42,15 @@ class ImportRequest:
     tokenizer: Path | None = None
     feature_layer: int | None = None
     merge_lora: bool = False
+    lora_only: bool = False
     numbers_as_text: bool = False
     dtype: str = KEEP
 
 
 @dataclass
 class Plan:
-    """A checked import. config: of the folder that comes out. tensors: by (path, layer). lora: of the adapter.
+    """A checked import. config: of the folder that comes out. tensors: by (path, layer). lora: of the adapter, and
+    module_lora that of each (path of a kernel, layer) where modules differ.
 
     aspect_ratio: how images are made square, "pad" or "square".
     """
@@ -54,6 +58,8 @@ class Plan:
     config: VLMConfig
     tensors: dict[tuple[str, int | None], Tensor]
     lora: LoRAConfig
+    adapter: AdapterConfig | None = None
+    module_lora: dict[tuple[str, int], LoRAConfig] = field(default_factory=dict)
     aspect_ratio: str = "pad"
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -95,7 +101,8 @@ def make_plan(request: ImportRequest) -> Plan:
     parts = _open_parts(request)
     projector, head = _agreed(parts, "projector"), _agreed(parts, "head")
     _check_kinds(request, projector, head)
-    found_lora = _lora_config(request)
+    adapter = _adapter_config(request)
+    found_lora = adapter.lora if adapter else NO_LORA
     config = VLMConfig(
         vision=_vision_config(request),
         projector="linear" if projector == "none" else projector,
@@ -104,7 +111,7 @@ def make_plan(request: ImportRequest) -> Plan:
         head=head,
         dtype="float32",
     )
-    plan = Plan(config, {}, found_lora, _aspect_ratio(request))
+    plan = Plan(config, {}, found_lora, adapter, aspect_ratio=_aspect_ratio(request))
     shapes = {path: tuple(shape.shape) for path, shape in skeleton(config).shapes.items()}
     _match_parts(plan, parts, shapes, request)
     plan.notes += _prompt_notes(request)
@@ -138,10 +145,34 @@ def _open_parts(request: ImportRequest) -> list[_Part]:
             raise UserError(f"{part.weights.origin} holds no mm_projector: --projector takes LLaVA's mm_projector.bin")
         parts.append(part)
     if request.adapter:
-        parts.append(_kinds(open_weights(request.adapter, names=ADAPTER_FILES), tables.peft, ("lora",)))
-        if any((request.adapter / name).is_file() for name in BESIDE_FILES):
-            parts.append(_kinds(open_weights(request.adapter, names=BESIDE_FILES), tables.non_lora, ()))
+        parts += _adapter_parts(request, request.adapter)
     return parts
+
+
+def _adapter_parts(request: ImportRequest, folder: Path) -> list[_Part]:
+    """The adapter, and what the reference trains and saves beside it.
+
+    Raises: UserError where that other half is missing: without it there would be an untrained projector and no head.
+    """
+    parts = [_adapter_part(open_weights(folder, names=ADAPTER_FILES))]
+    if any((folder / name).is_file() for name in BESIDE_FILES):
+        parts.append(_kinds(open_weights(folder, names=BESIDE_FILES), tables.non_lora, ()))
+    is_hf = request.llava is not None and "vision_config" in read_json(request.llava / "config.json")
+    if not request.lora_only and not is_hf and all(part.projector == "none" for part in parts):
+        raise UserError(
+            f"{folder} holds LoRA alone: the projector trained with it is missing, and the head, if any; "
+            f"take the run's {BESIDE_FILES[1]} along, or add --lora_only if nothing else was trained"
+        )
+    return parts
+
+
+def _adapter_part(weights: Weights) -> _Part:
+    """PEFT's file; modules_to_save may have put a projector into it, by LLaVA's name or by Hugging Face's."""
+    hf_projector = tables.kind_of(weights.infos, "multi_modal_projector", weights.origin)
+    if hf_projector == "none":
+        return _kinds(weights, tables.peft, ("lora",))
+    head = tables.kind_of(weights.infos, "float_head", weights.origin)
+    return _Part(weights, partial(tables.peft, in_llava=True), ("lora",), hf_projector, head)
 
 
 def _llava_parts(request: ImportRequest, folder: Path) -> list[_Part]:
@@ -236,6 +267,11 @@ def _match_parts(plan: Plan, parts: list[_Part], shapes: Mapping[str, Shape], re
 def _match_part(plan: Plan, part: _Part, shapes: Mapping[str, Shape], request: ImportRequest) -> None:
     wanted = part.paths(shapes)
     if "lora" in part.owns:
+        if plan.adapter and not plan.adapter.is_uniform and not request.merge_lora:
+            raise UserError(
+                f"{part.weights.origin} has LoRA of different ranks or scales, or on some layers only, and here all "
+                "are alike: add --merge_lora"
+            )
         names = " ".join(part.weights.infos)
         maps = {ours for theirs, ours in tables.DECODER_PROJECTIONS.items() if f"{theirs}.lora_" in names}
         absent = [ours for ours in tables.DECODER_PROJECTIONS.values() if ours not in maps]
@@ -245,11 +281,30 @@ def _match_part(plan: Plan, part: _Part, shapes: Mapping[str, Shape], request: I
                 "add --merge_lora"
             )
         wanted = {p: shape for p, shape in wanted.items() if not maps or not is_lora(p) or _map_of(p) in maps}
-    found, left_out = match(part.table(part.projector, part.head), part.weights, wanted)
+    table = part.table(part.projector, part.head)
+    found, left_out = match_tensors(table, part.weights, wanted, _slice_shape(plan, table, wanted))
     replaced = {tensor.path.split("/")[0] for tensor in found if (tensor.path, tensor.layer) in plan.tensors}
     plan.notes += [f"the {name} is the one in {part.weights.origin}" for name in sorted(replaced)]
     plan.tensors.update({(tensor.path, tensor.layer): tensor for tensor in found})
     plan.left_out.update(left_out)
+
+
+def _slice_shape(plan: Plan, table: WeightFormat, wanted: Mapping[str, Shape]) -> Callable[[str, int], Shape | None]:
+    """(path, layer) -> the shape of one layer's slice, None where the adapter's config says that there is none."""
+    names = {(rule.ours, layer): name for name, (rule, layer) in table.names(wanted).items()}
+
+    def shape_of(path: str, layer: int) -> Shape | None:
+        shape = wanted[path][1:]
+        if not is_lora(path) or plan.adapter is None or plan.adapter.is_uniform:
+            return shape
+        module = names[path, layer].removeprefix("base_model.model.").partition(".lora_")[0]
+        own = plan.adapter.of(module, layer)
+        plan.module_lora[path.rpartition("/")[0], layer] = own
+        if not own.rank:
+            return None
+        return (shape[0], own.rank) if path.endswith("/lora_a") else (own.rank, shape[1])
+
+    return shape_of
 
 
 def is_lora(path: str) -> bool:
@@ -311,8 +366,8 @@ def _decoder_config(request: ImportRequest) -> DecoderConfig:
     return hf_config.decoder_config(read_json(file), file)
 
 
-def _lora_config(request: ImportRequest) -> LoRAConfig:
+def _adapter_config(request: ImportRequest) -> AdapterConfig | None:
     if not request.adapter:
-        return NO_LORA
+        return None
     file = request.adapter / "adapter_config.json"
-    return hf_config.lora_config(read_json(file), file)
+    return read_adapter_config(read_json(file), file)

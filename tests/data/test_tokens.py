@@ -118,3 +118,9 @@ def test_a_vocabulary_that_splits_the_float_token(tmp_path):
     tokenizer = Tokenizer.load(tmp_path)
     with pytest.raises(UserError, match=r"splits the float token 数; use a vocabulary .* or set head=none"):
         _ = tokenizer.float_id
+
+
+def test_a_damaged_piece_is_one_line(tiny):
+    damaged = tiny.model.replace("数".encode(), b"\xe6\x95\xff")
+    with pytest.raises(UserError, match="not a sentencepiece model"):
+        Tokenizer(damaged, "here")

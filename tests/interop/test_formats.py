@@ -12,7 +12,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.interop import formats as tables
 from igllm_jax.interop.files import TensorInfo, Weights
 from igllm_jax.interop.formats import kind_of
-from igllm_jax.interop.rules import match
+from igllm_jax.interop.rules import match_tensors
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig, skeleton
 
@@ -225,7 +225,7 @@ def test_whole_files_at_full_size_find_their_place(source, prefixes, named, left
     vocab = next(shape[0] for name, shape in named.items() if "embed_tokens" in name) if "decoder/" in prefixes else 1
     config = replace(config, decoder=replace(config.decoder, vocab_size=vocab))
     shapes = shapes_of(config, *prefixes)
-    tensors, found = match(source, as_in_a_file(named), shapes)
+    tensors, found = match_tensors(source, as_in_a_file(named), shapes)
     places = {(path, layer) for path, shape in shapes.items() for layer in layers_of(path, shape)}
     assert {(tensor.path, tensor.layer) for tensor in tensors} == places and len(tensors) == len(places)
     assert found == left_out and len(tensors) + sum(found.values()) == len(named)

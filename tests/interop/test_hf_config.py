@@ -2,6 +2,7 @@ import pytest
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop import hf_config
+from igllm_jax.interop.adapter_config import read_adapter_config
 from tests.interop import made
 
 LLAMA_1 = {  # as Vicuna-7B v1.3 says it
@@ -53,8 +54,8 @@ TOWER = {
 ADAPTER = {"peft_type": "LORA", "r": 128, "lora_alpha": 256, "lora_dropout": 0.05}
 READERS = {
     "decoder": (LLAMA_1, lambda config: hf_config.decoder_config(config, "here/config.json")),
-    "vision": (TOWER, lambda config: hf_config.vision_config(config, None, feature_layer=-2, place="here/config.json")),
-    "adapter": (ADAPTER, lambda config: hf_config.lora_config(config, "here/config.json")),
+    "vision": (TOWER, lambda config: hf_config.vision_config(config, None, feature_layer=-2, where="here/config.json")),
+    "adapter": (ADAPTER, lambda config: read_adapter_config(config, "here/config.json").lora),
 }
 
 
@@ -66,7 +67,9 @@ READERS = {
 def test_no_size_is_assumed_in_a_config_of_its_own(kind, key):
     config, read = READERS[kind]
     read(config)
-    with pytest.raises(UserError, match=f"here/config.json does not say {key}: take the config.json that came with"):
+    with pytest.raises(
+        UserError, match=f"here/config.json does not say {key}: take the (adapter_)?config.json that came with"
+    ):
         read({name: value for name, value in config.items() if name != key})
 
 
@@ -75,7 +78,7 @@ def test_a_config_inside_another_leaves_out_what_is_at_its_default():
     config = {"text_config": text, "vision_config": tower}
     decoder = hf_config.decoder_config(config, "x")
     assert (decoder.vocab_size, decoder.width, decoder.rms_norm_epsilon) == (32064, 4096, 1e-6)
-    vision = hf_config.vision_config(config, None, feature_layer=-2, place="x")
+    vision = hf_config.vision_config(config, None, feature_layer=-2, where="x")
     assert (vision.image_size, vision.width) == (336, 768)
 
 
@@ -94,8 +97,8 @@ def test_a_damaged_value_is_one_line_or_none_that_counts(kind, value):
 
 def test_starts_that_change_the_base_are_an_error():
     with pytest.raises(UserError, match="init_lora_weights is 'pissa_niter_4', which changed the weights under"):
-        hf_config.lora_config({**ADAPTER, "init_lora_weights": "pissa_niter_4"}, "x")
-    assert hf_config.lora_config({**ADAPTER, "init_lora_weights": "gaussian"}, "x").rank == 128
+        read_adapter_config({**ADAPTER, "init_lora_weights": "pissa_niter_4"}, "x")
+    assert read_adapter_config({**ADAPTER, "init_lora_weights": "gaussian"}, "x").lora.rank == 128
 
 
 def test_configs_come_back():
@@ -105,13 +108,13 @@ def test_configs_come_back():
     assert {**vars(read), "remat": "none"} == vars(config.decoder)
     tower = hf_config.vision_to_json(config.vision)
     means = {"image_mean": config.vision.image_mean, "image_std": config.vision.image_std}
-    read_tower = hf_config.vision_config(tower, means, feature_layer=-1, place="x")
+    read_tower = hf_config.vision_config(tower, means, feature_layer=-1, where="x")
     assert vars(read_tower) == {**vars(config.vision), "num_layers": 2, "feature_layer": -1}
-    assert hf_config.lora_config(hf_config.lora_to_json(config.lora, base_model="b"), "x") == config.lora
+    assert read_adapter_config(hf_config.lora_to_json(config.lora, base_model="b"), "x").lora == config.lora
 
 
 def test_rank_stabilised_lora_keeps_its_scale():
-    config = hf_config.lora_config({"r": 16, "lora_alpha": 8, "use_rslora": True}, "x")
+    config = read_adapter_config({"r": 16, "lora_alpha": 8, "use_rslora": True}, "x").lora
     assert config.alpha / config.rank == 8 / 4
 
 
@@ -120,12 +123,22 @@ def test_rank_stabilised_lora_keeps_its_scale():
     [
         ({"use_dora": True}, "use_dora is True"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3'; supported: LORA"),
-        ({"rank_pattern": {"q_proj": 3}}, "rank_pattern gives maps different values"),
+        ({"lora_ga_config": {"direction": "ArB2r"}}, "lora_ga_config is .* more than plain LoRA"),
+        ({"alora_invocation_tokens": [3, 5]}, "alora_invocation_tokens is .3, 5., which makes it more than plain LoRA"),
+        ({"a_key_of_tomorrow": "x"}, "a_key_of_tomorrow is 'x'"),
+        ({"lora_bias": True}, "lora_bias is True"),
+        ({"bias": "all"}, "bias is 'all'; supported: none"),
+        ({"init_lora_weights": "lora_ga"}, "init_lora_weights is 'lora_ga'"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save names lm_head, trained whole beside LoRA"),
+        ({"rank_pattern": {"q_proj": -1}}, "rank_pattern.'q_proj'. is -1; a whole number"),
+        ({"rank_pattern": {"(": 2}}, "rank_pattern has the pattern '.', which can't be read"),
+        ({"layers_to_transform": ["1"]}, "layers_to_transform is ..1..; numbers of layers"),
+        ({"r": 10**400}, "r is 1000"),
     ],
 )
 def test_other_adapters_than_plain_lora_are_an_error(change, message):
     with pytest.raises(UserError, match=message):
-        hf_config.lora_config({"r": 4, "lora_alpha": 8, **change}, "x")
+        read_adapter_config({"r": 4, "lora_alpha": 8, **change}, "x")
 
 
 def test_the_feature_layer_is_the_configs():
@@ -169,3 +182,19 @@ def test_defaults_are_transformers_own():
         skipped = {"rope_theta", "rope_scaling", "rope_parameters", "num_key_value_heads", "head_dim"}
         assert {key: found[key] for key in ours if key not in skipped} == {k: ours[k] for k in ours if k not in skipped}
     assert transformers.LlamaConfig().rope_parameters["rope_theta"] == hf_config.LLAMA_DEFAULTS["rope_theta"]
+
+
+def test_ranks_and_scales_of_single_modules():
+    """As peft picks them: the first pattern that matches the name's end; a rank of zero is none at all."""
+    patterns = {"rank_pattern": {"k_proj": 0, r"layers\.2\.self_attn\.q_proj": 2}, "alpha_pattern": {"q_proj": 6}}
+    found = read_adapter_config({"r": 4, "lora_alpha": 8, "layers_to_transform": [0, 2], **patterns}, "x")
+    assert not found.is_uniform
+    lora = {
+        (layer, name): found.of(f"model.layers.{layer}.self_attn.{name}_proj", layer)
+        for layer in (0, 1, 2)
+        for name in "qkv"
+    }
+    assert [lora[0, name].rank for name in "qkv"] == [4, 0, 4]
+    assert [lora[1, name].rank for name in "qkv"] == [0, 0, 0]
+    assert [lora[2, name].rank for name in "qkv"] == [2, 0, 4]
+    assert (lora[0, "q"].alpha, lora[2, "q"].alpha, lora[2, "v"].alpha) == (6, 6, 8)

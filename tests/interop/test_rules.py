@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop.files import open_weights
-from igllm_jax.interop.rules import PATCHES, SAME, TRANSPOSED, Group, Rule, WeightFormat, by_layers, match
+from igllm_jax.interop.rules import PATCHES, SAME, TRANSPOSED, Group, Rule, WeightFormat, by_layers, match_tensors
 from tests.interop import made
 
 SOURCE = WeightFormat(
@@ -26,7 +26,7 @@ def matched(tmp_path, **changes):
     named = {"m.layers.0.w.weight": np.ones((5, 3)), "layers.1.w.default.weight": np.ones((5, 3)), "m.v": np.ones(7)}
     named |= changes
     named = {name: array for name, array in named.items() if array is not None}
-    return match(SOURCE, open_weights(made.save(named, tmp_path / "w.safetensors")), SHAPES)
+    return match_tensors(SOURCE, open_weights(made.save(named, tmp_path / "w.safetensors")), SHAPES)
 
 
 def test_names_with_and_without_their_optional_parts_are_found(tmp_path):
