@@ -77,14 +77,14 @@ class Ours:
         )
         merge, decode = programs(self.model, wanted, layout)
         prepared = merge(self.read({**run_model.frozen, **run_model.trainable}))
-        self.place = partial(layout.place, batch_size=images)
+        self.shard = partial(layout.shard, batch_size=images)
         self.start = jax.device_put(empty(), layout.replicated())
         compiled, spent = timed(decode.lower(prepared, *self.pictures(0), *self.known(0)).compile)
         self.decoder = partial(compiled, prepared)
         return spent
 
     def pictures(self, batch: int) -> Any:
-        return self.place((work.images(self.folder, self.count, batch), np.ones(self.count, bool)))
+        return self.shard((work.images(self.folder, self.count, batch), np.ones(self.count, bool)))
 
     def known(self, batch: int) -> tuple[jax.Array, ...]:
         """What guesses come from: for the first batch nothing, for another what the one before it left."""

@@ -94,9 +94,9 @@ def written(layout, num_drafts=0):
     own = layout if layout.rules is LAYOUTS["decode"] else decode_layout(model(), layout)
     prepared = jax.jit(partial(prepare, config=model()), out_shardings=decode_shardings(model(), own))(values)
     decode = jax.jit(make_decode(model(), options, own), out_shardings=own.replicated())
-    found = decode(prepared, *own.place((images, is_used), 8))
+    found = decode(prepared, *own.shard((images, is_used), 8))
     if num_drafts:  # now guesses are right, more often than not
-        found = decode(prepared, *own.place((images, is_used), 8), found.table)
+        found = decode(prepared, *own.shard((images, is_used), 8), found.table)
     return jax.tree.map(np.asarray, found)
 
 
