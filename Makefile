@@ -1,25 +1,35 @@
-# make demo    the whole loop, small: installs into .venv, trains on a CPU in minutes, leaves demo_output/demo.html
-# make test    installs the test extras and runs the tests      (another Python: make test PYTHON=python3.12)
-# make lint    ruff and mypy                                    make clean    removes what these made
+# make demo      the whole loop, small: installs into .venv, trains on a CPU in minutes, leaves demo_output/demo.html
+# make test      installs the test extra and runs the tests      (another Python: make test PYTHON=python3.12)
+# make test-all  the tests and the slow ones                     make clean    removes what these made
+# make lint      ruff and mypy                                   make format   lets ruff mend what it can
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 # what a training step needs on a CPU comes in huge pages (glibc 2.35 and newer): a tenth quicker
 HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint format clean
 
 demo: $(VENV)/.installed
 	JAX_PLATFORMS=cpu $(HUGE_PAGES) $(BIN)/igllm demo --out demo_output
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.installed-test
+	$(PYTEST)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy igllm_jax tools/convert_weights.py
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 clean:
 	rm -rf $(VENV) .venv-* demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -29,10 +39,10 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --no-compile --editable .
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]'
+$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[test]'
 	touch $@ $(VENV)/.installed
