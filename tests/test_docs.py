@@ -1,4 +1,4 @@
-"""The examples of docs/data.md are what the code does: labels give the code beside them, the settings are those written."""
+"""The examples of docs/data.md are what the code does: labels give the code beside them."""
 
 import json
 import re
