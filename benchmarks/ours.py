@@ -43,10 +43,11 @@ class Ours:
         self.model = configs.model_config(self.config)
 
     def assemble(self) -> RunModel:
-        return RunModel.of(self.config, MeshLayout.of(self.config.mesh.layout, make_mesh(self.config.mesh)))
+        options = configs.run_options(self.config)
+        return RunModel.of(options, options.mesh.on())
 
     def read(self, wanted: Params) -> Params:
-        """The folder's weights, typed and placed as `wanted`; without any, drawn where they belong."""
+        """The folder's weights, typed and sharded as `wanted`; without any, drawn where they belong."""
         weights = work.read_weights(self.folder)
         if not weights:
             return self.draw(wanted)

@@ -60,13 +60,16 @@ def count(folder: Path) -> Counted:
     """FLOPs of the batch in the folder."""
     from benchmarks.work import PROMPT
     from igllm_jax import config as configs
+    from igllm_jax.models.vlm import skeleton
     from igllm_jax.planning.flops import train_flops
+    from igllm_jax.training.optim import trainable_paths
 
     config = configs.read(folder)
     model = configs.model_config(config)
     length = config.data.max_length
     answer = length - model.vision.num_patches - sum(PROMPT)
-    one = train_flops(model, length=length, answer_length=answer, trainable=config.optim.trainable)
+    trainable = trainable_paths(skeleton(model).shapes, config.optim.trainable)
+    one = train_flops(model, length=length, answer_length=answer, trainable=trainable)
     size = config.batch_size
     return Counted(one.useful * size, one.executed * size, size)
 

@@ -19,6 +19,19 @@ class PromptLayout:
     image_offset: int
     answer_offset: int
 
+    @property
+    def answer(self) -> slice:
+        """Of T text tokens: those of the answer, the only ones that may be learned."""
+        return slice(self.answer_offset, None)
+
+    def predicts_answer(self, num_image_tokens: int) -> slice:
+        """Of T + I positions (image slots included): those whose hidden states predict the tokens `answer`, in order.
+
+        This is the one owner of the shift by one between states and the tokens they predict: the state at a position
+        predicts the token after it, so the first one sits on the prompt's last token, and the row's last is left out.
+        """
+        return slice(self.answer_offset + num_image_tokens - 1, -1)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -32,8 +45,8 @@ class Batch:
     numbers: float32 [B, T], the value of the float token at that position, 0 elsewhere.
     weight: float32 [B], 1 for an example, 0 for a row that only fills the batch.
 
-    Example: a row whose answer starts at position 4 has is_answer[:4] all False, and the hidden state that predicts
-    tokens[4] is the one at position 3 (+ I, where the image comes before it).
+    Example: a row whose answer starts at position 4 has is_answer[:4] all False; which hidden state predicts tokens[4]
+    is said by `PromptLayout.predicts_answer`.
     """
 
     images: Any

@@ -14,14 +14,12 @@ from ml_collections import ConfigDict, config_flags
 
 from igllm_jax.data.pipeline import DataOptions, Source
 from igllm_jax.errors import UserError
-from igllm_jax.models.clip import VisionConfig
 from igllm_jax.models.float_heads import FLOAT_HEADS
-from igllm_jax.models.llama import DecoderConfig
-from igllm_jax.models.lora import LoRAConfig
 from igllm_jax.models.vlm import VLMConfig
+from igllm_jax.parallel.sharding import MeshOptions
 from igllm_jax.scene.tasks import find_task
 from igllm_jax.training.optim import OptimOptions
-from igllm_jax.training.step import LossOptions
+from igllm_jax.training.options import HeldOutOptions, LossOptions, RunOptions
 
 CONFIG_FILE = "config.json"
 # A resumed run may change these: they don't change what is learned from a step on (save for the number of steps).
@@ -251,13 +249,15 @@ def model_config(config: ConfigDict) -> VLMConfig:
     model = config.model
     mean, std = tuple(config.data.image_mean), tuple(config.data.image_std)
     try:
-        return VLMConfig(
-            vision=VisionConfig(**model.vision, image_mean=mean, image_std=std),
-            projector=model.projector,
-            decoder=DecoderConfig(**model.decoder),
-            lora=LoRAConfig(**model.lora),
-            head=config.head,
-            dtype=model.dtype,
+        return VLMConfig.of(
+            {
+                "vision": {**model.vision, "image_mean": mean, "image_std": std},
+                "projector": model.projector,
+                "decoder": dict(model.decoder),
+                "lora": dict(model.lora),
+                "head": config.head,
+                "dtype": model.dtype,
+            }
         )
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -279,3 +279,38 @@ def optim_options(config: ConfigDict) -> OptimOptions:
 
 def loss_options(config: ConfigDict) -> LossOptions:
     return LossOptions(float_weight=config.train.float_weight, chunk=config.train.loss_chunk, seed=config.seed)
+
+
+def mesh_options(config: ConfigDict) -> MeshOptions:
+    return MeshOptions(**{key: config.mesh[key] for key in ("layout", "data", "fsdp", "tensor")})
+
+
+def held_out_options(config: ConfigDict) -> HeldOutOptions:
+    return HeldOutOptions(
+        loss_samples=config.eval.loss_samples,
+        generate_samples=config.eval.generate_samples if config.eval.generate_every else 0,
+        max_new_tokens=config.eval.max_new_tokens,
+        batch_size=config.batch_size,
+        float_weight=config.train.float_weight,
+    )
+
+
+def run_options(config: ConfigDict) -> RunOptions:
+    """Everything that those who open a run need."""
+    return RunOptions(
+        model=model_config(config),
+        base=config.model.base,
+        frozen_dtype=config.model.frozen_dtype,
+        data=data_options(config),
+        mesh=mesh_options(config),
+        optim=optim_options(config),
+        loss=loss_options(config),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        train_split=str(config.data.train.images).rpartition(":")[2] if config.task == "twod" else None,
+    )
+
+
+def read_run(workdir: Path) -> RunOptions:
+    """What the run in a folder is. Raises: UserError where the folder holds none."""
+    return run_options(read(workdir))

@@ -21,7 +21,6 @@ from igllm_jax.data.tokens import MODEL_FILE, Tokenizer, train_small
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import unnest
 from igllm_jax.parallel import distributed
-from igllm_jax.parallel.sharding import MeshLayout, make_mesh
 from igllm_jax.planning.throughput import Profile, Speed
 from igllm_jax.training import metrics_log
 from igllm_jax.training.monitor import Meter, describe, log_line, show_sample
@@ -65,8 +64,9 @@ class Run:
         self.config = config
 
         # data
-        self.layout = MeshLayout.of(config.mesh.layout, make_mesh(config.mesh))
-        self.data_options = configs.data_options(config)
+        run_options = configs.run_options(config)
+        self.layout = run_options.mesh.on()
+        self.data_options = run_options.data
         self.data = pipeline.TrainPipeline(
             configs.train_sources(config),
             self.data_options,
@@ -77,12 +77,11 @@ class Run:
         )
 
         # model
-        self.run_model = RunModel.of(config, self.layout)
-        self.loss_options = configs.loss_options(config)
+        self.run_model = RunModel.of(run_options, self.layout)
         shared = (self.run_model.skeleton, self.data.prompt)
-        step = make_train_step(*shared, self.run_model.optim, self.loss_options, self.layout)
+        step = make_train_step(*shared, self.run_model.optim, run_options.loss, self.layout)
         self.step = jit_step(step, self.run_model.abstract_state())
-        eval_step = make_eval_step(*shared, self.loss_options, self.layout)
+        eval_step = make_eval_step(*shared, run_options.loss, self.layout)
         self.eval_step = jax.jit(eval_step, out_shardings=self.layout.replicated())
         self.frozen = self.run_model.load_frozen()
 
@@ -92,7 +91,8 @@ class Run:
         self.state = self._restore() or self.run_model.initial_state()
         if distributed.is_first():
             configs.write(config, self.workdir)
-        self.held_out = HeldOutEvaluation(config, self.data_options, self.tokenizer, self.run_model, self.layout)
+        held_out = (configs.held_out_options(config), configs.source(config, "val"), self.data_options, self.tokenizer)
+        self.held_out = HeldOutEvaluation(*held_out, self.run_model.model, self.layout)
         self.scores: dict[str, float] = {}
 
     def _restore(self) -> TrainState | None:
@@ -123,10 +123,10 @@ class Run:
         """Trains to the end, or to a stop signal; what was learned is saved either way."""
         config = self.config
         start, end = int(self.state.step), config.train.num_steps
-        describe(self.run_model, self.data, self.layout, start, end)
+        describe(self.run_model.trainable, self.run_model.frozen, self.data, self.layout, start, end)
         writer = self._open_logs(start)
         speed = Speed.of(
-            self.run_model.model, config.optim.trainable, self.data.prompt, config.batch_size, self.layout.mesh.size
+            self.run_model.model, self.run_model.trainable, self.data.prompt, config.batch_size, self.layout.mesh.size
         )
         meter = Meter(config.batch_size, self.data_options.num_image_tokens, start, end, speed)
         batches = self.data.iterate(start)

@@ -15,9 +15,11 @@ from benchmarks import plan_table
 from igllm_jax import config as configs
 from igllm_jax import plan
 from igllm_jax.errors import UserError
+from igllm_jax.models.vlm import skeleton
 from igllm_jax.parallel.sharding import make_mesh
 from igllm_jax.planning import chips, flops, hlo
 from igllm_jax.planning.chips import GIB
+from igllm_jax.training.optim import trainable_paths
 from tests import runs, small
 
 CLEVR = [f"--config={runs.ROOT}/configs/clevr.py"]
@@ -31,9 +33,14 @@ def full_size(**decoder):
     return replace(model, decoder=replace(model.decoder, **decoder))
 
 
+def paths(model):
+    return skeleton(model).shapes
+
+
 @pytest.mark.parametrize(("remat", "executed"), [("full", 44.1), ("qkvctx", 40.7), ("none", 29.9)])
 def test_flops_of_the_full_size(remat, executed):
-    one = flops.train_flops(full_size(remat=remat), length=1024, answer_length=393, trainable="lora")
+    model = full_size(remat=remat)
+    one = flops.train_flops(model, length=1024, answer_length=393, trainable=trainable_paths(paths(model), "lora"))
     assert round(one.useful / 1e12, 1) == 29.9
     assert round(one.executed / 1e12, 1) == executed
     parts = [one.forward, one.gradients, one.lora, one.attention, one.head, one.vision]
@@ -42,7 +49,8 @@ def test_flops_of_the_full_size(remat, executed):
 
 
 def test_training_everything_costs_weight_gradients_too():
-    one = flops.train_flops(full_size(), length=1024, answer_length=393, trainable="full")
+    model = full_size()
+    one = flops.train_flops(model, length=1024, answer_length=393, trainable=trainable_paths(paths(model), "full"))
     assert one.weight_gradients == one.forward and one.vision > 1e12
 
 

@@ -78,7 +78,7 @@ class AnswerGenerator:
         nothing = jax.tree.map(lambda x: put(x, layout.replicated()), ngram_drafts.empty())
         self.known = (nothing,) if num_drafts else ()
         before, after = pipeline.prompt_tokens(options, tokenizer)
-        self.tokenizer, self.has_head = tokenizer, model.head != "none"
+        self.tokenizer, self.has_head = tokenizer, model.has_float_head
         self.options = DecodeOptions(
             before=tuple(before),
             after=tuple(after),

@@ -21,7 +21,6 @@ from igllm_jax.models.llama_decode import Cache, DecodeLayer
 from igllm_jax.models.params import Skeleton
 from igllm_jax.models.vlm import VLM, VLMConfig, skeleton
 
-NO_LORA = lora.LoRAConfig(rank=0, alpha=1.0, dropout=0.0, dropout_kind="hash")
 STACK = "decoder/layers/"
 EMBEDDING, HEAD = "decoder/embedding", "decoder/head/kernel"
 MOST_PIECES, LEAST_PIECE = 4, 32  # of the loop, in tokens
@@ -73,7 +72,7 @@ class Parts:
 
     @classmethod
     def of(cls, config: VLMConfig) -> "Parts":
-        rest = replace(config, decoder=replace(config.decoder, num_layers=0, tie_embeddings=True), lora=NO_LORA)
+        rest = replace(config, decoder=replace(config.decoder, num_layers=0, tie_embeddings=True), lora=lora.NO_LORA)
         return cls(config, skeleton(rest), Skeleton.of(lambda rngs: DecodeLayer(config.decoder, rngs)))
 
     def shapes(self) -> dict[str, Any]:

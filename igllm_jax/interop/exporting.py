@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igllm_jax import config as configs
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
@@ -23,9 +24,11 @@ from igllm_jax.interop.importing import licence_files, merge_kernel
 from igllm_jax.interop.rules import Rule, WeightFormat
 from igllm_jax.interop.safetensors_writer import Outgoing, write, write_sharded
 from igllm_jax.interop.sources import KEEP
+from igllm_jax.models.lora import is_lora
 from igllm_jax.models.params import Params
-from igllm_jax.models.vlm import VLMConfig, skeleton
-from igllm_jax.weights import base_folder
+from igllm_jax.models.vlm import VLMConfig, draw, skeleton
+from igllm_jax.training.options import RunOptions
+from igllm_jax.weights import base_folder, checkpoint
 from igllm_jax.weights.base_folder_writer import copy_files, settle
 
 BASE_PARTS = ("vision/", "decoder/")
@@ -75,40 +78,35 @@ class Model:
 
 def from_run(workdir: Path, step: str) -> Model:
     """The model of a run at "last", "best" or a step."""
-    from igllm_jax import config as configs
-    from igllm_jax.weights import checkpoint
-
-    config = configs.read(workdir)
+    options = configs.read_run(workdir)
     found = checkpoint.find_step(workdir, step)
     arrays = checkpoint.load_params(workdir, found)
-    folder = config.model.base or None
-    model, stored = configs.model_config(config), base_folder.paths(folder) if folder else {}
+    folder = options.base or None
+    model, stored = options.model, base_folder.paths(folder) if folder else {}
     trained = tuple(arrays)
-    arrays = {**_drawn(config, model, {*arrays, *stored}), **arrays}
+    arrays = {**_drawn(options, {*arrays, *stored}), **arrays}
     sources = base_folder.read_model(folder).get("sources", {}) if folder else {}
     about = {"run": str(workdir), "step": found, "sources": sources, "merged_lora": _merged_lora(folder)}
-    about["image_aspect_ratio"] = config.data.image_aspect_ratio
+    about["image_aspect_ratio"] = options.data.image_aspect_ratio
     return _complete(Model(model, arrays, trained, folder, stored, Tokenizer.load(workdir), about))
 
 
-def _drawn(config: Any, model: VLMConfig, there: set[str]) -> Params:
+def _drawn(options: RunOptions, there: set[str]) -> Params:
     """What neither trained nor came from a base: the run drew it from its seed."""
-    from igllm_jax.models.vlm import draw
-
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    dtype = jnp.dtype(config.model.frozen_dtype)
+    dtype = jnp.dtype(options.frozen_dtype)
     absent = {
         path: jax.ShapeDtypeStruct(shape.shape, dtype, sharding=here)
-        for path, shape in skeleton(model).shapes.items()
+        for path, shape in skeleton(options.model).shapes.items()
         if path not in there
     }
-    return {path: np.asarray(array) for path, array in draw(model, absent, config.seed).items()}
+    return {path: np.asarray(array) for path, array in draw(options.model, absent, options.seed).items()}
 
 
 def from_folder(folder: Path) -> Model:
     """The model of an imported folder; its adapter, projector and float head count as trained."""
     config, stored = base_folder.read_config(folder), base_folder.paths(folder)
-    trained = tuple(path for path in stored if not path.startswith(BASE_PARTS) or _is_lora(path))
+    trained = tuple(path for path in stored if not path.startswith(BASE_PARTS) or is_lora(path))
     sources, merged = base_folder.read_model(folder).get("sources", {}), _merged_lora(folder)
     about = {"folder": str(folder), "sources": sources, "merged_lora": merged}
     about["image_aspect_ratio"] = base_folder.aspect_ratio(folder)
@@ -127,10 +125,6 @@ def _complete(model: Model) -> Model:
         parts = sorted({path.split("/")[0] for path in absent})
         raise UserError(f"{model.base} holds no {', '.join(parts)} (train it first): {', '.join(absent)}")
     return model
-
-
-def _is_lora(path: str) -> bool:
-    return path.endswith(("/lora_a", "/lora_b"))
 
 
 def export(model: Model, kind: str, out: Path, dtype: str = KEEP) -> dict[str, Any]:
@@ -187,7 +181,7 @@ def _export_peft(model: Model, folder: Path, dtype: str) -> int:
     config = model.config
     if not config.lora.rank:
         raise UserError("this model has no LoRA apart from its base: export it as llava-hf or safetensors")
-    whole = sorted(path for path in model.trained if path.startswith(BASE_PARTS) and not _is_lora(path))
+    whole = sorted(path for path in model.trained if path.startswith(BASE_PARTS) and not is_lora(path))
     if whole:
         raise UserError(
             f"more has trained than an adapter holds ({len(whole)} arrays, such as {whole[0]}): export it as llava-hf "
@@ -197,9 +191,7 @@ def _export_peft(model: Model, folder: Path, dtype: str) -> int:
     import_torch(folder / "non_lora_trainables.bin")
     sources = model.about["sources"]
     is_hf = _is_hugging_faces(model)
-    lora = _outgoing(
-        model, tables.peft("none", "none", in_llava=is_hf), dtype, {p for p in model.shapes if _is_lora(p)}
-    )
+    lora = _outgoing(model, tables.peft("none", "none", in_llava=is_hf), dtype, {p for p in model.shapes if is_lora(p)})
     others = _outgoing(model, beside, dtype, {p for p in model.shapes if not p.startswith(BASE_PARTS)})
     write(lora, folder / "adapter_model.safetensors")
     write_torch({name: tensor.read() for name, tensor in others.items()}, folder / "non_lora_trainables.bin")
@@ -240,12 +232,12 @@ def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
             "the features come before the first vision block, which LlavaForConditionalGeneration can't say"
         )
     chosen = dtype if dtype != KEEP else model.dtype("decoder/embedding").name
-    body = {path for path in model.shapes if not path.startswith("float_head/") and not _is_lora(path)}
+    body = {path for path in model.shapes if not path.startswith("float_head/") and not is_lora(path)}
     tensors = _outgoing(model, tables.llava_hf(config.projector), chosen, body)
     image_token, vocab_size = _add_image_token(model, tensors)
     tensors |= _identities(model, np.dtype(_named(chosen)))
     write_sharded(tensors, folder)
-    if config.head != "none":
+    if config.has_float_head:
         head = {path for path in model.shapes if path.startswith("float_head/")}
         beside = _outgoing(model, tables.float_head(config.head), KEEP, head)
         write(beside, folder / tables.FLOAT_HEAD_FILE)

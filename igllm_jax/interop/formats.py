@@ -134,8 +134,8 @@ def llava(projector: str, head: str) -> WeightFormat:
     groups = (
         Group(DECODER, r"model\.", "model."),
         Group(HEAD),
-        Group(PROJECTORS[projector], r"model\.", "model."),
-        Group(FLOAT_HEADS[head], r"(?:model\.)?"),
+        Group(_projector(PROJECTORS, projector), r"model\.", "model."),
+        Group(_float_head(head), r"(?:model\.)?"),
         Group(VISION, tower, "model.vision_tower.vision_tower.vision_model."),
     )
     return WeightFormat("LLaVA checkpoint", groups, ROTARY | VISION_UNUSED)
@@ -147,7 +147,7 @@ def llava_hf(projector: str) -> WeightFormat:
         Group(VISION, r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "vision_tower.vision_model."),
         Group(DECODER, r"(?:language_model\.model|model\.language_model)\.", "language_model.model."),
         Group(HEAD, r"(?:language_model\.)?", "language_model."),
-        Group(HF_PROJECTORS[projector], r"(?:model\.)?", ""),
+        Group(_projector(HF_PROJECTORS, projector), r"(?:model\.)?", ""),
     )
     identity = {r"(model\.)?multi_modal_projector\.linear_2\..*": "identity after a linear projector"}
     is_linear = projector == "linear"
@@ -163,14 +163,32 @@ def non_lora(projector: str, head: str) -> WeightFormat:
 
 def _beside_lora(projector: str, head: str) -> tuple[Group, Group]:
     return (
-        Group(PROJECTORS[projector], r"(?:base_model\.)?(?:model\.)*", "base_model.model.model."),
-        Group(FLOAT_HEADS[head], r"(?:base_model\.)?(?:model\.)*", "base_model.model."),
+        Group(_projector(PROJECTORS, projector), r"(?:base_model\.)?(?:model\.)*", "base_model.model.model."),
+        Group(_float_head(head), r"(?:base_model\.)?(?:model\.)*", "base_model.model."),
     )
+
+
+def _projector(table: Mapping[str, tuple[Rule, ...]], kind: str) -> tuple[Rule, ...]:
+    if kind not in table:
+        raise UserError(
+            f"these files have no names for the projector {kind!r}: export as safetensors, or add it to "
+            "interop/formats.py"
+        )
+    return table[kind]
+
+
+def _float_head(kind: str) -> tuple[Rule, ...]:
+    if kind not in FLOAT_HEADS:
+        raise UserError(
+            f"these files have no names for the float head {kind!r}: export as safetensors, or add it to "
+            "FLOAT_HEADS in interop/formats.py"
+        )
+    return FLOAT_HEADS[kind]
 
 
 def float_head(head: str) -> WeightFormat:
     """The float head alone, beside an exported LlavaForConditionalGeneration."""
-    return WeightFormat("float head", (Group(FLOAT_HEADS[head], r"(?:base_model\.)?(?:model\.)*"),), {})
+    return WeightFormat("float head", (Group(_float_head(head), r"(?:base_model\.)?(?:model\.)*"),), {})
 
 
 # ---- which kind a file holds -----------------------------------------------------------------------------------------

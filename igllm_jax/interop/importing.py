@@ -18,9 +18,9 @@ from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.interop.rules import Tensor
-from igllm_jax.interop.sources import KEEP, ImportRequest, Plan, is_lora, make_plan
+from igllm_jax.interop.sources import KEEP, ImportRequest, Plan, make_plan
 from igllm_jax.models import lora
-from igllm_jax.models.lora import LoRAConfig
+from igllm_jax.models.lora import LoRAConfig, is_lora
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.weights import base_folder
 from igllm_jax.weights.base_folder_writer import BaseFolderWriter, copy_files

@@ -17,10 +17,9 @@ from igllm_jax.interop.files import Weights, open_weights, read_json
 from igllm_jax.interop.rules import Shape, Tensor, WeightFormat, match_tensors
 from igllm_jax.models.clip import VisionConfig
 from igllm_jax.models.llama import DecoderConfig
-from igllm_jax.models.lora import LoRAConfig
+from igllm_jax.models.lora import NO_LORA, LoRAConfig, is_lora
 from igllm_jax.models.vlm import VLMConfig, skeleton
 
-NO_LORA = LoRAConfig(rank=0, alpha=1.0, dropout=0.0, dropout_kind="hash")
 REFERENCE_FEATURE_LAYER = -2
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 BESIDE_FILES = ("non_lora_trainables.safetensors", "non_lora_trainables.bin")
@@ -305,10 +304,6 @@ def _slice_shape(plan: Plan, table: WeightFormat, wanted: Mapping[str, Shape]) -
         return (shape[0], own.rank) if path.endswith("/lora_a") else (own.rank, shape[1])
 
     return shape_of
-
-
-def is_lora(path: str) -> bool:
-    return path.endswith(("/lora_a", "/lora_b"))
 
 
 def _map_of(path: str) -> str:

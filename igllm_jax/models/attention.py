@@ -60,6 +60,16 @@ def attend(
     return jnp.einsum("bgrts,bsgk->btgrk", weights, v).reshape(batch, queries, heads, width)
 
 
+def causal_flops(length: int, heads: int, head_dim: int) -> float:
+    """Of one sequence's forward pass: both products over half a square."""
+    return 2.0 * length**2 * heads * head_dim
+
+
+def attend_flops(queries: int, keys: int, heads: int, head_dim: int) -> float:
+    """Of one sequence's forward pass where every query sees every key."""
+    return 4.0 * queries * keys * heads * head_dim
+
+
 @jax.custom_vjp
 def _blocked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Queries in blocks, each against the keys up to its end, so that little of the masked half is computed.

@@ -1,7 +1,7 @@
 """The model's side of sharding: it names axes, and whoever runs it says what the names mean.
 
-Inside `sharding_rules(rules)` every `activation(x, ...)` and `weight(x, ...)` goes through the
-rules; outside they return x.
+Inside `sharding_rules(rules)` every `activation(x, ...)` and `weight(x, ...)` is sharded by the rules; outside they
+return x.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,28 +25,28 @@ class ShardingRules(Protocol):
     ) -> Callable: ...
 
 
-_placer: ContextVar[ShardingRules | None] = ContextVar("rules", default=None)
+_rules: ContextVar[ShardingRules | None] = ContextVar("rules", default=None)
 
 
 @contextmanager
 def sharding_rules(rules: ShardingRules | None) -> Iterator[None]:
     """Traces what runs inside with `rules` deciding where arrays live."""
-    token = _placer.set(rules)
+    token = _rules.set(rules)
     try:
         yield
     finally:
-        _placer.reset(token)
+        _rules.reset(token)
 
 
 def activation(x: jax.Array, *names: str | None) -> jax.Array:
     """Constrains an activation whose dimensions are called `names` (None: not sharded)."""
-    rules = _placer.get()
+    rules = _rules.get()
     return x if rules is None else rules.activation(x, names)
 
 
 def weight(x: jax.Array, *names: str | None) -> jax.Array:
     """Gathers a weight over the axes that only store it, so that XLA moves weights once and not activations."""
-    rules = _placer.get()
+    rules = _rules.get()
     return x if rules is None else rules.weight(x, names)
 
 
@@ -54,5 +54,5 @@ def per_shard(
     function: Callable, inputs: tuple[tuple[str | None, ...], ...], output: tuple[str | None, ...]
 ) -> Callable:
     """Wraps a kernel that XLA can't partition, so that each device runs it on its own part."""
-    rules = _placer.get()
+    rules = _rules.get()
     return function if rules is None else rules.per_shard(function, inputs, output)

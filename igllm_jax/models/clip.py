@@ -11,8 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from igllm_jax.models import axes, params
-from igllm_jax.models.attention import attend
-from igllm_jax.models.layers import LayerNorm, Linear
+from igllm_jax.models.attention import attend, attend_flops
+from igllm_jax.models.layers import LayerNorm, Linear, linear_flops
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -96,9 +96,9 @@ class VisionTower(nnx.Module):
         self.config = config
         patch_values = config.patch_size**2 * 3
         self.patch_embedding = Linear((patch_values, config.width), ("pixels", "embed"), rngs, bias=False)
-        # Larger than the kernels: a patch that says much would otherwise drown out where it is.
-        self.class_embedding = params.parameter(rngs, (config.width,), ("embed",), 0.1)
-        self.position_embedding = params.parameter(rngs, (1 + config.num_patches, config.width), (None, "embed"), 0.1)
+        self.class_embedding = params.parameter(rngs, (config.width,), ("embed",), params.EMBEDDING_STD)
+        positions = (1 + config.num_patches, config.width)
+        self.position_embedding = params.parameter(rngs, positions, (None, "embed"), params.EMBEDDING_STD)
         self.pre_norm = LayerNorm(config.width, config.layer_norm_epsilon, rngs)
         self.blocks = Block(config, rngs, layers=config.num_blocks) if config.num_blocks else None
 
@@ -114,6 +114,14 @@ class VisionTower(nnx.Module):
         return x[:, 1:]
 
 
+def flops(config: VisionConfig) -> float:
+    """Of one image's forward pass."""
+    width, positions = config.width, config.num_patches + 1
+    block = positions * linear_flops(*[(width, width)] * 4, (width, config.mlp_width), (config.mlp_width, width))
+    block += attend_flops(positions, positions, config.num_heads, width // config.num_heads)
+    return config.num_patches * linear_flops((3 * config.patch_size**2, width)) + config.num_blocks * block
+
+
 def normalise(images: UInt8[Array, "b s s 3"], config: VisionConfig) -> Float[Array, "b s s 3"]:
     """(images / 255 - mean) / std, float32, taken times 255: a pixel at the mean is 0 however that is compiled.
 
@@ -124,7 +132,7 @@ def normalise(images: UInt8[Array, "b s s 3"], config: VisionConfig) -> Float[Ar
 
 
 def patches(images: Float[Array, "b s s 3"], size: int) -> Float[Array, "b n p"]:
-    """Images cut into N = (S / size)^2 patches, row by row, each flattened as rows, columns, RGB."""
+    """Images split into N = (S / size)^2 patches, row by row, each flattened as rows, columns, RGB."""
     batch, height, width, channels = images.shape
     rows, columns = height // size, width // size
     x = images[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)

@@ -5,24 +5,54 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from igllm_jax.models.layers import Linear
-
-FLOAT_HEADS = ("none", "linear", "tanh_mlp_gelu")
+from igllm_jax.models.layers import Linear, linear_flops
 
 
 class FloatHead(nnx.Module):
-    """`linear`: Linear(d, 1). `tanh_mlp_gelu`: Tanh, Linear(d, d), exact GELU, Linear(d, 1). All with bias, float32."""
+    """What every float head is: made from the decoder's width D; all arithmetic in float32."""
 
-    def __init__(self, kind: str, width: int, rngs: nnx.Rngs):
-        if kind not in FLOAT_HEADS[1:]:
-            raise ValueError(f"head is {kind!r}; choose one of {FLOAT_HEADS}")
-        is_mlp = kind == "tanh_mlp_gelu"
-        self.hidden = Linear((width, width), (None, "embed"), rngs, bias=True) if is_mlp else None
-        self.out = Linear((width, 1), ("embed", None), rngs, bias=True)
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        raise NotImplementedError
 
     def __call__(self, hidden: Float[Array, "... d"]) -> Float[Array, "..."]:
         """Numbers in the label's unit, float32."""
-        x = hidden.astype(jnp.float32)
-        if self.hidden is not None:
-            x = jax.nn.gelu(self.hidden(jnp.tanh(x)), approximate=False)
-        return self.out(x)[..., 0]
+        raise NotImplementedError
+
+    @staticmethod
+    def flops(width: int) -> float:
+        """Of one state's forward pass."""
+        raise NotImplementedError
+
+
+class LinearHead(FloatHead):
+    """Linear(d, 1), with bias."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.out = Linear((width, 1), ("embed", None), rngs, bias=True)
+
+    def __call__(self, hidden: Float[Array, "... d"]) -> Float[Array, "..."]:
+        return self.out(hidden.astype(jnp.float32))[..., 0]
+
+    @staticmethod
+    def flops(width: int) -> float:
+        return linear_flops((width, 1))
+
+
+class TanhMLPHead(FloatHead):
+    """Tanh, Linear(d, d), exact GELU, Linear(d, 1), with bias."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.hidden = Linear((width, width), (None, "embed"), rngs, bias=True)
+        self.out = Linear((width, 1), ("embed", None), rngs, bias=True)
+
+    def __call__(self, hidden: Float[Array, "... d"]) -> Float[Array, "..."]:
+        x = self.hidden(jnp.tanh(hidden.astype(jnp.float32)))
+        return self.out(jax.nn.gelu(x, approximate=False))[..., 0]
+
+    @staticmethod
+    def flops(width: int) -> float:
+        return linear_flops((width, width), (width, 1))
+
+
+# `head` of a config -> what it is; None writes numbers as text
+FLOAT_HEADS: dict[str, type[FloatHead] | None] = {"none": None, "linear": LinearHead, "tanh_mlp_gelu": TanhMLPHead}

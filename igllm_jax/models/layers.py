@@ -1,4 +1,4 @@
-"""Linear maps and norms, alone or stacked (a leading axis of layers, for `jax.lax.scan`)."""
+"""Linear projections and norms, alone or stacked (a leading axis of layers, for `jax.lax.scan`)."""
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,11 @@ Names = tuple[str | None, str | None]
 def stacked(layers: int | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Leading shape and axis names of a parameter that stands in `layers` layers (None: one layer, no leading axis)."""
     return ((), ()) if layers is None else ((layers,), ("layers",))
+
+
+def linear_flops(*sizes: tuple[int, int]) -> float:
+    """FLOPs of one position through linear projections [in, out]: a product of [m, k] and [k, n] is 2mkn."""
+    return float(sum(2 * inputs * outputs for inputs, outputs in sizes))
 
 
 class Linear(nnx.Module):

@@ -1,9 +1,11 @@
-"""The LLaMA decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, LoRA on all seven maps of a layer.
+"""The LLaMA decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU; LoRA on all seven projections.
 
 Source: Touvron et al. 2023; rotary embedding in the half-split form of the released Hugging Face weights.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.ad_checkpoint
@@ -12,18 +14,42 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from igllm_jax.models import axes, params
-from igllm_jax.models.attention import causal
-from igllm_jax.models.layers import Linear, RMSNorm
-from igllm_jax.models.lora import DropoutSeed, LoRAConfig, LoRALinear
+from igllm_jax.models.attention import causal, causal_flops
+from igllm_jax.models.layers import Linear, Names, RMSNorm, linear_flops
+from igllm_jax.models.lora import DropoutSeed, LoRAConfig, LoRALinear, lora_flops
 
-REMAT_POLICIES = {
-    "none": None,
-    "elementwise": jax.checkpoint_policies.save_only_these_names(
-        "qkv", "weights", "context", "residual", "gate_up", "low"
-    ),
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "qkvctx": jax.checkpoint_policies.save_only_these_names("qkv", "context"),
-    "full": jax.checkpoint_policies.nothing_saveable,
+
+@dataclass(frozen=True)
+class LayerFlops:
+    """FLOPs of a forward pass through layers. kernels: products with the kernels. lora: with LoRA's. attention: its two
+    products, causal. qkv: those of kernels and lora whose outputs are queries, keys and values themselves."""
+
+    kernels: float
+    lora: float
+    attention: float
+    qkv: float
+
+    @property
+    def total(self) -> float:
+        return self.kernels + self.lora + self.attention
+
+
+@dataclass(frozen=True)
+class Remat:
+    """What the backward pass keeps. policy: of jax.checkpoint, None for no checkpoint at all. recomputed: the FLOPs
+    that it computes once more."""
+
+    policy: Any
+    recomputed: Callable[[LayerFlops], float]
+
+
+_kept = jax.checkpoint_policies.save_only_these_names
+REMAT_POLICIES: dict[str, Remat] = {
+    "none": Remat(None, lambda flops: 0.0),
+    "elementwise": Remat(_kept("qkv", "weights", "context", "residual", "gate_up", "low"), lambda flops: 0.0),
+    "dots": Remat(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, lambda flops: flops.attention),
+    "qkvctx": Remat(_kept("qkv", "context"), lambda flops: flops.total - flops.qkv),
+    "full": Remat(jax.checkpoint_policies.nothing_saveable, lambda flops: flops.total),
 }
 
 
@@ -42,7 +68,7 @@ class DecoderConfig:
     rope_theta: float
     tie_embeddings: bool
     attention: str  # see attention.KERNELS
-    remat: str  # what the backward pass computes again: see REMAT_POLICIES
+    remat: str  # what the backward pass recomputes: see REMAT_POLICIES
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
@@ -53,26 +79,53 @@ class DecoderConfig:
             raise ValueError(f"model.decoder.head_dim {self.head_dim} is odd; rotary positions need pairs")
 
 
+def layer_projections(config: DecoderConfig) -> dict[str, tuple[tuple[int, int], Names]]:
+    """The seven projections of a layer: name -> (input and output width, their axis names)."""
+    width, mlp = config.width, config.mlp_width
+    heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return {
+        "q": ((width, heads), ("embed", "heads")),
+        "k": ((width, kv_heads), ("embed", "kv_heads")),
+        "v": ((width, kv_heads), ("embed", "kv_heads")),
+        "o": ((heads, width), ("heads", "embed")),
+        "gate": ((width, mlp), ("embed", "mlp")),
+        "up": ((width, mlp), ("embed", "mlp")),
+        "down": ((mlp, width), ("mlp", "embed")),
+    }
+
+
+def layer_flops(config: DecoderConfig, lora: LoRAConfig, length: int) -> LayerFlops:
+    """Of one sequence of `length` positions through all layers."""
+    sizes = {name: size for name, (size, _) in layer_projections(config).items()}
+    per_layer = LayerFlops(
+        kernels=length * linear_flops(*sizes.values()),
+        lora=length * lora_flops(lora, *sizes.values()),
+        attention=causal_flops(length, config.num_heads, config.head_dim),
+        qkv=length * sum(linear_flops(sizes[name], (lora.rank, sizes[name][1])) for name in "qkv"),
+    )
+    return LayerFlops(*(config.num_layers * flops for flops in vars(per_layer).values()))
+
+
+def vocabulary_flops(config: DecoderConfig) -> float:
+    """Of one position's logits."""
+    return linear_flops((config.width, config.vocab_size))
+
+
 class Layer(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); stacked over `layers`."""
 
     def __init__(self, config: DecoderConfig, lora: LoRAConfig, rngs: nnx.Rngs, *, layers: int):
-        width, mlp = config.width, config.mlp_width
-        heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        projections = layer_projections(config)
 
-        def linear(site: int, size: tuple[int, int], *names: str) -> LoRALinear:
-            return LoRALinear(size, (names[0], names[1]), lora, rngs, site=site, layers=layers)
+        def linear(name: str) -> LoRALinear:
+            size, names = projections[name]
+            return LoRALinear(size, names, lora, rngs, site=list(projections).index(name), layers=layers)
 
         self.config = config
-        self.attention_norm = RMSNorm(width, config.rms_norm_epsilon, rngs, layers=layers)
-        self.q = linear(0, (width, heads), "embed", "heads")
-        self.k = linear(1, (width, kv_heads), "embed", "kv_heads")
-        self.v = linear(2, (width, kv_heads), "embed", "kv_heads")
-        self.o = linear(3, (heads, width), "heads", "embed")
-        self.mlp_norm = RMSNorm(width, config.rms_norm_epsilon, rngs, layers=layers)
-        self.gate = linear(4, (width, mlp), "embed", "mlp")
-        self.up = linear(5, (width, mlp), "embed", "mlp")
-        self.down = linear(6, (mlp, width), "mlp", "embed")
+        self.attention_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs, layers=layers)
+        self.q, self.k, self.v, self.o = (linear(name) for name in "qkvo")
+        self.mlp_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs, layers=layers)
+        self.gate, self.up, self.down = (linear(name) for name in ("gate", "up", "down"))
 
     def __call__(self, x: Float[Array, "b t d"], seed: DropoutSeed | None) -> Float[Array, "b t d"]:
         """A whole sequence from position 0."""
@@ -114,7 +167,7 @@ def rope_cos_sin(
 
 
 def apply_rope(x: Float[Array, "... k"], cos: jax.Array, sin: jax.Array) -> Float[Array, "... k"]:
-    """The pair (i, i + K/2) of x turned by the angle i, computed in float32. cos, sin: [..., K/2], broadcast."""
+    """Rotates the pair (i, i + K/2) of x by the angle i, computed in float32. cos, sin: [..., K/2], broadcast."""
     half = x.shape[-1] // 2
     first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
@@ -125,7 +178,8 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: DecoderConfig, lora: LoRAConfig, rngs: nnx.Rngs):
         self.config = config
-        self.embedding = params.parameter(rngs, (config.vocab_size, config.width), ("vocab", "embed"), 0.1)
+        table = (config.vocab_size, config.width)
+        self.embedding = params.parameter(rngs, table, ("vocab", "embed"), params.EMBEDDING_STD)
         self.layers = Layer(config, lora, rngs, layers=config.num_layers) if config.num_layers else None
         self.final_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs)
         has_head = not config.tie_embeddings
@@ -146,7 +200,7 @@ class Decoder(nnx.Module):
             own_seed = None if seed is None else seed.fold(layer[1])
             return nnx.merge(graphdef, layer[0])(x, own_seed), None
 
-        policy = REMAT_POLICIES[self.config.remat]
+        policy = REMAT_POLICIES[self.config.remat].policy
         scanned = body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)
         x, _ = jax.lax.scan(scanned, x, (state, jnp.arange(self.config.num_layers)))
         return x

@@ -15,10 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from igllm_jax.models import axes, params
 from igllm_jax.models.attention import causal
-from igllm_jax.models.layers import RMSNorm
-from igllm_jax.models.llama import DecoderConfig, apply_rope, queries_keys_values
+from igllm_jax.models.layers import Names, RMSNorm
+from igllm_jax.models.llama import DecoderConfig, apply_rope, layer_projections, queries_keys_values
 
-Rotation = tuple[Float[Array, "... n half"], Float[Array, "... n half"]]
+CosSin = tuple[Float[Array, "... n half"], Float[Array, "... n half"]]
 Position = Int[Array, ""] | Int[Array, "b"]  # one for all rows or one for each
 
 
@@ -44,10 +44,10 @@ class Cache:
 
     def written(self, k: Float[Array, "b g t k"], v: Float[Array, "b g t k"], position: Position) -> "Cache":
         """The same with T positions from `position` on replaced."""
-        return Cache(_placed(self.keys, k, position), _placed(self.values, v, position))
+        return Cache(_updated(self.keys, k, position), _updated(self.values, v, position))
 
 
-def _placed(
+def _updated(
     whole: Float[Array, "b g s k"], new: Float[Array, "b g t k"], position: Position
 ) -> Float[Array, "b g s k"]:
     if position.ndim == 0:
@@ -60,7 +60,7 @@ def _placed(
 class DecodeLinear(nnx.Module):
     """y = W x, kernel [out, in]."""
 
-    def __init__(self, size: tuple[int, int], names: tuple[str, str], rngs: nnx.Rngs):
+    def __init__(self, size: tuple[int, int], names: Names, rngs: nnx.Rngs):
         self.names = names
         self.kernel = params.parameter(rngs, size, names, params.zeros)
 
@@ -78,18 +78,17 @@ class DecodeLayer(nnx.Module):
     """What `llama.Layer` computes, with its parameters' names and every kernel transposed."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        width, mlp = config.width, config.mlp_width
-        heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        projections = layer_projections(config)
+
+        def linear(name: str) -> DecodeLinear:
+            (inputs, outputs), (from_axis, to_axis) = projections[name]
+            return DecodeLinear((outputs, inputs), (to_axis, from_axis), rngs)
+
         self.config = config
-        self.attention_norm = RMSNorm(width, config.rms_norm_epsilon, rngs)
-        self.q = DecodeLinear((heads, width), ("heads", "embed"), rngs)
-        self.k = DecodeLinear((kv_heads, width), ("kv_heads", "embed"), rngs)
-        self.v = DecodeLinear((kv_heads, width), ("kv_heads", "embed"), rngs)
-        self.o = DecodeLinear((width, heads), ("embed", "heads"), rngs)
-        self.mlp_norm = RMSNorm(width, config.rms_norm_epsilon, rngs)
-        self.gate = DecodeLinear((mlp, width), ("mlp", "embed"), rngs)
-        self.up = DecodeLinear((mlp, width), ("mlp", "embed"), rngs)
-        self.down = DecodeLinear((width, mlp), ("embed", "mlp"), rngs)
+        self.attention_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs)
+        self.q, self.k, self.v, self.o = (linear(name) for name in "qkvo")
+        self.mlp_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs)
+        self.gate, self.up, self.down = (linear(name) for name in ("gate", "up", "down"))
 
     def prefill(
         self, x: Float[Array, "b t d"], cache_length: int, shared: Cache | None = None
@@ -106,7 +105,7 @@ class DecodeLayer(nnx.Module):
         return axes.activation(x + self.down.rows(y), "batch", None, None), Cache.of(k, v, cache_length)
 
     def prefill_last(
-        self, x: Float[Array, "b t d"], cache_length: int, shared: Cache, rope: Rotation
+        self, x: Float[Array, "b t d"], cache_length: int, shared: Cache, rope: CosSin
     ) -> tuple[Float[Array, "d b"], Cache]:
         """`prefill` of the decoder's last layer, of whose output only the last position is wanted."""
         _, k, v = self._queries_keys_values(x, shared)
@@ -114,7 +113,7 @@ class DecodeLayer(nnx.Module):
         return self.step(x[:, -1].T, rope, shared, Cache.of(k, v, cache_length), last)
 
     def step(
-        self, x: Float[Array, "d bt"], rope: Rotation, shared: Cache, cache: Cache, position: Position
+        self, x: Float[Array, "d bt"], rope: CosSin, shared: Cache, cache: Cache, position: Position
     ) -> tuple[Float[Array, "d bt"], Cache]:
         """T tokens of every row, side by side, that stand at `position` of `cache` and after it.
 

@@ -12,9 +12,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from igllm_jax.models import axes, params
-from igllm_jax.models.layers import Linear, Names, stacked
+from igllm_jax.models.layers import Linear, Names, linear_flops, stacked
 
 DROPOUT_KINDS = ("hash", "threefry")
+# Multipliers of hashes, all odd. LOWBIAS: of lowbias32, found by search for little bias (Wellons 2018, "Prospecting for
+# hash functions"). GOLDEN: 2^32 / golden ratio. MURMUR: the first of MurmurHash3's finaliser (Appleby 2011).
+LOWBIAS_1, LOWBIAS_2, GOLDEN, MURMUR = 0x7FEB352D, 0x846CA68B, 0x9E3779B9, 0x85EBCA6B
+PI_DIGITS = (0x243F6A88, 0x13198A2E)  # words 0 and 2 of pi's fraction: numbers with nothing up their sleeve
 
 
 @dataclass(frozen=True)
@@ -33,30 +37,43 @@ class LoRAConfig:
             raise ValueError(f"model.lora.dropout is {self.dropout}; it must lie in [0, 1)")
 
 
+NO_LORA = LoRAConfig(rank=0, alpha=1.0, dropout=0.0, dropout_kind="hash")
+
+
+def is_lora(path: str) -> bool:
+    """Whether a parameter's path is LoRA's."""
+    return path.endswith(("/lora_a", "/lora_b"))
+
+
+def lora_flops(config: LoRAConfig, *sizes: tuple[int, int]) -> float:
+    """FLOPs of one position through the updates of linear projections [in, out]."""
+    return sum(linear_flops((inputs, config.rank), (config.rank, outputs)) for inputs, outputs in sizes)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DropoutSeed:
-    """Two uint32 words from which every mask of one step follows; `fold` gives a place in the model its own."""
+    """Two uint32 words from which every mask of one step follows; `fold` gives a layer or a projection its own."""
 
     words: jax.Array  # uint32 [2]
 
-    def fold(self, place: int | jax.Array) -> "DropoutSeed":
-        place = jnp.asarray(place, jnp.uint32) + jnp.uint32(1)
-        first = _mix(self.words[0] ^ (place * jnp.uint32(0x9E3779B9)))
-        second = _mix(self.words[1] + place * jnp.uint32(0x85EBCA6B))
+    def fold(self, number: int | jax.Array) -> "DropoutSeed":
+        number = jnp.asarray(number, jnp.uint32) + jnp.uint32(1)
+        first = _mix(self.words[0] ^ (number * jnp.uint32(GOLDEN)))
+        second = _mix(self.words[1] + number * jnp.uint32(MURMUR))
         return replace(self, words=jnp.stack([first, second]))
 
 
 def dropout_seed(seed: int | jax.Array, step: int | jax.Array) -> DropoutSeed:
     """The seed of one step, a function of (run seed, step) alone, so that a resumed run draws the same masks."""
-    words = jnp.array([0x243F6A88, 0x13198A2E], jnp.uint32)
+    words = jnp.array(PI_DIGITS, jnp.uint32)
     return DropoutSeed(words).fold(seed).fold(step)
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """A bijection of 32-bit words in which every input bit moves every output bit (a multiply-xorshift hash)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    """A bijection of 32-bit words in which every input bit moves every output bit (lowbias32)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(LOWBIAS_1)
+    x = (x ^ (x >> 15)) * jnp.uint32(LOWBIAS_2)
     return x ^ (x >> 16)
 
 
@@ -70,7 +87,7 @@ def dropout(x: Float[Array, "*s"], seed: DropoutSeed, config: LoRAConfig) -> Flo
         index = jnp.zeros(x.shape, jnp.uint32)
         for axis, size in enumerate(x.shape):
             index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        bits = (index ^ seed.words[0]) * jnp.uint32(0x7FEB352D)
+        bits = (index ^ seed.words[0]) * jnp.uint32(LOWBIAS_1)
         bits = (bits ^ (bits >> 15)) * (seed.words[1] | jnp.uint32(1))
         is_kept = (bits ^ (bits >> 16)) >= jnp.uint32(round(config.dropout * 2**32))
     return jnp.where(is_kept, x * jnp.asarray(1 / (1 - config.dropout), x.dtype), jnp.zeros((), x.dtype))
@@ -89,7 +106,7 @@ def _product_forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.A
 def _product_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = saved
     rows = tuple(range(x.ndim - 1))
-    # The first factor is the one that compilers turn round, so it is the narrow one: a copy of `rank` columns.
+    # XLA transposes the first operand, so it is the narrow one: a copy of `rank` columns.
     is_narrow = x.shape[-1] <= dy.shape[-1]
     first, second = (x, dy) if is_narrow else (dy, x)
     dw = jax.lax.dot_general(first, second, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
@@ -100,9 +117,9 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class LoRALinear(nnx.Module):
-    """A linear map with its low-rank update: kernel [in, out], lora_a [in, r], lora_b [r, out]; without bias.
+    """A linear projection with its low-rank update: kernel [in, out], lora_a [in, r], lora_b [r, out]; no bias.
 
-    At the start lora_b is 0, so the update is too. `site` numbers the map inside its layer, for its own dropout mask.
+    At the start lora_b is 0, so the update is too. `site` numbers the projection inside its layer, for its dropout mask.
     """
 
     def __init__(
@@ -139,7 +156,7 @@ class LoRALinear(nnx.Module):
 
 
 def _of_lora(name: str | None) -> str | None:
-    """LoRA's own names for the axes that it shares with the kernel: they may be stored in other places."""
+    """LoRA's own names for the axes that it shares with the kernel: layouts may shard them otherwise."""
     return None if name is None else f"lora_{name}"
 
 
@@ -148,11 +165,11 @@ def merge(parameters: params.Params, config: LoRAConfig) -> params.Params:
 
     parameters: path -> array, as `params.flatten` gives them; works for stacked and single layers.
     """
-    merged = {path: value for path, value in parameters.items() if not path.endswith(("/lora_a", "/lora_b"))}
+    merged = {path: value for path, value in parameters.items() if not is_lora(path)}
     for path in [path for path in parameters if path.endswith("/lora_a")]:
-        place = path.removesuffix("/lora_a")
-        kernel = parameters[f"{place}/kernel"]
-        a, b = parameters[path].astype(jnp.float32), parameters[f"{place}/lora_b"].astype(jnp.float32)
+        prefix = path.removesuffix("/lora_a")
+        kernel = parameters[f"{prefix}/kernel"]
+        a, b = parameters[path].astype(jnp.float32), parameters[f"{prefix}/lora_b"].astype(jnp.float32)
         update = (a @ b) * (config.alpha / config.rank)
-        merged[f"{place}/kernel"] = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
+        merged[f"{prefix}/kernel"] = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
     return merged

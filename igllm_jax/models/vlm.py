@@ -9,17 +9,25 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
+from igllm_jax.batch import PromptLayout
 from igllm_jax.models.clip import VisionConfig, VisionTower
-from igllm_jax.models.float_heads import FloatHead
+from igllm_jax.models.float_heads import FLOAT_HEADS
 from igllm_jax.models.llama import Decoder, DecoderConfig
 from igllm_jax.models.lora import DropoutSeed, LoRAConfig
 from igllm_jax.models.params import Params, Skeleton, flatten
-from igllm_jax.models.projectors import Projector
+from igllm_jax.models.projectors import PROJECTORS
+
+# field of VLMConfig that is a group of keys -> its dataclass; a new model key is a field of one of these
+PARTS: dict[str, type] = {"vision": VisionConfig, "decoder": DecoderConfig, "lora": LoRAConfig}
 
 
 @dataclass(frozen=True)
 class VLMConfig:
-    """What the model is. head: see float_heads.FLOAT_HEADS. dtype: in which it computes ("bfloat16" or "float32")."""
+    """What the model is. projector: of PROJECTORS. head: of FLOAT_HEADS. dtype: in which it computes ("bfloat16" or
+    "float32").
+
+    Raises: ValueError naming the key of a value that can't be.
+    """
 
     vision: VisionConfig
     projector: str
@@ -28,6 +36,23 @@ class VLMConfig:
     head: str
     dtype: str
 
+    def __post_init__(self) -> None:
+        if self.projector not in PROJECTORS:
+            raise ValueError(f"model.projector is {self.projector!r}; choose one of {tuple(PROJECTORS)}")
+        if self.head not in FLOAT_HEADS:
+            raise ValueError(f"head is {self.head!r}; choose one of {tuple(FLOAT_HEADS)}")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "VLMConfig":
+        """From plain values, groups of keys as mappings. Raises: TypeError, KeyError for a key too many or too few."""
+        parts = {name: part(**_tuples(values[name])) for name, part in PARTS.items()}
+        return cls(**{**values, **parts})
+
+    @property
+    def has_float_head(self) -> bool:
+        """False where numbers are text."""
+        return FLOAT_HEADS[self.head] is not None
+
 
 class VLM(nnx.Module):
     """vision, projector, decoder, float_head (absent where numbers are text)."""
@@ -35,10 +60,10 @@ class VLM(nnx.Module):
     def __init__(self, config: VLMConfig, rngs: nnx.Rngs):
         self.config = config
         self.vision = VisionTower(config.vision, rngs)
-        self.projector = Projector(config.projector, config.vision.width, config.decoder.width, rngs)
+        self.projector = PROJECTORS[config.projector](config.vision.width, config.decoder.width, rngs)
         self.decoder = Decoder(config.decoder, config.lora, rngs)
-        has_head = config.head != "none"
-        self.float_head = FloatHead(config.head, config.decoder.width, rngs) if has_head else None
+        head = FLOAT_HEADS[config.head]
+        self.float_head = None if head is None else head(config.decoder.width, rngs)
 
     def embed(
         self, images: UInt8[Array, "b s s 3"], tokens: Int[Array, "b t"], image_offset: int
@@ -53,24 +78,26 @@ class VLM(nnx.Module):
         self,
         images: UInt8[Array, "b s s 3"],
         tokens: Int[Array, "b t"],
-        image_offset: int,
-        answer_offset: int,
+        layout: PromptLayout,
         seed: DropoutSeed | None = None,
     ) -> Float[Array, "b a d"]:
-        """Final-norm hidden states that predict tokens[:, answer_offset:], A = T - answer_offset.
+        """Final-norm hidden states that predict tokens[:, layout.answer], A of them in this order.
 
-        Position t of the row is predicted by the state at t - 1, so the first one returned sits on the last token of
-        the prompt; the long prefix before it never meets the final norm or the vocabulary.
+        The long prefix before them never meets the final norm or the vocabulary.
         """
-        x = self.decoder(self.embed(images, tokens, image_offset), seed)
-        first = answer_offset + self.config.vision.num_patches - 1
-        return self.decoder.final_norm(x[:, first:-1])
+        x = self.decoder(self.embed(images, tokens, layout.image_offset), seed)
+        return self.decoder.final_norm(x[:, layout.predicts_answer(self.config.vision.num_patches)])
 
     def numbers(self, states: Float[Array, "... d"]) -> Float[Array, "..."]:
         """The float head's reading of every state, float32; zeros where the model has none."""
         if self.float_head is None:
             return jnp.zeros(states.shape[:-1], jnp.float32)
         return self.float_head(states)
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists where dataclasses have tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def skeleton(config: VLMConfig) -> Skeleton:

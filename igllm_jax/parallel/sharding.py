@@ -21,7 +21,7 @@ _WHOLE: dict[str, MeshAxes] = dict.fromkeys(
 )
 # layout -> axis name -> mesh axes. A name that is missing here is an error.
 LAYOUTS: dict[str, dict[str, MeshAxes]] = {
-    # every device holds everything; only the batch is cut
+    # every device holds everything; only the batch is sharded
     "replicated": {"batch": BATCH, **dict.fromkeys(_TENSOR, None), **_WHOLE},
     # weights sharded over fsdp (gathered layer by layer) and over tensor; the default for training
     "train": {
@@ -58,6 +58,25 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     if math.prod(wanted) != len(devices):
         raise UserError(f"{spelled} need {math.prod(wanted)} devices in a whole split, but there are {len(devices)}")
     return jax.make_mesh(tuple(wanted), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """layout: a row of LAYOUTS. data, fsdp, tensor: sizes of the mesh's axes, of which one may be -1 (what is left)."""
+
+    layout: str
+    data: int
+    fsdp: int
+    tensor: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Axis -> size."""
+        return {axis: getattr(self, axis) for axis in MESH_AXES}
+
+    def on(self, devices: Sequence[Any] | None = None) -> "MeshLayout":
+        """The layout on these devices (default: all). Raises: UserError as `make_mesh` and `MeshLayout.of`."""
+        return MeshLayout.of(self.layout, make_mesh(self.sizes, devices))
 
 
 @dataclass(frozen=True)
@@ -122,14 +141,14 @@ class MeshLayout:
     # what models.axes asks for
 
     def activation(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
-        """What there is one of (a row that all others share) stays unsharded."""
+        """Dimensions of size 1 (a row that all others share) stay unsharded."""
         if self.mesh.size == 1:
             return x
         names = tuple(None if size == 1 else name for size, name in zip(x.shape, names, strict=True))
         return jax.lax.with_sharding_constraint(x, self.sharding(x.shape, names, "an activation"))
 
     def weight(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
-        """Whole over fsdp, still sharded over tensor."""
+        """Gathered over fsdp, still sharded over tensor."""
         if self.mesh.size == 1:
             return x
         kept = {name: "tensor" if self.rules[name] == "tensor" else None for name in names if name is not None}

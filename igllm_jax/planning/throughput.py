@@ -2,6 +2,7 @@
 
 import re
 import resource
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from igllm_jax.planning.flops import train_flops
 class Speed:
     """Counts the FLOPs of steps. Rows of each length are counted as they are computed, padding included.
 
-    batch_size: global. num_devices: in the mesh. chip: None for one that chips.CHIPS does not have, such as a CPU.
+    trainable: the parameters that train, by path. batch_size: global. num_devices: in the mesh. chip: None for one that
+    chips.CHIPS does not have, such as a CPU.
     """
 
     model: VLMConfig
-    trainable: str
+    trainable: Collection[str]
     prompt: PromptLayout
     batch_size: int
     num_devices: int
@@ -32,7 +34,9 @@ class Speed:
     executed: float = field(default=0.0, init=False)
 
     @classmethod
-    def of(cls, model: VLMConfig, trainable: str, prompt: PromptLayout, batch_size: int, num_devices: int) -> "Speed":
+    def of(
+        cls, model: VLMConfig, trainable: Collection[str], prompt: PromptLayout, batch_size: int, num_devices: int
+    ) -> "Speed":
         return cls(model, trainable, prompt, batch_size, num_devices, chip_of(jax.devices()[0].device_kind))
 
     def add(self, tokens: int) -> None:

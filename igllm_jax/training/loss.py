@@ -35,8 +35,7 @@ def sums(model: VLM, batch: Batch, layout: PromptLayout, seed: DropoutSeed | Non
     chunk: how many answer positions meet the vocabulary at once.
     Source: mean cross-entropy over learned tokens + float_w * mean squared error over all float tokens of the batch.
     """
-    states = model.answer_states(batch.images, batch.tokens, layout.image_offset, layout.answer_offset, seed)
-    answer = slice(layout.answer_offset, None)
+    states, answer = model.answer_states(batch.images, batch.tokens, layout, seed), layout.answer
     weight = batch.weight[:, None]
     is_learned = batch.is_answer[:, answer] * weight
     is_number = batch.is_number[:, answer] * weight

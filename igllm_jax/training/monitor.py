@@ -16,9 +16,9 @@ from igllm_jax.batch import Batch
 from igllm_jax.data import pipeline
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
+from igllm_jax.models.params import Params
 from igllm_jax.parallel.sharding import MeshLayout
 from igllm_jax.planning.throughput import Speed
-from igllm_jax.weights.run_model import RunModel
 
 
 def log_line(text: str) -> None:
@@ -27,14 +27,14 @@ def log_line(text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
 
-def describe(run_model: RunModel, data: pipeline.TrainPipeline, layout: MeshLayout, start: int, end: int) -> None:
-    """Says what is about to train, on what."""
-    count = {
-        kind: sum(math.prod(s.shape) for s in getattr(run_model, kind).values()) for kind in ("trainable", "frozen")
-    }
+def describe(
+    trainable: Params, frozen: Params, data: pipeline.TrainPipeline, layout: MeshLayout, start: int, end: int
+) -> None:
+    """Logs what is about to train, on what. trainable, frozen: shapes by path."""
+    num_trainable, num_frozen = (sum(math.prod(s.shape) for s in shapes.values()) for shapes in (trainable, frozen))
     mesh = " x ".join(f"{axis} {size}" for axis, size in layout.mesh.shape.items())
     log_line(
-        f"{count['trainable']:,} parameters train, {count['frozen']:,} are frozen; {data.num_examples:,} examples; "
+        f"{num_trainable:,} parameters train, {num_frozen:,} are frozen; {data.num_examples:,} examples; "
         f"steps {start} to {end} on {layout.mesh.size} {jax.devices()[0].device_kind} ({mesh})"
     )
 

@@ -1,7 +1,6 @@
 """One step of training, jitted: batch in, updated trainables and metrics out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,18 +12,10 @@ from igllm_jax.models import axes
 from igllm_jax.models.lora import DropoutSeed, dropout_seed
 from igllm_jax.models.params import Params, Skeleton, unnest
 from igllm_jax.training import loss, optim
+from igllm_jax.training.options import LossOptions
 from igllm_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
-
-
-@dataclass(frozen=True)
-class LossOptions:
-    """float_weight: of the squared error. chunk: answer positions per vocabulary product. seed: of dropout."""
-
-    float_weight: float
-    chunk: int
-    seed: int
 
 
 def make_train_step(

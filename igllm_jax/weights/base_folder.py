@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,6 @@ import tensorstore
 from etils import epath
 
 from igllm_jax.errors import UserError
-from igllm_jax.models.clip import VisionConfig
-from igllm_jax.models.llama import DecoderConfig
-from igllm_jax.models.lora import LoRAConfig
 from igllm_jax.models.params import Params, nest, unnest
 from igllm_jax.models.vlm import VLMConfig
 
@@ -70,18 +67,12 @@ def config_to_json(config: VLMConfig) -> dict[str, Any]:
 
 def config_from_json(values: Mapping[str, Any], where: object) -> VLMConfig:
     """The inverse of `config_to_json`. Raises: UserError for unknown or missing keys, and for values that can't be."""
-    parts = {"vision": VisionConfig, "decoder": DecoderConfig, "lora": LoRAConfig}
     try:
-        built = {name: kind(**_tuples(values[name])) for name, kind in parts.items()}
-        return VLMConfig(**{**values, **built})
+        return VLMConfig.of(values)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where} does not describe a model of this version ({error}): import the weights again"
         ) from None
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def paths(folder: FolderPath) -> Params:
@@ -132,14 +123,6 @@ def _groups(shapes: Mapping[str, Any]) -> list[list[str]]:
         groups[-1].append(path)
         free -= size
     return groups
-
-
-def restore_numpy(folder: FolderPath, wanted: Iterable[str] | None = None) -> Params:
-    """Path -> NumPy array in the stored dtype. wanted: only these paths (default: all)."""
-    stored = paths(folder)
-    chosen = list(stored if wanted is None else wanted)
-    _check(folder, stored, {path: stored.get(path) for path in chosen})
-    return {path: read_array(folder, path) for path in chosen}
 
 
 def read_array(folder: FolderPath, path: str, layer: int | None = None) -> np.ndarray:

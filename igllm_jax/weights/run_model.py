@@ -1,4 +1,4 @@
-"""A run's model put together: skeleton, frozen weights and the state that trains, from a config."""
+"""A run's model put together: skeleton, frozen weights and the state that trains."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,14 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from igllm_jax import config as configs
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params, Skeleton, nest
 from igllm_jax.models.vlm import VLMConfig, draw, skeleton
 from igllm_jax.parallel.sharding import MeshLayout
 from igllm_jax.training import optim
+from igllm_jax.training.options import RunOptions
 from igllm_jax.training.state import TrainState, initial_state
 from igllm_jax.weights import base_folder
 
@@ -21,7 +20,7 @@ from igllm_jax.weights import base_folder
 @dataclass(frozen=True)
 class RunModel:
     """model: what it is. skeleton: its parameters by name. frozen, trainable: the shapes of both kinds by path, with
-    shardings and dtypes (frozen in model.frozen_dtype, trainable in float32)."""
+    shardings and dtypes (frozen in `frozen_dtype`, trainable in float32)."""
 
     model: VLMConfig
     skeleton: Skeleton
@@ -33,25 +32,24 @@ class RunModel:
     layout: MeshLayout
 
     @classmethod
-    def of(cls, config: ConfigDict, layout: MeshLayout) -> "RunModel":
-        """Checks the config against the base weights; allocates nothing.
+    def of(cls, options: RunOptions, layout: MeshLayout) -> "RunModel":
+        """Checks the model against its base weights; allocates nothing.
 
-        Raises: UserError where the sizes of model.base are not the config's, or an axis can't be sharded.
+        Raises: UserError where the sizes of the base are not the model's, or an axis can't be sharded.
         """
-        model = configs.model_config(config)
-        if config.model.base:
-            _check_base(model, config.model.base)
+        model = options.model
+        if options.base:
+            _check_base(model, options.base)
         model_skeleton = skeleton(model)
-        trains = optim.trainable_paths(model_skeleton.shapes, config.optim.trainable)
+        trains = optim.trainable_paths(model_skeleton.shapes, options.optim.trainable)
         shardings = layout.params(model_skeleton.shapes, model_skeleton.axes)
 
         def typed(path: str, dtype: str) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(model_skeleton.shapes[path].shape, jnp.dtype(dtype), sharding=shardings[path])
 
-        frozen = {path: typed(path, config.model.frozen_dtype) for path in model_skeleton.shapes if path not in trains}
+        frozen = {path: typed(path, options.frozen_dtype) for path in model_skeleton.shapes if path not in trains}
         trainable = {path: typed(path, "float32") for path in model_skeleton.shapes if path in trains}
-        options = configs.optim_options(config)
-        return cls(model, model_skeleton, frozen, trainable, options, config.seed, config.model.base, layout)
+        return cls(model, model_skeleton, frozen, trainable, options.optim, options.seed, options.base, layout)
 
     def load_frozen(self) -> Params:
         """Frozen weights: from the base, or drawn from the seed."""

@@ -17,6 +17,8 @@ from igllm_jax.scene.tasks import find_task
 from igllm_jax.weights import base_folder, checkpoint
 from igllm_jax.weights.run_model import RunModel
 
+MAX_LENGTH = 2048  # positions of a row, the image's included: what LLaVA and the reference train with
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -32,19 +34,19 @@ class Trained:
 
 def load_run(workdir: Path, step: str, layout: MeshLayout | None = None) -> Trained:
     """The model of a run at `step` ("last", "best" or a number). layout: where (default: the first device)."""
-    config = configs.read(workdir)
+    options = configs.read_run(workdir)
     found = checkpoint.find_step(workdir, step)
     layout = one_device() if layout is None else layout
-    run_model = RunModel.of(config, layout)
+    run_model = RunModel.of(options, layout)
     values = checkpoint.load_params(workdir, found)
     trained = {path: put(values[path], shape.sharding) for path, shape in run_model.trainable.items()}
-    about = {"model_path": str(workdir), "model_base": config.model.base or None}
+    about = {"model_path": str(workdir), "model_base": options.base or None}
     return Trained(
         run_model.model,
         {**run_model.load_frozen(), **trained},
         Tokenizer.load(workdir),
-        configs.data_options(config),
-        str(config.data.train.images).rpartition(":")[2] if config.task == "twod" else None,
+        options.data,
+        options.train_split,
         {**about, "model_name": Path(workdir).resolve().name},
     )
 
@@ -64,7 +66,7 @@ def load_imported(
         image_size=vision.image_size,
         image_mean=vision.image_mean,
         image_aspect_ratio=base_folder.aspect_ratio(folder),
-        max_length=2048,
+        max_length=MAX_LENGTH,
         num_image_tokens=vision.num_patches,
     )
     about = {"model_path": str(folder), "model_base": None, "model_name": Path(folder).resolve().name}
@@ -77,6 +79,6 @@ def load_imported(
         )
     if not (Path(folder) / TOKENIZER_FILE).is_file():
         raise UserError(f"--model {folder} holds no {TOKENIZER_FILE}: import it again with --tokenizer FILE")
-    places = (one_device() if layout is None else layout).params(stored, model_skeleton.axes)
-    wanted = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=places[path]) for path, s in stored.items()}
+    shardings = (one_device() if layout is None else layout).params(stored, model_skeleton.axes)
+    wanted = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[path]) for path, s in stored.items()}
     return Trained(model, base_folder.restore(folder, wanted), Tokenizer.load(folder), options, None, about)

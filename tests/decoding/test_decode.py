@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from igllm_jax.batch import PromptLayout
 from igllm_jax.decoding.decode import DecodeOptions, make_decode, prepare
 from igllm_jax.models.vlm import skeleton
 from tests import small
@@ -46,7 +47,7 @@ def full_forward(params, config, tokens):
     rows = np.tile(np.array([*OPTIONS.before, *OPTIONS.after], np.int32), (len(tokens), 1))
     model = skeleton(config).build(params)
     row = jnp.concatenate([jnp.asarray(rows), tokens], axis=1)
-    states = model.answer_states(images(len(tokens)), row, len(OPTIONS.before), rows.shape[1])
+    states = model.answer_states(images(len(tokens)), row, PromptLayout(len(OPTIONS.before), rows.shape[1]))
     return jnp.argmax(states @ model.decoder.head_kernel(), axis=-1), model.numbers(states)
 
 

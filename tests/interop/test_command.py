@@ -17,6 +17,7 @@ from igllm_jax.interop import exporting, importing
 from igllm_jax.interop.command import main
 from igllm_jax.interop.files import open_weights
 from igllm_jax.weights import base_folder
+from tests.bases import read_arrays
 from tests.interop import made
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_weights.py"
@@ -69,7 +70,7 @@ def test_an_interrupted_import_goes_on(tmp_path, folders, capsys, monkeypatch):
     assert main(arguments) == 0
     assert "(20 were there already)" in capsys.readouterr().out
     expected = made.base_arrays(made.params(made.model(projector="mlp2x_gelu")))
-    for path, array in base_folder.restore_numpy(tmp_path / "base").items():
+    for path, array in read_arrays(tmp_path / "base").items():
         np.testing.assert_array_equal(array, expected[path], err_msg=path)
 
 
@@ -91,7 +92,7 @@ def test_a_killed_import_leaves_no_folder_and_goes_on(tmp_path, folders, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["base.partial"]
     assert main(arguments) == 0
     assert "(31 were there already)" in capsys.readouterr().out
-    for path, array in base_folder.restore_numpy(tmp_path / "base").items():
+    for path, array in read_arrays(tmp_path / "base").items():
         np.testing.assert_array_equal(array, made.params(made.model(projector="mlp2x_gelu"))[path], err_msg=path)
 
 
@@ -205,7 +206,7 @@ def test_what_is_exported_to_hugging_face_comes_back(tmp_path, projector, tied):
     )
     assert (tmp_path / "hf" / "LICENSE.txt").exists()
     assert main(["import", "--llava", str(tmp_path / "hf"), "--out", str(tmp_path / "again")]) == 0
-    before, after = base_folder.restore_numpy(tmp_path / "base"), base_folder.restore_numpy(tmp_path / "again")
+    before, after = read_arrays(tmp_path / "base"), read_arrays(tmp_path / "again")
     assert set(before) == set(after)
     for path, array in before.items():
         rows = {"decoder/embedding": np.s_[: made.VOCAB], "decoder/head/kernel": np.s_[:, : made.VOCAB]}

@@ -12,9 +12,11 @@ from igllm_jax.errors import UserError
 from igllm_jax.interop import formats as tables
 from igllm_jax.interop import hf_config
 from igllm_jax.interop.importing import find_tokenizer, run
-from igllm_jax.interop.sources import NO_LORA, ImportRequest, Plan
+from igllm_jax.interop.sources import ImportRequest, Plan
 from igllm_jax.models import lora
+from igllm_jax.models.lora import NO_LORA
 from igllm_jax.weights import base_folder
+from tests.bases import read_arrays
 from tests.interop import made
 
 
@@ -32,7 +34,7 @@ def folders(tmp_path_factory, model):
 
 
 def assert_same(folder, expected):
-    found = base_folder.restore_numpy(folder)
+    found = read_arrays(folder)
     assert set(found) == set(expected)
     for path, array in expected.items():
         np.testing.assert_array_equal(found[path], array, err_msg=path)
@@ -80,7 +82,7 @@ def test_a_plain_base_has_no_lora_head_or_projector(tmp_path, folders, model):
 def test_merged_lora_is_the_sum(tmp_path, folders, model):
     run(ImportRequest(out=tmp_path / "base", merge_lora=True, **folders))
     expected = lora.merge({path: jnp.asarray(array) for path, array in made.params(model).items()}, model.lora)
-    found = base_folder.restore_numpy(tmp_path / "base")
+    found = read_arrays(tmp_path / "base")
     assert set(found) == set(expected) and base_folder.read_config(tmp_path / "base").lora.rank == 0
     for path, array in expected.items():
         np.testing.assert_allclose(found[path], array, atol=1e-6, err_msg=path)
@@ -167,7 +169,7 @@ def test_llavas_projector_file_and_the_one_trained_after_it(tmp_path, folders, m
     file = made.save(before, tmp_path / "mm_projector.safetensors")
     plain = {"vision": folders["vision"], "decoder": folders["decoder"], "projector": file}
     run(ImportRequest(out=tmp_path / "before", **plain))
-    assert not base_folder.restore_numpy(tmp_path / "before")["projector/linear1/kernel"].any()
+    assert not read_arrays(tmp_path / "before")["projector/linear1/kernel"].any()
     account = run(ImportRequest(out=tmp_path / "after", adapter=folders["adapter"], **plain))
     assert_same(tmp_path / "after", arrays)
     assert account.notes == (f"the projector is the one in {folders['adapter']}",)
@@ -272,7 +274,7 @@ def test_a_partial_adapter_only_merges(tmp_path, folders, model):
     run(ImportRequest(out=tmp_path / "merged", adapter=folder, merge_lora=True, **only_base))
     expected = lora.merge({path: jnp.asarray(array) for path, array in arrays.items()}, model.lora)
     np.testing.assert_allclose(
-        base_folder.restore_numpy(tmp_path / "merged")["decoder/layers/v/kernel"],
+        read_arrays(tmp_path / "merged")["decoder/layers/v/kernel"],
         expected["decoder/layers/v/kernel"],
         atol=1e-6,
     )

@@ -14,8 +14,9 @@ from igllm_jax.models.params import nest
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.parallel.sharding import LAYOUTS, MeshLayout, make_mesh
 from igllm_jax.training import optim
+from igllm_jax.training.options import LossOptions
 from igllm_jax.training.state import initial_state
-from igllm_jax.training.step import LossOptions, jit_step, make_train_step
+from igllm_jax.training.step import jit_step, make_train_step
 from igllm_jax.weights.run_model import shard_like
 from tests import small
 

@@ -52,7 +52,7 @@ def outputs(folder, batch):
 
     def compute(params, images, tokens):
         ours = model_skeleton.build(params)
-        states = ours.answer_states(images, tokens, layout.image_offset, layout.answer_offset)
+        states = ours.answer_states(images, tokens, layout)
         return states @ ours.decoder.head_kernel(), ours.numbers(states)
 
     return tuple(map(np.asarray, jax.jit(compute, compiler_options=QUICK)(params, batch.images, batch.tokens)))

@@ -13,6 +13,7 @@ from igllm_jax.interop.command import main
 from igllm_jax.interop.importing import run
 from igllm_jax.interop.sources import ImportRequest
 from igllm_jax.weights import base_folder
+from tests.bases import read_arrays
 from tests.interop import made
 from tests.parity import reference
 
@@ -27,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 def assert_same(first, second):
-    first, second = base_folder.restore_numpy(first), base_folder.restore_numpy(second)
+    first, second = read_arrays(first), read_arrays(second)
     assert set(first) == set(second)
     for path, array in first.items():
         np.testing.assert_array_equal(array, second[path], err_msg=path)
@@ -73,7 +74,7 @@ def test_sharded_torch_files_in_bfloat16(tmp_path, folder):
     decoder = sharded_bin(folder, tmp_path / "decoder")
     account = run(ImportRequest(out=tmp_path / "base", vision=folder / "vision", decoder=decoder))
     assert account.left_out["rotary frequencies, which follow from the config"] == 3
-    found, expected = base_folder.restore_numpy(tmp_path / "base"), base_folder.restore_numpy(folder / "base")
+    found, expected = read_arrays(tmp_path / "base"), read_arrays(folder / "base")
     assert found["decoder/layers/q/kernel"].dtype.name == "bfloat16"
     for path in (path for path in found if path.startswith("decoder/")):
         np.testing.assert_array_equal(found[path], expected[path].astype(found[path].dtype), err_msg=path)
@@ -153,7 +154,7 @@ def test_names_that_pefts_own_wrappers_give(tmp_path, folder):
         (adapter / file.name).write_bytes(file.read_bytes())
     torch.save(kept, adapter / "non_lora_trainables.bin")
     run(ImportRequest(out=tmp_path / "base", vision=folder / "vision", decoder=folder / "decoder", adapter=adapter))
-    found = base_folder.restore_numpy(tmp_path / "base")
+    found = read_arrays(tmp_path / "base")
     trained = {name: value for name, value in kept.items() if ".modules_to_save." in name}
     second = next(value for name, value in trained.items() if "mm_projector" in name and name.endswith(".2.weight"))
     bias = next(value for name, value in trained.items() if "float_head" in name and name.endswith(".1.bias"))

@@ -13,9 +13,11 @@ from igllm_jax.interop.sources import ImportRequest
 from igllm_jax.models.params import nest, unnest
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.training.optim import OptimOptions, groups, trainable_paths
+from igllm_jax.training.options import LossOptions
 from igllm_jax.training.state import initial_state
-from igllm_jax.training.step import LossOptions, make_train_step
+from igllm_jax.training.step import make_train_step
 from igllm_jax.weights import base_folder
+from tests.bases import read_arrays
 from tests.parity import reference
 
 STEPS, WARMUP, CLIP = 50, 0.03, 1.0
@@ -71,7 +73,7 @@ def test_losses_and_updates_are_the_same(tmp_path):
         if "lora_B" in name:
             torch.nn.init.zeros_(parameter)
     reference.save_adapter(theirs, tmp_path / "adapter")
-    before = base_folder.restore_numpy(reference.imported(tmp_path))
+    before = read_arrays(reference.imported(tmp_path))
     batches = [reference.batch(rows=5, seed=seed % 7) for seed in range(STEPS)]
     expected = torch_losses(theirs, batches)
     found, after = our_losses(tmp_path / "base", batches)
@@ -81,7 +83,7 @@ def test_losses_and_updates_are_the_same(tmp_path):
     reference.save_adapter(copy.copy(theirs), tmp_path / "trained")
     sources = {"vision": tmp_path / "vision", "decoder": tmp_path / "decoder", "adapter": tmp_path / "trained"}
     run(ImportRequest(out=tmp_path / "after", **sources))
-    truth = base_folder.restore_numpy(tmp_path / "after")
+    truth = read_arrays(tmp_path / "after")
     by_group: dict[str, list[str]] = {}
     for path, group in groups(after, "lora").items():
         by_group.setdefault(group, []).append(path)

@@ -8,14 +8,16 @@ from igllm_jax.planning.flops import train_flops
 from igllm_jax.planning.throughput import Profile, Speed
 from tests import small
 
+LORA = ("decoder/layers/q/lora_a", "decoder/layers/q/lora_b")
+
 
 def test_rates_are_the_counted_flops_over_time_and_start_anew():
     model = small.model(remat="full")
-    speed = Speed(model, "lora", small.LAYOUT, batch_size=3, num_devices=2, chip=CHIPS["v5e"])
+    speed = Speed(model, LORA, small.LAYOUT, batch_size=3, num_devices=2, chip=CHIPS["v5e"])
     speed.add(19)
     speed.add(11)
     patches, prompt = model.vision.num_patches, small.LAYOUT.answer_offset
-    counted = [train_flops(model, length=t + patches, answer_length=t - prompt, trainable="lora") for t in (19, 11)]
+    counted = [train_flops(model, length=t + patches, answer_length=t - prompt, trainable=LORA) for t in (19, 11)]
     found = speed.rates(seconds=0.5)
     useful = 3 * sum(one.useful for one in counted) / 0.5
     assert found["useful_flops_per_second"] == pytest.approx(useful)
@@ -26,7 +28,7 @@ def test_rates_are_the_counted_flops_over_time_and_start_anew():
 
 
 def test_an_unknown_chip_has_no_share_of_a_peak():
-    speed = Speed.of(small.model(), "lora", small.LAYOUT, batch_size=3, num_devices=1)
+    speed = Speed.of(small.model(), LORA, small.LAYOUT, batch_size=3, num_devices=1)
     speed.add(19)
     assert "mfu" not in speed.rates(1.0)
 

@@ -11,8 +11,9 @@ from igllm_jax.models.lora import merge
 from igllm_jax.models.params import nest, unnest
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.training import optim
+from igllm_jax.training.options import LossOptions
 from igllm_jax.training.state import initial_state
-from igllm_jax.training.step import LossOptions, make_train_step
+from igllm_jax.training.step import make_train_step
 from tests import small
 
 OPTIONS = optim.OptimOptions(
@@ -104,7 +105,7 @@ def test_merged_lora_is_the_same_model():
     _, _, frozen = start(config)
     params = {**frozen, **unnest(state.params)}
     batch = small.batch()
-    tokens = (batch.images, batch.tokens, small.LAYOUT.image_offset, small.LAYOUT.answer_offset)
+    tokens = (batch.images, batch.tokens, small.LAYOUT)
     apart = skeleton(config).build(params).answer_states(*tokens)
     merged_config = replace(config, lora=replace(config.lora, rank=0))
     together = skeleton(merged_config).build(merge(params, config.lora)).answer_states(*tokens)

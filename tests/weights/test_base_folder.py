@@ -16,6 +16,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.params import unnest
 from igllm_jax.weights import base_folder
 from igllm_jax.weights.base_folder_writer import CHUNK_BYTES, BaseFolderWriter, chunk_shape
+from tests.bases import read_arrays
 from tests.interop import made
 
 ARRAYS = {
@@ -41,7 +42,7 @@ def test_what_was_written_comes_back(tmp_path):
     assert shapes["decoder/layers/q/kernel"] == jax.ShapeDtypeStruct((3, 8, 5), jnp.bfloat16)
     found = base_folder.restore(tmp_path / "base", shapes)
     assert {path: array.dtype for path, array in found.items()} == {p: a.dtype for p, a in ARRAYS.items()}
-    for path, array in base_folder.restore_numpy(tmp_path / "base").items():
+    for path, array in read_arrays(tmp_path / "base").items():
         np.testing.assert_array_equal(array, ARRAYS[path])
         np.testing.assert_array_equal(found[path], ARRAYS[path])
     np.testing.assert_array_equal(
@@ -109,7 +110,7 @@ def test_half_a_copy_is_told_and_never_read_as_zeros(tmp_path, damage):
     damage(folder / "weights" / path.replace("/", ".") / "1.0.0")
     shapes = {path: base_folder.paths(folder)[path]}
     for read in (
-        lambda: base_folder.restore(folder, shapes), lambda: base_folder.restore_numpy(folder, [path]),
+        lambda: base_folder.restore(folder, shapes), lambda: read_arrays(folder, [path]),
         lambda: base_folder.read_array(folder, path, 1),
     ):  # fmt: skip
         with pytest.raises(
@@ -158,7 +159,7 @@ def test_a_kill_leaves_no_folder_and_a_second_run_goes_on(tmp_path):
     writer.write(path, 1, ARRAYS[path][1])
     writer.write("vision/class_embedding", None, ARRAYS["vision/class_embedding"])
     writer.finish(made.model(), {"sources": {}})
-    np.testing.assert_array_equal(base_folder.restore_numpy(tmp_path / "base")[path], ARRAYS[path])
+    np.testing.assert_array_equal(read_arrays(tmp_path / "base")[path], ARRAYS[path])
     assert sorted(file.name for file in (tmp_path / "base").iterdir()) == ["model.json", "weights"]
 
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from igllm_jax import config as configs
 from igllm_jax.errors import UserError
 from igllm_jax.interop import importing
 from igllm_jax.models.params import unnest
@@ -29,7 +30,7 @@ def folder(tmp_path_factory):
 def run_model(model, base_folder):
     """On the first of the fake devices."""
     one = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
-    return RunModel.of(run_config(model, base_folder), MeshLayout.of("train", one))
+    return RunModel.of(configs.run_options(run_config(model, base_folder)), MeshLayout.of("train", one))
 
 
 def test_frozen_and_trained_weights_come_from_the_base(folder):
