@@ -9,8 +9,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from ml_collections import ConfigDict
 
 from igllm_jax import config as configs
 from igllm_jax.batch import Batch, PromptLayout
@@ -29,6 +28,8 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.parallel.sharding import MeshLayout, make_mesh
 from igllm_jax.planning.hlo import collectives
+from igllm_jax.planning.plans import Program
+from igllm_jax.training.options import RunOptions
 from igllm_jax.training.step import jit_step, make_train_step
 from igllm_jax.weights.run_model import RunModel
 
@@ -46,9 +47,9 @@ def devices_of(topology: str) -> list[Any]:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology, **settings).devices
 
 
-def lower_train(config: ConfigDict, layout: MeshLayout, batch_size: int, length: int) -> tuple[Any, dict[str, float]]:
+def lower_train(run: RunOptions, layout: MeshLayout, batch_size: int, length: int) -> tuple[Any, dict[str, float]]:
     """The real train step around shapes; and what its arguments take on one device, in bytes by kind."""
-    run_model = RunModel.of(config, layout)
+    run_model = RunModel.of(run, layout)
     model = run_model.model
     tokens = length - model.vision.num_patches
     size = model.vision.image_size
@@ -66,7 +67,7 @@ def lower_train(config: ConfigDict, layout: MeshLayout, batch_size: int, length:
         numbers=array(row, jnp.float32),
         weight=array((batch_size,), jnp.float32),
     )
-    step = make_train_step(run_model.skeleton, PROMPT, run_model.optim, configs.loss_options(config), layout)
+    step = make_train_step(run_model.skeleton, PROMPT, run_model.optim, run.loss, layout)
     state = run_model.abstract_state()
     kinds = {
         "frozen": own_bytes(run_model.frozen),
@@ -77,9 +78,9 @@ def lower_train(config: ConfigDict, layout: MeshLayout, batch_size: int, length:
     return jit_step(step, state).lower(state, run_model.frozen, batch), kinds
 
 
-def lower_decode(config: ConfigDict, layout: MeshLayout, batch_size: int, length: int) -> tuple[Any, dict[str, float]]:
+def lower_decode(run: RunOptions, layout: MeshLayout, batch_size: int, length: int) -> tuple[Any, dict[str, float]]:
     """The real decoder, LoRA merged, without guesses. length: of prompt, image and answer together."""
-    model = configs.model_config(config)
+    model = run.model
     answer = length - model.vision.num_patches - PROMPT.answer_offset
     before, after = PROMPT.image_offset, PROMPT.answer_offset - PROMPT.image_offset
     options = DecodeOptions(
@@ -128,39 +129,41 @@ def local_memory(device: Any) -> float:
 
 
 def compile_one(
-    config: ConfigDict, topology: str, what: str, batch_size: int, length: int, mesh: dict[str, int]
-) -> dict[str, Any]:
+    run: RunOptions, topology: str, what: str, batch_size: int, length: int, mesh: Mapping[str, int]
+) -> Program:
     """Bytes, collectives and seconds of one program on one topology."""
     devices = devices_of(topology)
-    layout = MeshLayout.of("decode" if what == "decode" else config.mesh.layout, make_mesh(mesh, devices))
+    layout = MeshLayout.of("decode" if what == "decode" else run.mesh.layout, make_mesh(mesh, devices))
     lower = {"train": lower_train, "decode": lower_decode}[what]
-    found: dict[str, Any] = {
-        "device_kind": devices[0].device_kind,
-        "num_devices": len(devices),
-        "mesh": {axis: int(size) for axis, size in layout.mesh.shape.items()},
-        "memory": local_memory(devices[0]) if topology == "local" else None,
-    }
     started = time.monotonic()
-    lowered, found["arguments"] = lower(config, layout, batch_size, length)
+    lowered, arguments_bytes = lower(run, layout, batch_size, length)
+    found = Program(
+        device_kind=devices[0].device_kind,
+        num_devices=len(devices),
+        mesh={axis: int(size) for axis, size in layout.mesh.shape.items()},
+        memory=local_memory(devices[0]) if topology == "local" else None,
+        arguments=arguments_bytes,
+    )
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return {**found, "refused": " ".join(str(error).split())[:600]}
+        return replace(found, refused=" ".join(str(error).split())[:600])
     memory = compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
     peak -= memory.alias_size_in_bytes
-    found |= {
-        "compile_seconds": time.monotonic() - started,
-        "temporaries": float(memory.temp_size_in_bytes),
-        "peak": float(max(peak, getattr(memory, "peak_memory_in_bytes", 0))),
-    }
+    found = replace(
+        found,
+        compile_seconds=time.monotonic() - started,
+        temporaries=float(memory.temp_size_in_bytes),
+        peak=float(max(peak, getattr(memory, "peak_memory_in_bytes", 0))),
+    )
     try:
         text = compiled.as_text()
     except jax.errors.JaxRuntimeError:  # some TPU kernels can't be printed
         return found
-    return {**found, "collectives": [asdict(one) for one in collectives(text, found["mesh"])]}
+    return replace(found, collectives=tuple(collectives(text, found.mesh)))
 
 
 def main(arguments: list[str]) -> int:
@@ -170,7 +173,8 @@ def main(arguments: list[str]) -> int:
     config, _ = configs.load(rest)
     sizes = {axis: int(size) for axis, size in (part.split("=") for part in mesh.split(","))}
     try:
-        found = compile_one(config, topology, what, int(batch_size), int(length), sizes)
+        run = configs.run_options(config)
+        found = asdict(compile_one(run, topology, what, int(batch_size), int(length), sizes))
     except UserError as error:
         found = {"error": str(error)}
     Path(out).write_text(json.dumps(found))

@@ -17,7 +17,7 @@ from igllm_jax import plan
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.parallel.sharding import make_mesh
-from igllm_jax.planning import chips, flops, hlo
+from igllm_jax.planning import chips, flops, hlo, plans
 from igllm_jax.planning.chips import GIB
 from igllm_jax.training.optim import trainable_paths
 from tests import runs, small
@@ -183,7 +183,7 @@ def test_collectives_of_a_program_compiled_here():
 
 
 def request(batch=16):
-    return plan.PlanRequest((), "v5e:2x2", "train", batch, 1024, (1, 4, 1))
+    return plans.PlanRequest((), "v5e:2x2", "train", batch, 1024, (1, 4, 1))
 
 
 def fake_measure(most):
@@ -191,8 +191,9 @@ def fake_measure(most):
 
     def measure(request):
         rows = request.batch_size // 4
-        plan = {"mesh": {"data": 1, "fsdp": 4, "tensor": 1}, "memory": most + 3.5, "fits": rows <= most}
-        return {**plan, **({"peak": rows + 3.0} if rows <= most else {"refused": "too much"})}
+        told = {"peak": rows + 3.0} if rows <= most else {"refused": "too much"}
+        program = plans.Program("TPU v5 lite", 4, {"data": 1, "fsdp": 4, "tensor": 1}, None, {}, **told)
+        return plans.Plan(request, program, memory=most + 3.5)
 
     return measure
 
@@ -200,9 +201,9 @@ def fake_measure(most):
 @pytest.mark.parametrize("most", [1, 2, 3, 28, 29, 511, plan.MOST_PER_CHIP])
 @pytest.mark.parametrize("first", [4, 64])
 def test_the_largest_batch_is_found(most, first, capsys):
-    found, measured = plan.largest(request(first), fake_measure(most))
-    assert (found.batch_size, measured["largest_batch_per_device"]) == (4 * most, most)
-    assert len(measured["tried"]) < 14
+    found = plan.largest(request(first), fake_measure(most))
+    assert (found.request.batch_size, found.search.largest_batch_per_device) == (4 * most, most)
+    assert len(found.search.tried) < 14
 
 
 def test_where_not_even_one_fits():
@@ -233,14 +234,14 @@ def fake_compile(most):
     def compile_apart(request):
         mesh = dict(zip(("data", "fsdp", "tensor"), request.mesh, strict=True))
         kinds = {"frozen": 1.5 * GIB, "trainables": 0.2 * GIB, "optimizer": 0.3 * GIB, "batch": 0.0}
-        found = {"device_kind": "TPU v5 lite", "num_devices": 4, "mesh": mesh, "memory": None, "arguments": kinds}
+        found = plans.Program("TPU v5 lite", 4, mesh, None, kinds)
         rows = request.batch_size // 4
         if rows > most:
-            return {**found, "refused": "RESOURCE_EXHAUSTED"}
-        found |= {"compile_seconds": 3.0, "temporaries": rows * GIB, "peak": (2 + rows) * GIB}
+            return replace(found, refused="RESOURCE_EXHAUSTED")
+        found = replace(found, compile_seconds=3.0, temporaries=rows * GIB, peak=(2 + rows) * GIB)
         if request.config[-1].endswith("splash"):
             return found
-        return {**found, "collectives": [{"kind": "all-gather", "axes": ["fsdp"], "count": 3, "bytes": 2e9}]}
+        return replace(found, collectives=(hlo.Collective("all-gather", ("fsdp",), 3, 2e9),))
 
     return compile_apart
 

@@ -119,7 +119,7 @@ product.defvjp(_product_forward, _product_backward)
 class LoRALinear(nnx.Module):
     """A linear projection with its low-rank update: kernel [in, out], lora_a [in, r], lora_b [r, out]; no bias.
 
-    At the start lora_b is 0, so the update is too. `site` numbers the projection inside its layer, for its dropout mask.
+    At the start lora_b is 0, so the update is too. `site` numbers the projection inside its layer, for its own mask.
     """
 
     def __init__(

@@ -78,7 +78,6 @@ class HeldOutEvaluation:
         data = self.data_options
         task = find_task(data.task)
         readings = [code.read(answer.text, task, rotation_rep=data.rotation_rep) for answer in answers]
-        written = {"rotation_rep": data.rotation_rep, "rotation_unit": data.rotation_unit}
-        found = metrics.score(scenes, readings, task, **written)
+        found = metrics.score(scenes, readings, task, rotation_rep=data.rotation_rep, rotation_unit=data.rotation_unit)
         finished = {"finished": 100 * float(np.mean([answer.is_finished for answer in answers]))}
         return {**found, **finished}

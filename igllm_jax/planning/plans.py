@@ -1,0 +1,176 @@
+"""What `igllm plan` finds, stage by stage: a request, the compiled program, what it costs, the text for a reader."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from igllm_jax.planning.chips import GIB, Chip
+from igllm_jax.planning.hlo import Collective
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """One compile. config: the --config arguments. topology: as chips.find_topology names it, or local. what: "train"
+    or "decode". batch_size: examples over all chips. length: positions of a row. mesh: data, fsdp, tensor."""
+
+    config: tuple[str, ...]
+    topology: str
+    what: str
+    batch_size: int
+    length: int
+    mesh: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the compiler says of one program; bytes are of one chip.
+
+    mesh: axis -> size. memory: that programs may take, None where chips.CHIPS knows it. arguments: kind -> bytes.
+    refused: the compiler's words where it refused; what follows is then not there. collectives: None where the program
+    can't be printed.
+    """
+
+    device_kind: str
+    num_devices: int
+    mesh: Mapping[str, int]
+    memory: float | None
+    arguments: Mapping[str, float]
+    refused: str | None = None
+    compile_seconds: float = 0.0
+    temporaries: float = 0.0
+    peak: float = 0.0
+    collectives: tuple[Collective, ...] | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Program":
+        """The inverse of `dataclasses.asdict`, by way of JSON."""
+        found = values["collectives"]
+        made = [Collective(**{**one, "axes": tuple(one["axes"])}) for one in found or ()]
+        return cls(**{**values, "collectives": None if found is None else tuple(made)})
+
+
+@dataclass(frozen=True)
+class BatchFlops:
+    """FLOPs of the whole batch: useful and executed, see flops.py. per_chip: executed ones."""
+
+    useful: float
+    executed: float
+    per_chip: float
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The least seconds that one step (or a whole answer) can take, as the slowest of three that overlap perfectly.
+
+    seconds: `compute`, executed FLOPs at peak; `memory`, weights read once per pass (and at each token) at the memory's
+    bandwidth; `links`, what collectives send over all links at once. limit: the slowest. step: its seconds. mfu: useful
+    FLOPs over peak at that bound.
+    """
+
+    seconds: Mapping[str, float]
+    limit: str
+    step: float
+    mfu: float
+
+    @classmethod
+    def of(cls, flops: BatchFlops, read: float, program: Program, chip: Chip) -> "Bound":
+        """read: bytes that a chip at least reads and writes."""
+        sent = sum(one.bytes for one in program.collectives or ())
+        seconds = {
+            "compute": flops.per_chip / chip.flops,
+            "memory": read / chip.memory_bandwidth,
+            "links": sent / chip.link_bandwidth,
+        }
+        limit = max(seconds, key=lambda name: seconds[name])
+        mfu = flops.useful / program.num_devices / chip.flops / seconds[limit]
+        return cls(seconds, limit, seconds[limit], mfu)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The largest batch per data-and-fsdp device that fits, and all that were tried."""
+
+    largest_batch_per_device: int
+    tried: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """memory: bytes of one chip. flops: None where the program was refused. bound: None where the chip is unknown too.
+    collectives_note: where they were read off another program, which. search: where the largest batch was asked for."""
+
+    request: PlanRequest
+    program: Program
+    memory: float
+    flops: BatchFlops | None = None
+    bound: Bound | None = None
+    collectives_note: str | None = None
+    search: Search | None = None
+
+    @property
+    def fits(self) -> bool:
+        return self.program.refused is None and self.program.peak <= self.memory
+
+    @property
+    def batch_per_chip(self) -> float:
+        return self.request.batch_size / self.program.num_devices
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under the keys that readers of plan files know; what is not there is left out."""
+        request, program = self.request, {**asdict(self.program), "memory": self.memory}
+        measured = ("compile_seconds", "temporaries", "peak", "collectives")
+        left_out = measured if self.program.refused is not None else ("refused",)
+        found = {
+            "topology": request.topology,
+            "what": request.what,
+            "batch": request.batch_size,
+            "batch_per_chip": self.batch_per_chip,
+            "length": request.length,
+            "memory": self.memory,
+            "fits": self.fits,
+            **{key: value for key, value in program.items() if key not in left_out},
+            **({"collectives_note": self.collectives_note} if self.collectives_note else {}),
+        }
+        if self.flops is not None:
+            found |= {"flops": asdict(self.flops), "bound": asdict(self.bound) if self.bound else None}
+        return {**found, **(asdict(self.search) if self.search else {})}
+
+
+def report(plan: Plan) -> str:
+    """The plan for a reader."""
+    request, program = plan.request, plan.program
+    mesh = ",".join(f"{axis}={size}" for axis, size in program.mesh.items())
+    lines = [
+        f"{request.what} on {request.topology} ({program.num_devices} x {program.device_kind}), mesh {mesh}: "
+        f"batch {request.batch_size} ({plan.batch_per_chip:g} per chip) of {request.length} positions"
+    ]
+    held = list(program.arguments.items())
+    if program.refused is not None:
+        lines += [f"  {name:24}{size / GIB:9.3f} GiB" for name, size in held]
+        return "\n".join([*lines, f"does not fit: {program.refused}"])
+    held += [("activations, temporaries", program.temporaries), ("peak", program.peak), ("memory", plan.memory)]
+    lines += ["bytes per chip", *(f"  {name:24}{size / GIB:9.3f} GiB" for name, size in held)]
+    lines += ["collectives per chip and step" + (f" ({plan.collectives_note})" if plan.collectives_note else "")]
+    lines += [
+        f"  {one.kind:20}{'+'.join(one.axes):14}{one.count:7} times {one.bytes / 1e9:9.3f} GB"
+        for one in program.collectives or ()
+    ] or ["  none"]
+    lines += [*_cost(plan), f"compiled in {program.compile_seconds:.0f} s"]
+    if plan.search:
+        most = plan.search.largest_batch_per_device
+        lines += [f"largest batch that fits: {request.batch_size} ({most} per device)"]
+    verdict = f"{program.peak / GIB:.2f} of {plan.memory / GIB:.2f} GiB"
+    return "\n".join([*lines, f"fits: {verdict}" if plan.fits else f"does not fit: {verdict}"])
+
+
+def _cost(plan: Plan) -> list[str]:
+    """FLOPs, and the bound where there is one."""
+    lines = []
+    if plan.flops is not None:
+        lines = [f"model FLOPs per step: {plan.flops.useful:.4g} useful, {plan.flops.executed:.4g} executed"]
+    if plan.bound is not None:
+        parts = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in plan.bound.seconds.items())
+        of = "step" if plan.request.what == "train" else "answer of all tokens"
+        lines += [f"bound: {of} >= {plan.bound.step:.3g} s, MFU <= {plan.bound.mfu:.1%} ({parts})"]
+        lines += [f"limited by {plan.bound.limit}"]
+    return lines
