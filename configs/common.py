@@ -80,6 +80,14 @@ def data() -> ConfigDict:
     data.num_workers = 4
     data.prefetch = 4  # batches
     data.cache = ""  # a folder for decoded images
+    data.pixels = "exact"  # exact | legacy (16 bits cut at 255, hidden colours show: runs of before)
+    data.pixel_range = ()  # (black, white) of images of 32-bit or float numbers, which are refused without it
+    data.exif = "apply"  # apply | ignore: whether an image is turned as its EXIF data say
+    data.max_image_side = 8192  # pixels; larger images are refused; 0: no limit
+    data.max_image_aspect = 32.0  # long side over short side; 0: no limit
+    data.max_image_pixels = 67_108_864  # 0: no limit
+    data.on_bad_sample = "error"  # error | skip: what an image that cannot be read does
+    data.max_bad_share = 0.01  # with skip: of the data set's images, above which the run ends all the same
     return data
 
 

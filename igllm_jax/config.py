@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from igllm_jax.data.options import VALUES_BEFORE
 from igllm_jax.data.pipeline import DataOptions, Source
 from igllm_jax.errors import UserError
 from igllm_jax.models.float_heads import FLOAT_HEADS
@@ -201,8 +202,9 @@ def check_resume(config: ConfigDict, saved: ConfigDict) -> None:
 def data_options(config: ConfigDict) -> DataOptions:
     """What the pipeline needs: the keys of the same names."""
     named = {field.name for field in dataclasses.fields(DataOptions)}
-    values = {key: value for key, value in config.data.items() if key in named}
+    values = {**VALUES_BEFORE, **{key: value for key, value in config.data.items() if key in named}}
     values["image_mean"] = tuple(config.data.image_mean)
+    values["pixel_range"] = tuple(values["pixel_range"])
     patches = (config.model.vision.image_size // config.model.vision.patch_size) ** 2
     for key, value in (("task", config.task), ("rotation_rep", config.rotation_rep), ("head", config.head)):
         values[key] = value

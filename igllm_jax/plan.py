@@ -130,8 +130,8 @@ def compile_apart(request: PlanRequest) -> Program:
         environment = environment_for(request.topology, os.environ)
         done = subprocess.run([*command, mesh, *request.config], env=environment, capture_output=True, text=True)
         if not out.is_file():
-            tail = "\n".join(done.stderr.strip().splitlines()[-15:])
-            raise UserError(f"compiling for {request.topology} failed (exit code {done.returncode}):\n{tail}")
+            tail = " | ".join(done.stderr.strip().splitlines()[-15:])
+            raise UserError(f"compiling for {request.topology} failed (exit code {done.returncode}): {tail}")
         found = json.loads(out.read_text())
     if "error" in found:
         raise UserError(found["error"])

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from igllm_jax.errors import shown
+
 Item = TypeVar("Item")
 LINE_EVERY_SECONDS = 10.0
 
@@ -28,6 +30,11 @@ def track(iterable: Iterable[Item], *, total: int | None = None, label: str, uni
         if now - last >= LINE_EVERY_SECONDS or done == total:
             last = now
             print(line(label, done, total, now - start, unit), file=sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """One line on stderr; what a terminal should not get is escaped."""
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 def line(label: str, done: int, total: int | None, seconds: float, unit: str = "it") -> str:

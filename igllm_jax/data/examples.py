@@ -1,7 +1,8 @@
 """The examples of one source: scenes, where their images are, and the images as arrays."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,32 +14,53 @@ from igllm_jax.data.options import DataOptions, Source
 from igllm_jax.data.records import Records
 from igllm_jax.data.stores import is_remote, read_whole
 from igllm_jax.data.tars import ImageSource, open_images
-from igllm_jax.errors import UserError
+from igllm_jax.errors import BadSampleError, UserError
 from igllm_jax.scene.scene import Scene, npz_spec, parse_labels, read_labels, read_points
 
 
 @dataclass
 class Examples:
-    """N scenes, and `image(n)`: uint8 [S, S, 3]. fingerprint: stands for labels, names and sizes."""
+    """N scenes, and `image(n)`: uint8 [S, S, 3].
+
+    source: where they come from. fingerprint: stands for labels, names and sizes.
+    """
 
     scenes: list[Scene]
     images: ImageSource
     places: np.ndarray  # int64 [N]: which of the images each scene describes
     fingerprint: str
     options: DataOptions
+    source: Source
     cached: CachedImages | None = None
 
     def __len__(self) -> int:
         return len(self.scenes)
 
     def image(self, index: int) -> np.ndarray:
+        """uint8 [S, S, 3]. Raises: BadSampleError where it cannot be read."""
         return self.cached[index] if self.cached is not None else self.fresh_image(index)
 
     def fresh_image(self, index: int) -> np.ndarray:
         """The image, decoded now."""
         options = self.options
-        image = self.images.read(int(self.places[index]))
-        return preprocess(image, options.image_size, options.image_aspect_ratio, options.image_mean)
+        image = self.images.read(int(self.places[index]), options.pixel_options)
+        try:
+            return preprocess(image, options.image_size, options.image_aspect_ratio, options.image_mean)
+        except MemoryError:
+            raise BadSampleError(
+                f"{self.images.origin}: image {self.scenes[index].image}: resizing its {image.width} x {image.height} "
+                "pixels takes more memory than there is; scale it down, or drop its scene"
+            ) from None
+
+    def without(self, left_out: Container[int]) -> "Examples":
+        """The same, but for the scenes of these numbers; their images are decoded anew."""
+        chosen = [index for index in range(len(self)) if index not in left_out]
+        return replace(self, scenes=[self.scenes[i] for i in chosen], places=self.places[chosen], cached=None)
+
+    @property
+    def content(self) -> str:
+        """Stands for what is in the image files, wherever they are; reads some of them."""
+        return self.images.content
 
 
 def load_examples(source: Source, options: DataOptions, limit: int = 0) -> Examples:
@@ -63,11 +85,24 @@ def load_examples(source: Source, options: DataOptions, limit: int = 0) -> Examp
         places = np.array([images.find(scene.image) for scene in scenes], np.int64)
     except UserError as error:
         raise UserError(f"{error} (labels {labels})") from None
+    _check_one_scene_each(scenes, places, labels)
     fingerprint = digest(images.fingerprint, label_digest, len(scenes))
-    examples = Examples(scenes, images, places, fingerprint, options)
+    examples = Examples(scenes, images, places, fingerprint, options, source)
     if options.cache:
         examples.cached = CachedImages.open(options.cache, examples)
     return examples
+
+
+def _check_one_scene_each(scenes: list[Scene], places: np.ndarray, labels: str) -> None:
+    """Two scenes of one image can't both be right, and it would be learned twice as often as others."""
+    order = np.argsort(places, kind="stable")
+    repeated = np.flatnonzero(np.diff(places[order]) == 0)
+    if len(repeated):
+        one, other = order[repeated[0]], order[repeated[0] + 1]
+        called = "" if scenes[one].image == scenes[other].image else f" (the second calls it {scenes[other].image})"
+        raise UserError(
+            f"labels {labels}: scenes {one} and {other} both describe image {scenes[one].image}{called}; keep one"
+        )
 
 
 def _read_scenes(images: ImageSource, labels: str, task: str) -> tuple[list[Scene], str]:

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from igllm_jax.errors import UserError
 
+_MOST_FOLDERS = 32  # that a label may name: deeper paths would make the table of endings grow with their square
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -40,10 +41,15 @@ class Names:
         return {name: index for index, name in enumerate(self.names)}
 
     @cached_property
-    def _by_file(self) -> dict[str, list[int]]:
+    def _by_ending(self) -> dict[str, list[int]]:
+        """`a/b/x.png`, `b/x.png` and `x.png` -> the first two images whose names end so: two are as bad as many."""
         places: dict[str, list[int]] = {}
         for index, name in enumerate(self.names):
-            places.setdefault(PurePosixPath(name).name, []).append(index)
+            parts = name.split("/")
+            for start in range(max(0, len(parts) - _MOST_FOLDERS), len(parts)):
+                found = places.setdefault("/".join(parts[start:]), [])
+                if len(found) < 2:
+                    found.append(index)
         return places
 
     def find(self, name: str) -> int:
@@ -54,8 +60,7 @@ class Names:
         name = plain_name(name)
         if name in self._by_name:
             return self._by_name[name]
-        candidates = self._by_file.get(PurePosixPath(name).name, [])
-        found = [index for index in candidates if f"/{self.names[index]}".endswith(f"/{name}")] or candidates
+        found = self._by_ending.get(name) or self._by_ending.get(PurePosixPath(name).name, [])
         if len(found) == 1:
             return found[0]
         if found:

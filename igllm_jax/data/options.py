@@ -1,6 +1,7 @@
 """What the data needs to know, without a config."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,44 @@ class Source:
     num_samples: int = 0
 
 
+PIXELS = ("exact", "legacy")
+EXIF = ("apply", "ignore")
+ON_BAD_SAMPLE = ("error", "skip")
+# What runs did whose config.json does not have these keys: they keep the pixels that they had.
+VALUES_BEFORE: dict[str, Any] = {
+    "pixels": "legacy",
+    "pixel_range": (),
+    "exif": "ignore",
+    "max_image_side": 0,
+    "max_image_aspect": 0.0,
+    "max_image_pixels": 0,
+    "on_bad_sample": "error",
+    "max_bad_share": 0.01,
+}
+
+
+@dataclass(frozen=True)
+class PixelOptions:
+    """How an image file becomes red, green and blue, and which are refused.
+
+    pixels: "exact" scales 16-bit greys by their range, shows what is transparent on white, and refuses modes whose
+        numbers mean no colour; "legacy" is Pillow's `convert("RGB")`: 16 bits are cut at 255, hidden colours show.
+    pixel_range: (black, white) of images of 32-bit or float numbers, which are refused where it is empty.
+    exif: "apply" turns an image as its EXIF data say, "ignore" takes it as it is stored.
+    max_image_side, max_image_pixels: in pixels; max_image_aspect: the long side over the short one; 0 for no limit.
+    """
+
+    pixels: str = "exact"
+    pixel_range: tuple[float, ...] = ()
+    exif: str = "apply"
+    max_image_side: int = 8192
+    max_image_aspect: float = 32.0
+    max_image_pixels: int = 67_108_864
+
+
+EXACT = PixelOptions()
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """How scenes become rows and images become arrays.
@@ -29,6 +68,9 @@ class DataOptions:
     buckets: how many lengths T batches are padded to. length_multiple: T + `num_image_tokens` (I) is a multiple of it.
     num_workers: processes that build batches, 0 for threads of this one. prefetch: batches kept ready (per worker).
     cache: a folder for decoded images, "" for none.
+    pixels, pixel_range, exif, max_image_side, max_image_aspect, max_image_pixels: see PixelOptions.
+    on_bad_sample: "error" ends at an image that cannot be read, "skip" leaves its scene out, until more than
+        `max_bad_share` of the scenes are left out.
     """
 
     task: str
@@ -48,6 +90,19 @@ class DataOptions:
     num_workers: int = 0
     prefetch: int = 4
     cache: str = ""
+    pixels: str = "exact"
+    pixel_range: tuple[float, ...] = ()
+    exif: str = "apply"
+    max_image_side: int = 8192
+    max_image_aspect: float = 32.0
+    max_image_pixels: int = 67_108_864
+    on_bad_sample: str = "error"
+    max_bad_share: float = 0.01
+
+    @property
+    def pixel_options(self) -> PixelOptions:
+        """What decoding an image needs of these."""
+        return PixelOptions(**{field.name: getattr(self, field.name) for field in fields(PixelOptions)})
 
     @property
     def numbers_as_tokens(self) -> bool:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -18,14 +19,16 @@ import jax
 import numpy as np
 from absl import flags
 
+from igllm_jax import progress
 from igllm_jax.batch import Batch
 from igllm_jax.data.examples import Examples, load_examples
+from igllm_jax.data.manifest import Manifest, manifest
 from igllm_jax.data.names import digest
 from igllm_jax.data.options import DataOptions, Source
 from igllm_jax.data.order import Order, Visits, choose_lengths, draw_rng
 from igllm_jax.data.rows import RowMaker, padding_share, prompt_layout, prompt_tokens, stack
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.errors import UserError
+from igllm_jax.errors import BadSampleError, DataError, UserError
 
 __all__ = [
     "BatchStream",
@@ -89,13 +92,43 @@ class TrainPipeline:
         visits, examples, length = self._order.step(step)
         visits, examples = visits[self._rows], examples[self._rows]
         parts = np.searchsorted(self._starts, examples, side="right") - 1
-        rows, images = [], []
+        rows, images, is_read = [], [], []
         for visit, example, part in zip(visits, examples, parts, strict=True):
             own = int(example - self._starts[part])
             scene = self._parts[part].scenes[own]
             rows.append(self._maker.row_within(scene, draw_rng(self._seed, visit), length))
-            images.append(self._parts[part].image(own))
-        return stack(rows, np.stack(images), length, len(rows), self._pad_id)
+            images.append(self._image(self._parts[part], own))
+            is_read.append(images[-1] is not None)
+        empty = np.zeros((self.options.image_size, self.options.image_size, 3), np.uint8)
+        shown = np.stack([empty if image is None else image for image in images])
+        return stack(rows, shown, length, len(rows), self._pad_id, is_read)
+
+    def _image(self, part: Examples, index: int) -> np.ndarray | None:
+        """None for one that cannot be read, where such are skipped."""
+        try:
+            return part.image(index)
+        except BadSampleError:
+            if self.options.on_bad_sample != "skip":
+                raise
+            return None
+
+    def why_bad(self, example: int) -> str:
+        """Why the image of an example, numbered through all sources, cannot be read; "" where it can."""
+        part = int(np.searchsorted(self._starts, example, side="right")) - 1
+        try:
+            self._parts[part].image(example - int(self._starts[part]))
+        except BadSampleError as error:
+            return str(error)
+        return ""
+
+    @cached_property
+    def content(self) -> str:
+        """Stands for what is in the image files, too: `fingerprint` knows their names and sizes only."""
+        return digest([part.content for part in self._parts])
+
+    def manifest(self) -> Manifest:
+        """What the data are, so that a later run can say what changed."""
+        return manifest(self._parts)
 
     def examples(self, step: int) -> np.ndarray:
         """int64 [rows]: the examples of a step, numbered through all sources."""
@@ -125,14 +158,46 @@ class BatchStream(Iterator[Batch]):
                 )
             )
         self._batches = iter(steps)
+        self._pipeline, self._step = pipeline, start_step
+        self._bad: dict[int, str] = {}  # example -> why it was left out
 
     def __next__(self) -> Batch:
-        batch = next(self._batches)
-        if isinstance(batch, Batch):
+        try:
+            batch = next(self._batches)
+        except (RuntimeError, OSError, EOFError) as error:  # Grain's of a process that is gone, and of its pipe
+            self.close()
+            if not self._is_shared:
+                raise
+            raise DataError(
+                f"a process that prepares batches failed ({type(error).__name__}: {_first_line(error)}); often "
+                "memory or shared memory (/dev/shm) is used up: give more of it, or set data.num_workers=0"
+            ) from error
+        if not isinstance(batch, Batch):
+            self.close()
+            _raise(batch)
+        if self._is_shared:
             # Out of the workers' shared memory: what is still there when the process ends is reported as leaked.
-            return jax.tree.map(np.array, batch) if self._is_shared else batch
-        self.close()
-        _raise(batch)
+            batch = jax.tree.map(np.array, batch)
+        if not batch.weight.all():
+            self._count_bad(batch)
+        self._step += 1
+        return batch
+
+    def _count_bad(self, batch: Batch) -> None:
+        """Names what was left out, once. Raises: DataError where it is too much."""
+        pipeline, bad = self._pipeline, self._bad
+        for example in map(int, pipeline.examples(self._step)[batch.weight == 0]):
+            if example not in bad:
+                bad[example] = pipeline.why_bad(example)
+                why = bad[example] or f"example {example} can be read now, but could not before"
+                progress.note(f"step {self._step + 1}, left out ({len(bad)} of {pipeline.num_examples} so far): {why}")
+        most = pipeline.options.max_bad_share * pipeline.num_examples
+        if len(bad) > most:
+            self.close()
+            raise DataError(
+                f"{len(bad)} of {pipeline.num_examples} images cannot be read, above data.max_bad_share="
+                f"{pipeline.options.max_bad_share:g} of them; the last: {why}"
+            )
 
     def close(self) -> None:
         """Ends workers and threads."""
@@ -182,7 +247,11 @@ def _end_with_parent() -> None:
 
 
 def _raise(failure: dict[str, np.ndarray]) -> NoReturn:
-    raise UserError(failure["error"].tobytes().decode())
+    raise DataError(failure["error"].tobytes().decode())
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def _bounds(examples: Examples, maker: RowMaker) -> np.ndarray:
@@ -197,6 +266,23 @@ def _bounds(examples: Examples, maker: RowMaker) -> np.ndarray:
             "raise that, or leave the scene out of the labels"
         )
     return bounds
+
+
+def _readable(examples: Examples) -> Examples:
+    """The examples whose images can be read. Raises: DataError where too few can."""
+    options, bad = examples.options, {}
+    for index in range(len(examples)):
+        try:
+            examples.image(index)
+        except BadSampleError as error:
+            bad[index] = str(error)
+            progress.note(f"left out of {examples.images.origin}: {error}")
+    if len(bad) > options.max_bad_share * len(examples) or len(bad) == len(examples):
+        raise DataError(
+            f"{len(bad)} of {len(examples)} images cannot be read, above data.max_bad_share={options.max_bad_share:g} "
+            f"of them; the last: {list(bad.values())[-1]}"
+        )
+    return examples.without(bad) if bad else examples
 
 
 def _lengths(bounds: np.ndarray, options: DataOptions, count: int, seen: np.ndarray | None = None) -> list[int]:
@@ -216,6 +302,8 @@ class EvalData:
         # What varies in training is written plainly here, so that two evaluations differ by the model alone.
         self._options = replace(options, shuffle_attributes=False, use_synonyms=False)
         self._examples = load_examples(source, self._options, limit)
+        if options.on_bad_sample == "skip":
+            self._examples = _readable(self._examples)
         self._maker = RowMaker(self._options, tokenizer)
         self._pad_id = tokenizer.eos_id
         self.scenes = self._examples.scenes

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +19,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from igllm_jax.data.content import digest_some
 from igllm_jax.data.images import decode_image
 from igllm_jax.data.names import Names, digest
-from igllm_jax.data.stores import cache_file, is_remote, keep, list_folder, open_bytes, read_whole
-from igllm_jax.errors import UserError
+from igllm_jax.data.options import EXACT, PixelOptions
+from igllm_jax.data.stores import cache_file, is_remote, keep, kept, list_folder, open_bytes, read_whole
+from igllm_jax.errors import BadSampleError, UserError
 from igllm_jax.scene.scene import Scene, parse_labels
 
 RECORDS_PREFIX = "tfds:"
 _INFO_FILE = "dataset_info.json"
+_FEATURES_FILE = "features.json"
+_PACK_AGAIN = "copy the set again, or pack it again with `igllm pack`"
 LABELS_FILE = "labels-{split}.json"  # in a packed set's folder: all labels, so that no image is read to know them
 
 
@@ -46,7 +50,9 @@ class Records(Names):
             raise UserError(f"{spec}: expected tfds:NAME/SPLIT or tfds:FOLDER/SPLIT")
         self._bucket = name.rstrip("/") if is_remote(name) else ""
         self._builder = _builder(str(_description(self._bucket, spec)) if self._bucket else name, spec)
-        info = self._builder.info
+        with _damage_said(spec, "its description"):
+            info = self._builder.info
+            self.num_examples = {name: int(split.num_examples) for name, split in info.splits.items()}
         if self._split not in info.splits:
             raise UserError(f"{spec}: there is no split {self._split}; choose one of {', '.join(sorted(info.splits))}")
         if info.file_format.name != "ARRAY_RECORD":
@@ -60,7 +66,7 @@ class Records(Names):
                 f"{spec}: its records have {', '.join(sorted(has))}; needed are image, file_name and label or objects "
                 "(sets that `igllm pack` wrote and TFDS's clevr have them)"
             )
-        if not info.splits[self._split].num_examples:
+        if not self.num_examples[self._split]:
             raise UserError(f"{spec}: the split is empty; choose one of {', '.join(sorted(info.splits))}")
         self.labels = self._read_labels()
         self.names = [label["image_filename"] for label in self.labels]
@@ -72,21 +78,38 @@ class Records(Names):
     def _records(self) -> Any:
         import tensorflow_datasets as tfds
 
-        records = self._builder.as_data_source(self._split, decoders={"image": tfds.decode.SkipDecoding()})
-        if self._bucket:  # TFDS would look for the files beside the description
-            records.data_source = _where_they_are(records, self._bucket)
+        with _damage_said(self.spec, "its records"):
+            records = self._builder.as_data_source(self._split, decoders={"image": tfds.decode.SkipDecoding()})
+            if self._bucket:  # TFDS would look for the files beside the description
+                records.data_source = _where_they_are(records, self._bucket)
+            if len(records) != self.num_examples[self._split]:
+                raise ValueError(f"{len(records)} of {self.num_examples[self._split]} are there")
         return records
 
     def _read_labels(self) -> list[dict[str, Any]]:
         """Every label, as CLEVR's label files have them."""
         packed = Path(self._builder.data_dir) / LABELS_FILE.format(split=self._split)
         if packed.exists():
-            return json.loads(packed.read_text())
-        file = cache_file("records", f"{packed} {self.fingerprint}")
-        if file.exists():
-            return json.loads(file.read_text())
-        labels = [_label(self._records[index], self._builder.info.features) for index in range(len(self._records))]
+            return self._checked(_parsed(packed), str(packed))
+        file = cache_file("records", f"{packed} {self.fingerprint} {self.state}")
+        text = kept(file)
+        if text is not None:
+            return json.loads(text)
+        count = self.num_examples[self._split]
+        labels = [_label(self._record(index), self._builder.info.features) for index in range(count)]
         keep(file, json.dumps(labels))
+        return self._checked(labels, self.spec)
+
+    def _checked(self, labels: Any, where: str) -> list[dict[str, Any]]:
+        if not isinstance(labels, list) or not all(
+            isinstance(label, dict) and isinstance(label.get("image_filename"), str) for label in labels
+        ):
+            raise UserError(f"{where}: expected a list of scenes, each with image_filename; {_PACK_AGAIN}")
+        if len(labels) != self.num_examples[self._split]:
+            raise UserError(
+                f"{where}: holds {len(labels)} scenes, the split {self._split} {self.num_examples[self._split]} "
+                f"records; {_PACK_AGAIN}"
+            )
         return labels
 
     def scenes(self, task: str) -> list[Scene]:
@@ -98,22 +121,46 @@ class Records(Names):
         """Stands for the labels' content."""
         return digest(self.labels)
 
+    def _record(self, index: int) -> Any:
+        records = self._records
+        try:
+            return records[index]
+        except Exception as error:  # ArrayRecord's and TFDS's, for files that are missing, damaged or not allowed
+            raise BadSampleError(
+                f"{self.origin}: record {index} cannot be read ({error}); are all files there, as they were packed?"
+            ) from None
+
     def read_bytes(self, index: int) -> bytes:
         """One image file's content."""
-        try:
-            return self._records[index]["image"]
-        except RuntimeError as error:  # ArrayRecord's, for files that are missing, cut off or not allowed
-            raise UserError(f"{self.origin}: record {index} cannot be read ({error}); are all files there?") from None
+        record = self._record(index)
+        name = _text(record["file_name"])
+        if name != self.names[index]:
+            raise BadSampleError(
+                f"{self.origin}: record {index} is image {name}, but its label is of {self.names[index]}; {_PACK_AGAIN}"
+            )
+        return record["image"]
 
-    def read(self, index: int) -> Image.Image:
-        """The image, RGB. Raises: UserError where it cannot be decoded."""
-        return decode_image(self.read_bytes(index), f"{self.origin}: image {self.names[index]}")
+    def read(self, index: int, pixels: PixelOptions = EXACT) -> Image.Image:
+        """The image, RGB. Raises: BadSampleError where it cannot be decoded."""
+        return decode_image(self.read_bytes(index), f"{self.origin}: image {self.names[index]}", pixels)
 
     @property
     def fingerprint(self) -> str:
         """Stands for the images' content: how many bytes in which pieces."""
         split = self._builder.info.splits[self._split]
         return digest("records", self._builder.name, split.name, list(split.shard_lengths), split.num_bytes)
+
+    @cached_property
+    def content(self) -> str:
+        return digest("records", self.fingerprint, digest_some(self))
+
+    @property
+    def state(self) -> str:
+        """Stands for the records' files as they were last changed; in a bucket, for the set's description."""
+        if self._bucket:
+            return open_bytes(f"{self._bucket}/{_INFO_FILE}").identity
+        stats = {file.name: file.stat() for file in sorted(Path(self._builder.data_dir).glob("*array_record*"))}
+        return digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()])
 
 
 def _description(bucket: str, spec: str) -> Path:
@@ -162,20 +209,67 @@ def _builder(name: str, spec: str) -> Any:
         if len(found) != 1:
             several = f"holds several data sets ({', '.join(map(str, found))}); name one" if found else "holds none"
             raise UserError(f"{spec}: the folder {several}; a data set's folder is the one with dataset_info.json")
-        return tfds.builder_from_directory(found[0])
+        _check_features(found[0])
+        with _damage_said(spec, "its description"):
+            return tfds.builder_from_directory(found[0])
     try:
-        return tfds.core.read_only_builder.builder_from_files(name)
+        with _damage_said(spec, "its description"):
+            return tfds.core.read_only_builder.builder_from_files(name)
     except tfds.core.registered.DatasetNotFoundError:
         raise UserError(
             f"{spec}: neither a folder nor a prepared data set; check the path, or where $TFDS_DATA_DIR points"
         ) from None
 
 
+@contextlib.contextmanager
+def _damage_said(spec: str, what: str) -> Iterator[None]:
+    """TFDS raises whatever the damaged files of a set lead to; a set that is not there is for others to tell."""
+    import tensorflow_datasets as tfds
+
+    try:
+        yield
+    except (UserError, tfds.core.registered.DatasetNotFoundError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        said = said if len(said) <= 200 else f"{said[:200]}..."
+        raise UserError(f"{spec}: {what} cannot be read ({type(error).__name__}: {said}); {_PACK_AGAIN}") from None
+
+
+def _check_features(folder: Path) -> None:
+    """TFDS imports the modules that features.json names: let them be its own."""
+    file = folder / _FEATURES_FILE
+    if not file.is_file():
+        raise UserError(f"{file}: is missing, which says what the records hold; {_PACK_AGAIN}")
+    waiting = [_parsed(file)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            for name in (value.get("type"), value.get("pythonClassName")):
+                if isinstance(name, str) and "." in name and not name.startswith("tensorflow_datasets."):
+                    raise UserError(f"{file}: names a feature {name} that is none of TFDS's; {_PACK_AGAIN}")
+
+
+def _parsed(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check who may read it") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not JSON ({error}); {_PACK_AGAIN}") from None
+
+
 def _label(record: Mapping[str, Any], features: Any) -> dict[str, Any]:
     """A record's label, as a label file would have it."""
     name = _text(record["file_name"])
     if "label" in record:
-        return {**json.loads(_text(record["label"])), "image_filename": name}
+        try:
+            return {**json.loads(_text(record["label"])), "image_filename": name}
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"the label of image {name} is damaged ({error}); {_PACK_AGAIN}") from None
     fields = record["objects"]
     kinds = features["objects"].feature
     count = len(next(iter(fields.values()))) if fields else 0

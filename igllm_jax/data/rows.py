@@ -142,9 +142,17 @@ class RowMaker:
 _SAME_DIGIT = str.maketrans("0123456789", "0000000000")
 
 
-def stack(rows: Sequence[Row], images: np.ndarray, length: int, batch_size: int, pad_id: int) -> Batch:
+def stack(
+    rows: Sequence[Row],
+    images: np.ndarray,
+    length: int,
+    batch_size: int,
+    pad_id: int,
+    is_read: Sequence[bool] | None = None,
+) -> Batch:
     """Rows and their images uint8 [b, S, S, 3] as a Batch of B = `batch_size` rows of T = `length` tokens.
 
+    is_read: [b], whether the row's image could be read, default all; the others have weight 0.
     What is missing to B is filled with rows of weight 0.
     """
     shape = (batch_size, length)
@@ -157,7 +165,8 @@ def stack(rows: Sequence[Row], images: np.ndarray, length: int, batch_size: int,
         numbers[index, : len(row)] = row.numbers
     if len(images) < batch_size:
         images = np.concatenate([images, np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)])
-    weight = (np.arange(batch_size) < len(rows)).astype(np.float32)
+    weight = np.zeros(batch_size, np.float32)
+    weight[: len(rows)] = 1.0 if is_read is None else is_read
     return Batch(images, tokens, is_answer, is_number, numbers, weight)
 
 

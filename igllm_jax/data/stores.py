@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from igllm_jax.errors import UserError
+from igllm_jax.errors import DataError, UserError
 
 REMOTE_PREFIXES = ("gs://", "s3://", "file://")  # file:// goes the bucket's way, for trying that way out
 
+_FARTHEST = 1 << 60  # bytes: above any object
 TIMEOUT_SECONDS = 120  # for one read; tensorstore itself tries again for very long
 
 
@@ -47,7 +48,14 @@ class LocalFile:
         return f"{os.path.realpath(self.name)} {state.st_size} {state.st_mtime_ns}"
 
     def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self._open(), size, offset)
+        descriptor = self._open()
+        size = min(size, os.fstat(descriptor).st_size - offset)  # a damaged file asks for any number of bytes
+        if size <= 0 or offset < 0:
+            return b""
+        try:
+            return os.pread(descriptor, size, offset)
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot be read ({error.strerror}); check the disk, and the path") from None
 
     def __reduce__(self):  # descriptors do not travel
         return LocalFile, (self.name,)
@@ -96,13 +104,13 @@ class RemoteFile:
         except UserError:
             raise
         except TimeoutError:
-            raise UserError(
+            raise DataError(
                 f"{self.name}: no answer within {TIMEOUT_SECONDS} s; check the address, the network and credentials"
             ) from None
         except Exception as error:  # tensorstore maps the many kinds of failure to many kinds of exceptions
             if "OUT_OF_RANGE" in str(error):
                 raise EOFError from None
-            raise UserError(f"{self.name}: cannot be read ({error}); check the address and your credentials") from None
+            raise DataError(f"{self.name}: cannot be read ({error}); check the address and your credentials") from None
 
     @property
     def identity(self) -> str:
@@ -113,8 +121,10 @@ class RemoteFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """As ByteStore.read. Stores refuse a range beyond the object's end, so such a one is asked for open-ended."""
+        if size <= 0 or not 0 <= offset <= _FARTHEST:  # a damaged file asks for any number of bytes
+            return b""
         try:
-            return self._ask(slice(offset, offset + size)).value
+            return self._ask(slice(offset, min(offset + size, _FARTHEST))).value
         except EOFError:
             pass
         try:
@@ -167,7 +177,20 @@ def keep(file: Path, content: str) -> None:
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(content)
+        partial.write_bytes(f"{_checksum(content.encode())}\n{content}".encode())
         partial.rename(file)
     except OSError:
         return  # a cache is a convenience: the next process computes the same again
+
+
+def kept(file: Path) -> str | None:
+    """What `keep` wrote there; None where there is nothing, or not all of it as it was written."""
+    try:
+        checksum, _, content = file.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return content.decode() if checksum == _checksum(content).encode() else None
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,48 +1,57 @@
 """Images by number: out of an uncompressed tar (local or in a bucket), a folder, or drawn from a 2D file."""
 
 import hashlib
-import io
-import json
-import tarfile
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
 
+from igllm_jax import progress
+from igllm_jax.data.content import digest_some
 from igllm_jax.data.images import decode_image, draw_disc
-from igllm_jax.data.names import SUFFIXES, Names, digest, is_image, plain_name
+from igllm_jax.data.names import SUFFIXES, Names, digest, is_image
+from igllm_jax.data.options import EXACT, PixelOptions
 from igllm_jax.data.records import Records, is_records
-from igllm_jax.data.stores import cache_file, is_remote, keep, open_bytes
-from igllm_jax.errors import UserError
+from igllm_jax.data.stores import LocalFile, cache_file, is_remote, keep, kept, open_bytes
+from igllm_jax.data.tar_index import ENDING, TarIndex, read_index, said
+from igllm_jax.errors import BadSampleError, DataError, UserError
 from igllm_jax.scene.scene import npz_name, npz_spec, read_points
 
 KEPT_FROM = 1000  # members from which reading an index costs more than keeping it
-_HEADER_READ = 2048  # bytes: a header, and a long name before it, in one request
-_COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"PK\x03\x04": "zip",
-}
+_THREADS = 16  # that wait for a disk
 
 
 class ImageSource(Protocol):
     """N images with names. `read` is safe in threads, and the source may be sent to other processes."""
 
+    origin: str
     names: list[str]
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> Image.Image:
-        """The image, RGB. Raises: UserError where it cannot be decoded."""
+    def read(self, index: int, pixels: PixelOptions = EXACT) -> Image.Image:
+        """The image, RGB. Raises: BadSampleError where it cannot be decoded."""
 
     def find(self, name: str) -> int:
         """The number of the image that a label calls `name`. Raises: UserError where none or several fit."""
 
     @property
     def fingerprint(self) -> str:
-        """Stands for the content, cheaply: names and sizes."""
+        """Stands for names and sizes."""
+
+    @property
+    def content(self) -> str:
+        """Stands for names, sizes, and what is in the files (their ends, and some whole), wherever they are."""
+
+    @property
+    def state(self) -> str:
+        """Stands for the files of this place, as they were last changed."""
 
 
 class TarReader(Names):
@@ -56,112 +65,131 @@ class TarReader(Names):
         self.origin = str(path)
         self._store = open_bytes(path)
         file = cache_file("tar", self._store.identity)
-        if file.exists():
-            index = json.loads(file.read_text())
+        text = kept(file)
+        if text is not None:
+            index = TarIndex.from_json(text)
         else:
-            index = self._scan()
-            if len(index) >= KEPT_FROM:
-                keep(file, json.dumps(index))
-        if not index:
+            index = read_index(self._store, self.origin)
+            if len(index.images) >= KEPT_FROM:
+                keep(file, index.to_json())
+        if not index.images:
             raise UserError(f"{self.origin}: holds no images ({', '.join(SUFFIXES)})")
-        self.names = [name for name, _, _ in index]
-        self._places = [(offset, size) for _, offset, size in index]
-
-    def _scan(self) -> list[tuple[str, int, int]]:
-        """(name, offset, size) of every image; of several members with one name the last, as tar itself has it."""
-        start = self._store.read(0, 8)
-        for magic, kind in _COMPRESSED.items():
-            if start.startswith(magic):
-                raise UserError(
-                    f"{self.origin}: is compressed ({kind}), which allows no random access; unpack it to a plain .tar"
-                )
-        members: dict[str, tuple[int, int]] = {}
-        try:
-            with tarfile.open(fileobj=_Seekable(self._store), mode="r:") as tar:
-                for member in tar:
-                    name = plain_name(member.name)
-                    if member.islnk() and plain_name(member.linkname) in members:
-                        members[name] = members[plain_name(member.linkname)]
-                    elif member.isreg():
-                        members[name] = (member.offset_data, member.size)
-                if self._store.read(tar.offset, 512).strip(b"\0") or not self._store.read(tar.offset, 1):
-                    raise tarfile.ReadError("unexpected end of data: no end mark")  # tarfile would pass over it
-        except tarfile.ReadError as error:
-            if members or "end of" in str(error):
-                raise UserError(f"{self.origin}: is cut off ({error}); copy or download it again") from None
-            raise UserError(f"{self.origin}: is not a tar ({error}); give a TAR, a folder or 2d.npz:SPLIT") from None
-        return [(name, *place) for name, place in members.items() if is_image(name)]
+        self.passed_over = index.passed_over
+        _say_passed_over(self.origin, index.passed_over)
+        self._members = index.images
+        self.names = [member.name for member in index.images]
 
     def read_bytes(self, index: int) -> bytes:
         """One image file's content."""
-        offset, size = self._places[index]
-        content = self._store.read(offset, size)
-        if len(content) != size:
-            raise UserError(f"{self.origin}: is cut off within {self.names[index]}; copy or download it again")
-        return content
+        member = self._members[index]
+        parts = [self._store.read(offset, size) for offset, _, size in member.pieces]
+        if any(len(part) != size for part, (_, _, size) in zip(parts, member.pieces, strict=True)):
+            raise BadSampleError(f"{self.origin}: is cut off within {member.name}; copy or download it again")
+        if len(parts) == 1 and len(parts[0]) == member.size:
+            return parts[0]
+        content = bytearray(member.size)
+        for part, (_, place, size) in zip(parts, member.pieces, strict=True):
+            content[place : place + size] = part
+        return bytes(content)
 
-    def read(self, index: int) -> Image.Image:
-        return decode_image(self.read_bytes(index), f"{self.origin}: image {self.names[index]}")
+    def read(self, index: int, pixels: PixelOptions = EXACT) -> Image.Image:
+        return decode_image(self.read_bytes(index), f"{self.origin}: image {self.names[index]}", pixels)
 
     @property
     def fingerprint(self) -> str:
-        return digest("files", sorted(zip(self.names, (size for _, size in self._places), strict=True)))
+        return digest("files", sorted((member.name, member.size) for member in self._members))
 
+    @cached_property
+    def content(self) -> str:
+        return digest("endings", sorted(member[:3] for member in self._members), digest_some(self))
 
-class _Seekable(io.RawIOBase):
-    """A ByteStore as `tarfile` wants it: what a header needs comes in one request."""
-
-    def __init__(self, store):
-        self._store = store
-        self._position = 0
-        self._start, self._block = 0, b""
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        assert whence != io.SEEK_END, "the length of a bucket's object is not known"
-        self._position = offset if whence == io.SEEK_SET else self._position + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        begin = self._position - self._start
-        if begin < 0 or begin + size > len(self._block):
-            self._start, begin = self._position, 0
-            self._block = self._store.read(self._position, max(size, _HEADER_READ))
-        piece = self._block[begin : begin + size]
-        self._position += len(piece)
-        return piece
+    @property
+    def state(self) -> str:
+        return self._store.identity
 
 
 class Folder(Names):
-    """The images of a folder and the folders in it, ordered by name."""
+    """The images of a folder and the folders in it, linked ones too, ordered by name."""
 
     def __init__(self, path: str | Path):
-        """Raises: UserError where there are none."""
+        """Raises: UserError where there are none, or a folder cannot be read."""
         self.origin = str(path)
         self._root = Path(path)
-        found = (file for file in self._root.rglob("*") if is_image(file.name) and file.is_file())
-        self.names = sorted(file.relative_to(self._root).as_posix() for file in found)
+        passed_over: Counter[str] = Counter()
+        self.names = sorted(_walk(self._root, "", (), passed_over))
         if not self.names:
             raise UserError(f"{path}: the folder holds no images ({', '.join(SUFFIXES)})")
+        self.passed_over = dict(passed_over)
+        _say_passed_over(self.origin, self.passed_over)
 
     def read_bytes(self, index: int) -> bytes:
         """One image file's content."""
-        return (self._root / self.names[index]).read_bytes()
+        try:
+            return (self._root / self.names[index]).read_bytes()
+        except OSError as error:
+            raise BadSampleError(
+                f"{self.origin}: image {self.names[index]} cannot be read ({error.strerror}); put it back"
+            ) from None
 
-    def read(self, index: int) -> Image.Image:
-        return decode_image(self.read_bytes(index), f"{self.origin}: image {self.names[index]}")
+    def read(self, index: int, pixels: PixelOptions = EXACT) -> Image.Image:
+        return decode_image(self.read_bytes(index), f"{self.origin}: image {self.names[index]}", pixels)
 
     @property
     def fingerprint(self) -> str:
-        return digest("files", [(name, (self._root / name).stat().st_size) for name in self.names])
+        return digest("files", [(name, self._stat(name).st_size) for name in self.names])
+
+    @cached_property
+    def content(self) -> str:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            endings = list(pool.map(self._ending, self.names))
+        return digest("endings", endings, digest_some(self))
+
+    @property
+    def state(self) -> str:
+        stats = (self._stat(name) for name in self.names)
+        return digest([(name, s.st_size, s.st_mtime_ns) for name, s in zip(self.names, stats, strict=True)])
+
+    def _stat(self, name: str) -> os.stat_result:
+        try:
+            return (self._root / name).stat()
+        except OSError as error:
+            raise DataError(f"{self.origin}: image {name} cannot be read ({error.strerror}); put it back") from None
+
+    def _ending(self, name: str) -> tuple[str, int, int]:
+        """As a tar's Member begins: name, size, and the CRC-32 of the last bytes."""
+        size = self._stat(name).st_size
+        return name, size, zlib.crc32(LocalFile(self._root / name).read(max(0, size - ENDING), ENDING))
+
+
+def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...], passed_over: Counter[str]) -> Iterator[str]:
+    """Names of the images in `root/below` and the folders in it.
+
+    above: device and number of the folders above, so that a link to one of them leads nowhere.
+    """
+    try:
+        own = os.stat(root / below)
+        entries = sorted(os.scandir(root / below), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{root / below}: cannot be read ({error.strerror}); check who may read it") from None
+    key = (own.st_dev, own.st_ino)
+    if key in above:
+        passed_over["links to a folder around them"] += 1
+        return
+    for entry in entries:
+        name = f"{below}/{entry.name}" if below else entry.name
+        if entry.is_dir():
+            yield from _walk(root, name, (*above, key), passed_over)
+        elif entry.is_file() and is_image(entry.name):
+            yield name
+        elif is_image(entry.name):
+            passed_over["links to what is not there" if entry.is_symlink() else "pipes and devices"] += 1
+        elif entry.is_file():
+            passed_over["files that are no images"] += 1
+
+
+def _say_passed_over(origin: str, passed_over: dict[str, int]) -> None:
+    if passed_over:
+        progress.note(f"{origin}: passed over {said(passed_over)}")
 
 
 class Discs(Names):
@@ -175,12 +203,20 @@ class Discs(Names):
             raise UserError(f"{self.origin}: the split is empty")
         self.names = [npz_name(path, split, index) for index in range(len(self._points))]
 
-    def read(self, index: int) -> Image.Image:
+    def read(self, index: int, pixels: PixelOptions = EXACT) -> Image.Image:
         return draw_disc(*self._points[index])
 
     @property
     def fingerprint(self) -> str:
         return digest("discs", hashlib.sha256(self._points.tobytes()).hexdigest())
+
+    @property
+    def content(self) -> str:
+        return self.fingerprint
+
+    @property
+    def state(self) -> str:
+        return self.fingerprint
 
 
 def open_images(spec: str | Path) -> ImageSource:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,8 @@ from typing import Any
 
 from igllm_jax.errors import UserError
 
+_MOST_PARTS = 32  # of a name, counted from its end
+_SURROGATES = re.compile("[\ud800-\udfff]")
 SETTINGS = ("task", "rotation_rep", "rotation_unit", "train_split")
 
 
@@ -40,7 +43,9 @@ def write_predictions(
     # Reference: it has no settings in the file, and its evaluation guesses rotation_rep from the file's name.
     content |= {key: value for key in SETTINGS if (value := getattr(predictions, key)) is not None}
     content["answers"] = {name: {"outputs": text} for name, text in predictions.answers.items()}
-    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    # names that are not UTF-8 hold halves of characters, which JSON can say but a file can't hold
+    write_atomically(path, _SURROGATES.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n")
 
 
 def write_atomically(path: str | Path, text: str) -> None:
@@ -97,16 +102,22 @@ def match_names(images: Sequence[str], answers: Mapping[str, str] | Iterable[str
 
     Raises: UserError where two names fit one image equally well, or one name two images.
     """
-    by_file: dict[str, list[str]] = {}
-    known = set(answers)
-    for name in answers:
-        by_file.setdefault(PurePosixPath(name).name, []).append(name)
+    known = dict.fromkeys(answers)
+    by_parts: dict[tuple[str, ...], list[str]] = {}  # the names of just these parts, two at most
+    by_ending: dict[tuple[str, ...], list[str]] = {}  # the names that have folders in front of these parts
+    for name in known:
+        parts = _parts(name)
+        _add(by_parts, parts, name)
+        for start in range(1, len(parts)):
+            _add(by_ending, parts[start:], name)
     found: list[str | None] = []
     owner: dict[str, str] = {}
     for image in images:
-        fitting = (
-            [image] if image in known else [n for n in by_file.get(PurePosixPath(image).name, ()) if _same(n, image)]
-        )
+        fitting = [image]
+        if image not in known:
+            parts = _parts(image)
+            shorter = [name for start in range(len(parts)) for name in by_parts.get(parts[start:], ())]
+            fitting = shorter + by_ending.get(parts, [])
         if len(fitting) > 1:
             raise UserError(f"predictions {fitting[0]!r} and {fitting[1]!r} both fit the labelled image {image!r}")
         if fitting and owner.setdefault(fitting[0], image) != image:
@@ -115,7 +126,12 @@ def match_names(images: Sequence[str], answers: Mapping[str, str] | Iterable[str
     return found
 
 
-def _same(name: str, image: str) -> bool:
-    one, other = PurePosixPath(name).parts, PurePosixPath(image).parts
-    count = min(len(one), len(other))
-    return one[-count:] == other[-count:]
+def _parts(name: str) -> tuple[str, ...]:
+    """The last folders of a name, and its file: deeper ones would make the tables grow with their square."""
+    return PurePosixPath(name).parts[-_MOST_PARTS:]
+
+
+def _add(table: dict[tuple[str, ...], list[str]], key: tuple[str, ...], name: str) -> None:
+    names = table.setdefault(key, [])
+    if len(names) < 2:
+        names.append(name)

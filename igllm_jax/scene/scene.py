@@ -5,7 +5,6 @@ the labelled image and scene units of depth; `rotation` is what the label says, 
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ import numpy as np
 from igllm_jax.errors import UserError
 from igllm_jax.scene.tasks import Task, find_task
 
+_LARGEST = float(np.finfo(np.float32).max)  # what a float head learns, and what distances can be squared from
 ROUND_SHAPES = ("sphere", "cylinder")  # a turn about the vertical axis cannot be seen on them
 
 
@@ -79,13 +79,20 @@ def _object(entry: Any, task: Task) -> Object:
     words = {}
     for key in task.words:
         word = entry.get(key)
-        if word is not None and (not isinstance(word, str) or any(c in word for c in "'\n\r")):
+        if word is not None and not _is_word(word):
             raise UserError(f"{key} must be text without quotes or line breaks, not {_shown(word)}")
         words[key] = word
     location = _numbers(entry, "3d_coords", task.location_size)
     rotation = _numbers(entry, "rotation", task.rotation_size) if task.rotation_size else None
     pixel = _numbers(entry, "pixel_coords", 3)
     return Object(**words, location=location, rotation=rotation, pixel=pixel)  # type: ignore[arg-type]
+
+
+def _is_word(value: Any) -> bool:
+    """Whether a line of code can say it: no quotes, no line breaks, no halves of characters (no tokenizer has them)."""
+    if not isinstance(value, str):
+        return False
+    return not any(c in "'\n\r" or "\ud800" <= c <= "\udfff" for c in value)
 
 
 def _numbers(entry: Mapping[str, Any], key: str, count: int) -> tuple[float, ...] | None:
@@ -99,10 +106,11 @@ def _numbers(entry: Mapping[str, Any], key: str, count: int) -> tuple[float, ...
 
 
 def _is_number(value: Any) -> bool:
+    """Whether it is one that float32 takes for finite."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         return False
     try:
-        return math.isfinite(value)
+        return abs(float(value)) <= _LARGEST  # false for NaN
     except OverflowError:  # an integer of hundreds of digits
         return False
 
@@ -135,12 +143,18 @@ def read_labels(path: str | Path, task: Task | str) -> list[Scene]:
 def parse_labels(text: str | bytes, task: Task | str, *, where: str) -> list[Scene]:
     """Every scene of a label file's text; `where` names the file in error messages."""
     task = find_task(task)
-    scenes = []
+    scenes: list[Scene] = []
+    owners: dict[str, int] = {}
     for index, label in enumerate(_entries(text, where)):
         try:
             scenes.append(Scene.from_label(label, task))
         except UserError as error:
             raise UserError(f"labels {where}, scene {index}: {error}") from None
+        owner = owners.setdefault(scenes[-1].image, index)
+        if owner != index:  # both can't be right
+            raise UserError(
+                f"labels {where}: scenes {owner} and {index} both describe image {scenes[-1].image}; keep one of them"
+            )
     return scenes
 
 
@@ -171,7 +185,7 @@ def _read_file(path: str | Path) -> bytes:
 
 def _entries(text: str | bytes, where: str) -> list[Any]:
     try:
-        content = json.loads(text)
+        content = json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"labels {where}: not JSON ({error}); is the file complete?") from None
     if isinstance(content, dict):

@@ -80,3 +80,18 @@ def test_names_that_fit_twice() -> None:
         match_names(["a.png"], ["x/a.png", "y/a.png"])
     with pytest.raises(UserError, match=r"'a.png' fits both labelled images 'x/a.png' and 'y/a.png'"):
         match_names(["x/a.png", "y/a.png"], ["a.png"])
+
+
+def test_names_are_found_however_many_folders_share_a_file_name() -> None:
+    answers = [f"run/{folder}/{view}/x.png" for folder in range(80) for view in range(100)]
+    images = [name.removeprefix("run/") for name in answers]
+    assert match_names(images, answers) == answers
+    assert match_names(answers, images) == images
+
+
+def test_names_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
+    name = b"a\xff.png".decode("utf-8", "surrogateescape")
+    path = tmp_path / "p.json"
+    write_predictions(path, Predictions({name: "add()"}), **MODEL)
+    assert read_predictions(path).answers == {name: "add()"}
+    assert b"a\\udcff.png" in path.read_bytes()

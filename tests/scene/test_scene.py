@@ -46,7 +46,7 @@ def test_round_shapes_are_not_turned(shape: str) -> None:
 
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_both_kinds_of_label_file(tmp_path: Path, wrapped: bool) -> None:
-    labels = [entry(color="blue"), entry(color="absent")]
+    labels = [entry(color="blue"), {**entry(color="absent"), "image_filename": "a/c.png"}]
     path = tmp_path / "labels.json"
     path.write_text(json.dumps({"info": {}, "scenes": labels} if wrapped else labels))
     assert [scene.objects[0].color for scene in read_labels(path, "clevr")] == ["blue", None]
@@ -142,3 +142,31 @@ def test_the_task_that_labels_fit(tmp_path: Path, objects: list, task: str) -> N
     assert infer_task(path) == task
     assert len(read_labels(path, task)) == 1
     assert infer_task("anywhere/2d.npz:random") == "twod"
+
+
+def test_one_image_has_one_scene() -> None:
+    text = json.dumps([entry(), {**entry(), "image_filename": "c.png"}, entry(color="blue")])
+    with pytest.raises(UserError, match=r"labels l.json: scenes 0 and 2 both describe image a/b.png; keep one of them"):
+        parse_labels(text, "clevr", where="l.json")
+
+
+@pytest.mark.parametrize("mark", ["\ufeff".encode(), b""])
+def test_a_byte_order_mark_is_no_content(mark: bytes) -> None:
+    text = json.dumps([entry()])
+    assert len(parse_labels(mark + text.encode(), "clevr", where="l.json")) == 1
+    assert len(parse_labels(mark.decode() + text, "clevr", where="l.json")) == 1
+    assert len(parse_labels(text.encode("utf-16"), "clevr", where="l.json")) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"3d_coords": [1, 2, 3.5e38]}, r"3d_coords must be 3 finite numbers, not \[1, 2, 3.5e\+38\]"),
+        ({"color": "a\ud800b"}, r"color must be text without quotes or line breaks, not 'a\\ud800b'"),
+    ],
+)
+def test_what_no_row_can_hold(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_labels(json.dumps([entry(**changes)]), "clevr", where="l.json")
+    largest = parse_labels(json.dumps([entry(**{"3d_coords": [1, 2, 3.4028234e38]})]), "clevr", where="l.json")
+    assert np.isfinite(np.float32(largest[0].objects[0].location[2]))
