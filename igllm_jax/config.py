@@ -27,6 +27,7 @@ CONFIG_FILE = "config.json"
 RESUME_MAY_CHANGE = (
     "train.num_steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard",
     "train.wandb", "train.loss_chunk", "eval.", "mesh.", "data.num_workers", "data.prefetch", "data.cache",
+    "data.on_bad_sample", "data.max_bad_share", "data.max_image_",
     "data.train.images", "data.train.labels", "data.val.", "model.decoder.attention", "model.decoder.remat",
     "tokenizer.path",
 )  # fmt: skip
@@ -188,6 +189,7 @@ def read(workdir: Path) -> ConfigDict:
 def check_resume(config: ConfigDict, saved: ConfigDict) -> None:
     """Raises: UserError listing the keys that a resumed run may not change."""
     new, old = (flatten(json.loads(c.to_json())) for c in (config, saved))
+    old = {**{f"data.{key}": list(value) if value == () else value for key, value in VALUES_BEFORE.items()}, **old}
     keys = sorted(key for key in {*new, *old} if new.get(key) != old.get(key) and not key.startswith(RESUME_MAY_CHANGE))
     if keys:
         changes = ", ".join(f"{key} from {old.get(key)!r} to {new.get(key)!r}" for key in keys)

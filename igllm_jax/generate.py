@@ -34,7 +34,7 @@ def batches(
         part = np.zeros((len(rows), options.image_size, options.image_size, 3), np.uint8)
         for place, row in enumerate(rows):
             if start + row < len(names):
-                image = source.read(start + row)
+                image = source.read(start + row, options.pixel_options)
                 part[place] = image_files.preprocess(
                     image, options.image_size, options.image_aspect_ratio, options.image_mean
                 )

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from igllm_jax import progress
+from igllm_jax.data.examples import check_one_scene_each
 from igllm_jax.data.records import LABELS_FILE
 from igllm_jax.data.tars import Folder, TarReader, open_images
 from igllm_jax.errors import UserError
 
 _VERSION = "1.0.0"
+_SPLIT_NAME = re.compile(r"\w[\w-]*")  # what TFDS reads as one split, not as a part or a sum of some
+_TAKEN_NAMES = ("all",)  # TFDS means every split together
 
 
 class _Split:
@@ -32,9 +35,11 @@ class _Split:
         self.images = source
         self.labels = _raw_labels(labels)
         try:
-            self.image_indices = [source.find(label["image_filename"]) for label in self.labels]
+            indices = [source.find(label["image_filename"]) for label in self.labels]
         except UserError as error:
             raise UserError(f"{error} (labels {labels})") from None
+        names = [label["image_filename"] for label in self.labels]
+        self.image_indices = check_one_scene_each(names, indices, str(labels))
 
     def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(key, record) of every scene, in order."""
@@ -50,13 +55,26 @@ class _Split:
 
 def _raw_labels(path: Path) -> list[dict[str, Any]]:
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"labels {path}: cannot be read ({error.strerror}); check who may read it") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"labels {path}: not JSON ({error}); is the file complete?") from None
     scenes = content.get("scenes") if isinstance(content, dict) else content
     if not isinstance(scenes, list) or not all(_has_name(scene) for scene in scenes):
         raise UserError(f'labels {path}: expected a list of scenes or {{"scenes": [...]}}, each with image_filename')
+    if not scenes:
+        raise UserError(f"labels {path}: hold no scenes; take the file away, or fill it")
+    for index, scene in enumerate(scenes):
+        _check_utf8(json.dumps(scene, ensure_ascii=False), f"labels {path}, scene {index}")
     return scenes
+
+
+def _check_utf8(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: has halves of characters (\\ud800 to \\udfff), which no record holds") from None
 
 
 def _has_name(scene: Any) -> bool:
@@ -70,6 +88,11 @@ def find_splits(data: Path) -> list[_Split]:
     """
     splits = []
     for labels in sorted((data / "labels").glob("*.json")):
+        if not _SPLIT_NAME.fullmatch(labels.stem) or labels.stem.lower() in _TAKEN_NAMES:
+            raise UserError(
+                f"{labels}: a split that is called so could not be read back; name labels and images by letters, "
+                f"digits, _ and -, and not {', '.join(_TAKEN_NAMES)}"
+            )
         candidates = (data / "images" / f"{labels.stem}.tar", data / "images" / labels.stem)
         splits += [_Split(candidate, labels) for candidate in candidates if candidate.exists()][:1]
     if not splits:
@@ -116,10 +139,13 @@ def pack(data: Path, out: Path, name: str) -> Path:
     Packed.name = name
     tfds.disable_progress_bar()
     builder = Packed(data_dir=str(out), file_format="array_record")
-    with contextlib.redirect_stdout(sys.stderr):  # TFDS tells what it does; our output is the folder's name
-        builder.download_and_prepare()
-    for split in splits:
-        _write_labels(final / LABELS_FILE.format(split=split.name), split.labels)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS tells what it does; our output is the folder's name
+            builder.download_and_prepare()
+        for split in splits:
+            _write_labels(final / LABELS_FILE.format(split=split.name), split.labels)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another") from None
     return final
 
 

@@ -16,6 +16,7 @@ from igllm_jax import config as configs
 from igllm_jax.batch import Batch
 from igllm_jax.data import pipeline
 from igllm_jax.data.examples import load_examples
+from igllm_jax.data.manifest import DATA_FILE, check_resumed, data_meta, write_manifest
 from igllm_jax.data.rows import sample_texts
 from igllm_jax.data.tokens import MODEL_FILE, Tokenizer, train_small
 from igllm_jax.errors import UserError
@@ -39,19 +40,24 @@ def main(arguments: list[str]) -> int:
     config, others = configs.load(arguments)
     parser = argparse.ArgumentParser(prog="igllm train", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="where the run lives; resumed if it is there")
+    parser.add_argument("--accept_changed_data", action="store_true", help="resume with other data, listed first")
     parser.add_argument("--profile", default="", help="START:STOP, steps to trace into WORKDIR/profile")
     distributed.add_arguments(parser)
     options = parser.parse_args(others)
     with distributed.session(options):
-        Run(config, options.workdir, profile=Profile(options.profile, options.workdir / "profile")).train()
+        profile = Profile(options.profile, options.workdir / "profile")
+        Run(config, options.workdir, profile, accepts_changed_data=options.accept_changed_data).train()
     return 0
 
 
 class Run:
     """One training run in one folder."""
 
-    def __init__(self, config: ConfigDict, workdir: Path, profile: Profile | None = None):
+    def __init__(
+        self, config: ConfigDict, workdir: Path, profile: Profile | None = None, *, accepts_changed_data: bool = False
+    ):
         self.workdir = Path(workdir)
+        self.accepts_changed_data = accepts_changed_data
         self.profile = profile or Profile("", self.workdir)
         self.workdir.mkdir(parents=True, exist_ok=True)
         is_new = not (self.workdir / configs.CONFIG_FILE).exists()
@@ -87,10 +93,13 @@ class Run:
 
         # state
         self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=config.train.keep_checkpoints)
+        self.is_data_kept = False  # whether they are what the last checkpoint saw
         self.is_evaluated = True  # whether what was due after the last step is done
         self.state = self._restore() or self.run_model.initial_state()
         if distributed.is_first():
             configs.write(config, self.workdir)
+            if not (self.is_data_kept and (self.workdir / DATA_FILE).exists()):
+                write_manifest(self.workdir / DATA_FILE, self.data.manifest())
         held_out = (configs.held_out_options(config), configs.source(config, "val"), self.data_options, self.tokenizer)
         self.held_out = HeldOutEvaluation(*held_out, self.run_model.model, self.layout)
         self.scores: dict[str, float] = {}
@@ -100,7 +109,9 @@ class Run:
         if latest is None:
             return None
         state, meta = self.checkpoints.restore(latest, self.run_model.abstract_state())
-        for key, value in self._meta().items():
+        self.is_data_kept = check_resumed(self.data, meta, self.workdir, accepts=self.accepts_changed_data)
+        for key in ("seed", "tokenizer fingerprint"):
+            value = self._meta()[key]
             if meta.get(key) != value:
                 raise UserError(
                     f"{self.workdir} was trained with another {key} ({meta.get(key)}, now {value}): "
@@ -113,7 +124,7 @@ class Run:
     def _meta(self) -> dict[str, Any]:
         return {
             "seed": self.config.seed,
-            "data fingerprint": self.data.fingerprint,
+            **data_meta(self.data),
             "tokenizer fingerprint": self.tokenizer.fingerprint,
         }
 

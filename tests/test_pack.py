@@ -181,3 +181,79 @@ def test_errors(data, tmp_path):
     labels.write_text("[[]]")
     with pytest.raises(UserError, match=r"train.json: expected a list of scenes"):
         pack.pack(data, tmp_path / "packed", "third")
+
+
+@pytest.mark.parametrize("name", ["val-ID", "1t", "_x", "é"])
+def test_splits_that_can_be_read_back(tmp_path, name):
+    samples.clevr_set(tmp_path / "data", count=2, name=name)
+    folder = pack.pack(tmp_path / "data", tmp_path / "packed", "own")
+    images = open_images(f"tfds:{folder}/{name}")
+    assert images.names == [f"CLEVR_{name}_{index:06d}.png" for index in range(2)] and images.read(1).size == (19, 13)
+
+
+@pytest.mark.parametrize("name", ["a.b", "train[0]", "a b", "a+b", "all", "All"])
+def test_splits_that_could_not_be_read_back_are_refused(tmp_path, name):
+    samples.clevr_set(tmp_path / "data", count=1, name=name)
+    with pytest.raises(UserError, match=r"\.json: a split that is called so could not be read back"):
+        pack.pack(tmp_path / "data", tmp_path / "packed", "own")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_labels_that_no_set_can_hold(data, tmp_path):
+    labels = data / "labels" / "train.json"
+    scenes = json.loads(labels.read_text())["scenes"]
+    scenes[4]["image_filename"] = "images/train/CLEVR_train_000001.png"
+    cases = {
+        json.dumps(scenes): r"train.json: scenes 1 and 4 both describe image CLEVR_train_000001.png \(the second",
+        json.dumps([{**scenes[0], "note": "\ud800"}]): r"train.json, scene 0: has halves of characters",
+        "[" * 100_000: r"train.json: not JSON",
+        "[]": r"train.json: hold no scenes",
+    }
+    for text, message in cases.items():
+        labels.write_text(text)
+        with pytest.raises(UserError, match=message):
+            pack.pack(data, tmp_path / "packed", "own")
+    labels.write_text("\ufeff" + json.dumps(scenes[:3]))
+    assert len(open_images(f"tfds:{pack.pack(data, tmp_path / 'packed', 'own')}/train")) == 3
+
+
+def test_damaged_packed_sets(data, tmp_path, monkeypatch):
+    folder = pack.pack(data, tmp_path / "packed", "own")
+    spec = f"tfds:{folder}/val_ID"
+
+    def refused(file, content, message):
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(content(whole))
+        with pytest.raises(UserError, match=message):
+            open_images(spec).read(0)
+        (folder / file).write_bytes(whole)
+
+    records = next(file.name for file in folder.glob("*val_ID.array_record*"))
+    labels, features, info = "labels-val_ID.json", "features.json", "dataset_info.json"
+    refused(labels, lambda whole: whole[:-1], r"labels-val_ID.json: not JSON")
+    refused(labels, lambda whole: b"\xff" + whole, r"labels-val_ID.json: not JSON")
+    refused(labels, lambda whole: b"[{}]", r"labels-val_ID.json: expected a list of scenes, each with image_filename")
+    refused(labels, lambda whole: json.dumps(json.loads(whole)[:2]).encode(), r"holds 2 scenes, .* 3 records")
+    refused(
+        labels,
+        lambda whole: json.dumps(json.loads(whole)[::-1]).encode(),
+        r"record 0 is image CLEVR_val_ID_000000.png, but its label is of CLEVR_val_ID_000002.png",
+    )
+    refused(features, lambda whole: b"[" * 9999, r"features.json: not JSON")
+    refused(features, lambda whole: b"{}", r"cannot be read .*copy the set again, or pack it again")
+    refused(features, lambda whole: whole.replace(b"core.features", b"core.nothing"), r"its description cannot be read")
+    refused(info, lambda whole: b"[]", r"its description cannot be read")
+    refused(info, lambda whole: whole.replace(b'"3"', b'"4"'), r"val_ID.json: holds 3 scenes, .* 4 records")
+    refused(records, lambda whole: whole[: len(whole) // 2], r"record|its records cannot be read")
+    assert open_images(spec).read(0).size == (19, 13)
+
+
+def test_a_set_that_names_foreign_code_runs_none_of_it(data, tmp_path, monkeypatch):
+    folder = pack.pack(data, tmp_path / "packed", "own")
+    (tmp_path / "hostile_module.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = folder / "features.json"
+    file.write_bytes(file.read_bytes().replace(b"tensorflow_datasets.core.features.text_feature", b"hostile_module"))
+    with pytest.raises(UserError, match=r"features.json: names a feature hostile_module.Text that is none of TFDS's"):
+        open_images(f"tfds:{folder}/train")
+    assert "hostile_module" not in sys.modules

@@ -1,7 +1,7 @@
 """The examples of one source: scenes, where their images are, and the images as arrays."""
 
 import hashlib
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def load_examples(source: Source, options: DataOptions, limit: int = 0) -> Examp
         places = np.array([images.find(scene.image) for scene in scenes], np.int64)
     except UserError as error:
         raise UserError(f"{error} (labels {labels})") from None
-    _check_one_scene_each(scenes, places, labels)
+    check_one_scene_each([scene.image for scene in scenes], places, labels)
     fingerprint = digest(images.fingerprint, label_digest, len(scenes))
     examples = Examples(scenes, images, places, fingerprint, options, source)
     if options.cache:
@@ -93,16 +93,21 @@ def load_examples(source: Source, options: DataOptions, limit: int = 0) -> Examp
     return examples
 
 
-def _check_one_scene_each(scenes: list[Scene], places: np.ndarray, labels: str) -> None:
-    """Two scenes of one image can't both be right, and it would be learned twice as often as others."""
-    order = np.argsort(places, kind="stable")
-    repeated = np.flatnonzero(np.diff(places[order]) == 0)
-    if len(repeated):
-        one, other = order[repeated[0]], order[repeated[0] + 1]
-        called = "" if scenes[one].image == scenes[other].image else f" (the second calls it {scenes[other].image})"
-        raise UserError(
-            f"labels {labels}: scenes {one} and {other} both describe image {scenes[one].image}{called}; keep one"
-        )
+def check_one_scene_each(names: Sequence[str], places: Sequence[int] | np.ndarray, labels: str) -> list[int]:
+    """The places, once no two scenes have the same: both can't be right, and their image would be learned twice.
+
+    names, places: [N], how each scene calls its image, and which one that is. labels: their file, for the message.
+    Raises: UserError that names the image and both scenes.
+    """
+    owners: dict[int, int] = {}
+    for index, place in enumerate(map(int, places)):
+        owner = owners.setdefault(place, index)
+        if owner != index:
+            called = "" if names[owner] == names[index] else f" (the second calls it {names[index]})"
+            raise UserError(
+                f"labels {labels}: scenes {owner} and {index} both describe image {names[owner]}{called}; keep one"
+            )
+    return list(owners)
 
 
 def _read_scenes(images: ImageSource, labels: str, task: str) -> tuple[list[Scene], str]:

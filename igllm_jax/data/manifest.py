@@ -2,17 +2,30 @@
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from igllm_jax.data.stores import keep, kept
-from igllm_jax.errors import shown
+from igllm_jax.errors import UserError, shown
+from igllm_jax.progress import note
 
 if TYPE_CHECKING:
     from igllm_jax.data.examples import Examples
 
+DATA_FILE = "data.manifest"  # in a run's folder
 _NAMED = 3  # of many, so many are called by name
+
+
+class Data(Protocol):
+    """What a TrainPipeline says of its data."""
+
+    fingerprint: str
+
+    @property
+    def content(self) -> str: ...
+
+    def manifest(self) -> "Manifest": ...
 
 
 class SourceManifest(TypedDict):
@@ -40,6 +53,35 @@ def manifest(parts: Sequence["Examples"]) -> Manifest:
         }
         for part in parts
     ]
+
+
+def data_meta(data: Data) -> dict[str, str]:
+    """What a checkpoint remembers of its data. Those of older versions know the first of the two alone."""
+    return {"data fingerprint": data.fingerprint, "data content": data.content}
+
+
+def check_resumed(data: Data, meta: Mapping[str, object], workdir: Path, *, accepts: bool) -> bool:
+    """Whether the data are what a checkpoint with this meta saw; where not, what changed is listed on stderr.
+
+    accepts: whether other data are taken. Raises: UserError that lists what changed where they are not.
+    """
+    now = data_meta(data)
+    if all(meta.get(key, value) == value for key, value in now.items()):
+        return True
+    before = read_manifest(workdir / DATA_FILE)
+    if before is None:
+        listed = [f"what changed is not known, since there is no {workdir / DATA_FILE}"]
+    else:
+        listed = changes(before, data.manifest()) or ["the number of scenes taken, or the weights of the sources"]
+    key = next(key for key, value in now.items() if meta.get(key, value) != value)
+    if not accepts:
+        raise UserError(
+            f"{workdir} was trained with another {key} ({meta[key]}, now {now[key]}): {'; '.join(listed)}. Give it the "
+            "data it had, go on with --accept_changed_data, or take another --workdir"
+        )
+    for line in listed:
+        note(f"the data changed: {line}")
+    return False
 
 
 def changes(before: Manifest, after: Manifest) -> list[str]:

@@ -159,13 +159,15 @@ class _Found:
             return ((member.offset_data, 0, member.size),)
         pieces, offset, end = [], member.offset_data, 0
         for place, count in sparse:
+            if count == 0:  # of a map's unused rows
+                continue
             if place < end or count < 0 or place + count > member.size or offset + count > stop:
                 raise UserError(f"{self.origin}: the map of holes of {name} is damaged; copy or download it again")
             pieces.append((offset, place, count))
             offset, end = offset + count, place + count
         if member.size > _LARGEST_WITH_HOLES:
             raise UserError(f"{self.origin}: {name} has holes and {member.size} bytes; pack it without --sparse")
-        return tuple(piece for piece in pieces if piece[2])
+        return tuple(pieces)
 
     def finish(self, reader: "_Reader") -> None:
         """Reads the end of the last file, which came with the header behind it."""

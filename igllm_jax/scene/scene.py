@@ -153,7 +153,7 @@ def parse_labels(text: str | bytes, task: Task | str, *, where: str) -> list[Sce
         owner = owners.setdefault(scenes[-1].image, index)
         if owner != index:  # both can't be right
             raise UserError(
-                f"labels {where}: scenes {owner} and {index} both describe image {scenes[-1].image}; keep one of them"
+                f"labels {where}: scenes {owner} and {index} both describe image {scenes[-1].image}; keep one"
             )
     return scenes
 

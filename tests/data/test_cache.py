@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from igllm_jax.data import cache
 from igllm_jax.data.examples import Examples, load_examples
@@ -113,3 +115,59 @@ def test_errors(source, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"data.cache=.*: needs 0.00 GB, 0.00 GB are free; choose a larger disk"):
         load_examples(source, samples.options(cache=str(tmp_path / "cache")))
+
+
+def test_images_made_anew_under_their_names_and_sizes_are_noticed(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    names = [f"{index}.bmp" for index in range(3)]
+
+    def render():
+        for name in names:
+            Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)).save(folder / name)
+            os.utime(folder / name, ns=(clock[0], clock[0]))
+        clock[0] += 1
+
+    clock = [10**18]
+    (tmp_path / "labels.json").write_text(json.dumps([samples.label(name, rng, 1) for name in names]))
+    source = samples.Source(str(folder), str(tmp_path / "labels.json"))
+    options = samples.options(cache=str(tmp_path / "cache"))
+    render()
+    first = load_examples(source, options)
+    before, content = [first.image(index).copy() for index in range(3)], first.content
+    render()
+    second = load_examples(source, options)
+    assert second.fingerprint == first.fingerprint  # names and sizes, which older runs know alone
+    assert second.content != content
+    fresh = load_examples(source, samples.options())
+    for index in range(3):
+        assert (second.image(index) == fresh.image(index)).all() and (second.image(index) != before[index]).any()
+
+
+@pytest.mark.parametrize("damage", ["short", "list", "gone"])
+def test_a_damaged_cache_is_made_anew(source, tmp_path, damage):
+    options = samples.options(cache=str(tmp_path / "cache"))
+    load_examples(source, options)
+    (file,) = (tmp_path / "cache").glob("*.u8")
+    if damage == "short":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif damage == "list":
+        file.with_suffix(".bad").write_bytes(b"{")
+    else:
+        file.with_suffix(".bad").unlink()
+    kept, fresh = load_examples(source, options), load_examples(source, samples.options())
+    assert all(np.array_equal(kept.image(index), fresh.image(index)) for index in range(11))
+
+
+@pytest.mark.parametrize("mark", [b"7", b"", b"\xff", b"[999, {}]"])
+def test_a_damaged_mark_starts_anew(source, tmp_path, mark, monkeypatch):
+    options = samples.options(cache=str(tmp_path / "cache"))
+    monkeypatch.setattr(Examples, "fresh_image", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        load_examples(source, options)
+    monkeypatch.undo()
+    (partial,) = (tmp_path / "cache").glob("*.partial")
+    partial.with_suffix(".done").write_bytes(mark)
+    kept, fresh = load_examples(source, options), load_examples(source, samples.options())
+    assert all(np.array_equal(kept.image(index), fresh.image(index)) for index in range(11))

@@ -146,7 +146,7 @@ def test_the_task_that_labels_fit(tmp_path: Path, objects: list, task: str) -> N
 
 def test_one_image_has_one_scene() -> None:
     text = json.dumps([entry(), {**entry(), "image_filename": "c.png"}, entry(color="blue")])
-    with pytest.raises(UserError, match=r"labels l.json: scenes 0 and 2 both describe image a/b.png; keep one of them"):
+    with pytest.raises(UserError, match=r"labels l.json: scenes 0 and 2 both describe image a/b.png; keep one"):
         parse_labels(text, "clevr", where="l.json")
 
 
