@@ -40,7 +40,7 @@ def test_what_changed_is_listed(source, tiny, tmp_path, capsys):
 
     edit(source, change)
     lines = ["1 scenes are gone (CLEVR_train_000004.png)", "1 scenes are labelled otherwise (CLEVR_train_000001.png)"]
-    with pytest.raises(UserError, match="was trained with another data fingerprint .*--accept_changed_data") as raised:
+    with pytest.raises(UserError, match=r"was trained with another data fingerprint .*--accept_changed_data") as raised:
         check_resumed(data(source, tiny), meta, tmp_path, accepts=False)
     assert all(line in str(raised.value) for line in lines)
     assert not check_resumed(data(source, tiny), meta, tmp_path, accepts=True)
