@@ -111,7 +111,7 @@ class _Lean:
     def __init__(self, folder: Path):
         from igllm_jax.data.rows import RowMaker
         from igllm_jax.data.tokens import Tokenizer
-        from igllm_jax.scene.scene import read_labels
+        from igllm_jax.scene.labels import read_labels
 
         self.images = open_images(source(folder).images)
         self.scenes = read_labels(source(folder).labels, "clevr")
@@ -179,7 +179,7 @@ def make(folder: Path, wanted: argparse.Namespace) -> None:
     """Images, labels and a tokenizer."""
     from igllm_jax.data.tokens import Tokenizer, train_small
     from igllm_jax.scene.code import write
-    from igllm_jax.scene.scene import read_labels
+    from igllm_jax.scene.labels import read_labels
 
     command = [sys.executable, "-m", "igllm_jax", "make-data", "clevr", "--out", str(folder), "--num_val", "2"]
     subprocess.run([*command, "--num_train", str(wanted.images)], check=True, cwd=ROOT)

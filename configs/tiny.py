@@ -1,4 +1,5 @@
-"""A small model that trains from random initialisation on a CPU: `configs/tiny.py:task=clevr,head=none`, any task.
+"""A small model that trains from random initialisation on a CPU: `configs/tiny.py:task=clevr,head=none`, any task,
+also by the path of its language's file.
 
 Everything trains; its tokenizer is trained at set-up on the task's own text. Data: what `igllm make-data TASK --out
 data/tiny/TASK` leaves.
@@ -6,17 +7,19 @@ data/tiny/TASK` leaves.
 
 from configs import common
 from igllm_jax.config import set_argument
+from igllm_jax.scene.language import find_language
 
 
 def get_config(argument: str = ""):
     config = set_argument(common.get_config(), argument, ("task", "head", "rotation_rep"))
-    root = f"data/tiny/{config.task}"
+    language = find_language(config.task)
+    root = f"data/tiny/{language.name}"
     for split, name in (("train", "train"), ("val", "val_ID")):
         config.data[split].images, config.data[split].labels = f"{root}/images/{name}.tar", f"{root}/labels/{name}.json"
-    if config.task == "twod":
+    if language.label_file == "points":
         for split, name in (("train", "checkerboard_sparse"), ("val", "random")):
             config.data[split].images = config.data[split].labels = f"{root}/2d.npz:{name}"
-    if config.task in ("so3", "sixdof", "shapenet") and not config.rotation_rep:
+    if not config.rotation_rep and "6d" in language.rotation_reps:
         config.rotation_rep = "6d"
     config.tokenizer.train_vocab_size = 512
     config.data.prompt = "short"
@@ -34,7 +37,7 @@ def get_config(argument: str = ""):
     config.model.dtype = config.model.frozen_dtype = "float32"
 
     config.optim.trainable = "full"
-    if config.task == "twod":
+    if language.label_file == "points":
         _square(config)
     else:
         _scene(config)

@@ -9,6 +9,7 @@ from igllm_jax.errors import UserError
 # command -> module with main(arguments) -> exit code, and what it does
 COMMANDS = {
     "demo": ("igllm_jax.demo", "the whole loop, small, on data that it makes itself"),
+    "language": ("igllm_jax.language", "check a language file, and show what it says"),
     "make-data": ("igllm_jax.make_data", "make an own data set in the released layout"),
     "pack": ("igllm_jax.pack", "pack a data set as ArrayRecord"),
     "check-rotation": ("igllm_jax.check_rotation", "say in which unit CLEVR's rotation labels are, by their images"),

@@ -17,10 +17,13 @@ from igllm_jax.data.tars import ImageSource, open_images
 from igllm_jax.errors import UserError
 from igllm_jax.painter.camera import Camera, fit_camera
 from igllm_jax.painter.yaw import seen_yaw_deg, smooth
-from igllm_jax.scene.rotations import CUBE_PERIOD_RAD, yaw_error_deg
-from igllm_jax.scene.scene import Scene, parse_labels
-from igllm_jax.scene.tasks import ROTATION_UNITS, check_rotation_unit
+from igllm_jax.scene.kinds import ROTATION_UNITS, Turn
+from igllm_jax.scene.labels import parse_labels
+from igllm_jax.scene.language import Language, find_language
+from igllm_jax.scene.rotations import yaw_error_deg
+from igllm_jax.scene.scene import Object, Scene
 
+TASK = "clevr"  # whose labels come in either unit
 FEWEST_OBJECTS = 3  # that give the camera of an image away
 MOST_PIXELS_OFF = 4.0  # of a label's pixel_coords from where the fitted camera sees the object
 NEAR_DEG = 10.0
@@ -37,22 +40,46 @@ class Difference:
     by_unit: dict[str, float]
 
 
-def image_differences(picture: np.ndarray, scene: Scene) -> list[Difference] | None:
+def image_differences(picture: np.ndarray, scene: Scene, task: Language | str = TASK) -> list[Difference] | None:
     """The differences of an image's cubes; None where the image's camera does not follow from the label.
 
     picture: uint8 [H, W, 3]. Cubes that are hidden, or outside of the picture in part, are left out.
     """
+    language = find_language(task)
     camera = _camera(scene, picture.shape[1], picture.shape[0])
     if camera is None:
         return None
     soft, found = smooth(picture), []
     for thing in scene.objects:
-        if thing.shape != "cube" or thing.rotation is None:
+        period_deg = _period_deg(thing, language)
+        if period_deg is None:
             continue
         seen_deg = seen_yaw_deg(soft, camera, thing, scene.objects)
         if seen_deg is not None:
-            found.append(Difference({unit: _off_deg(seen_deg, thing.rotation[0], unit) for unit in ROTATION_UNITS}))
+            labels = {unit: _yaw_rad(thing, language, unit) for unit in ROTATION_UNITS}
+            off = {
+                unit: yaw_error_deg(float(np.radians(seen_deg)), labels[unit], period_rad=np.radians(period_deg))
+                for unit in ROTATION_UNITS
+            }
+            found.append(Difference(off))
     return found
+
+
+def _period_deg(thing: Object, language: Language) -> float | None:
+    """After which turn an object looks the same, if it is a box with a yaw in its label; None otherwise."""
+    function = language.by_name[thing.function]
+    shape, rotation = function.by_role.get("shape"), function.by_role.get("rotation")
+    if shape is None or rotation is None or rotation.name not in thing or not isinstance(rotation.kind, Turn):
+        return None
+    word = shape.kind.read(thing.get(shape.name) or "")
+    is_box = function.meshes.get(str(word)) == "box"
+    return rotation.kind.symmetry_of(thing).period_deg if is_box else None
+
+
+def _yaw_rad(thing: Object, language: Language, unit: str) -> float:
+    rotation = language.by_name[thing.function].by_role["rotation"]
+    yaw_deg = rotation.kind.label_yaw_deg(thing[rotation.name], language.settings(rotation_unit=unit))  # type: ignore
+    return float(np.radians(yaw_deg))
 
 
 def _camera(scene: Scene, width: int, height: int) -> Camera | None:
@@ -63,11 +90,6 @@ def _camera(scene: Scene, width: int, height: int) -> Camera | None:
     camera = fit_camera(locations, pixels, width, height)
     off = np.linalg.norm(camera.project(locations)[:, :2] - pixels[:, :2], axis=1)
     return camera if off.max() <= MOST_PIXELS_OFF else None
-
-
-def _off_deg(seen_deg: float, rotation: float, unit: str) -> float:
-    label_rad = np.radians(rotation) if check_rotation_unit(unit) == "deg" else rotation
-    return yaw_error_deg(float(np.radians(seen_deg)), float(label_rad), period_rad=CUBE_PERIOD_RAD)
 
 
 def verdict(differences: Sequence[Difference]) -> str | None:
@@ -125,7 +147,7 @@ def main(argv: list[str]) -> int:
     if arguments.limit < 1:
         raise UserError(f"--limit must be 1 or more, not {arguments.limit}")
     images = open_images(arguments.images)
-    scenes = parse_labels(read_whole(arguments.labels), "clevr", where=arguments.labels)[: arguments.limit]
+    scenes = parse_labels(read_whole(arguments.labels), TASK, where=arguments.labels)[: arguments.limit]
     differences, used = check_rotation(images, scenes, where=arguments.labels)
     print(f"{len(differences)} cubes in {used} images: how far labels are from what the images show")
     print(_table(differences))

@@ -18,7 +18,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.float_heads import FLOAT_HEADS
 from igllm_jax.models.vlm import VLMConfig
 from igllm_jax.parallel.sharding import MeshOptions
-from igllm_jax.scene.tasks import find_task
+from igllm_jax.scene.language import LANGUAGE_FILE, find_language
 from igllm_jax.training.optim import OptimOptions
 from igllm_jax.training.options import HeldOutOptions, LossOptions, RunOptions
 
@@ -142,7 +142,7 @@ def check(config: ConfigDict) -> ConfigDict:
 
     Raises: UserError naming key, value and choices.
     """
-    find_task(config.task).representation(config.rotation_rep)
+    find_language(config.task).settings(config.rotation_rep)
     if config.head not in FLOAT_HEADS:
         raise UserError(f"head is {config.head!r}; choose one of {', '.join(FLOAT_HEADS)}")
     if config.data.image_size != config.model.vision.image_size:
@@ -164,32 +164,38 @@ def check(config: ConfigDict) -> ConfigDict:
 
 
 def write(config: ConfigDict, workdir: Path) -> None:
-    """Writes workdir/config.json (temporary name, then renamed)."""
+    """Writes workdir/language.toml and workdir/config.json (temporary names, then renamed)."""
+    find_language(config.task).save(workdir)
     temporary = workdir / f".{CONFIG_FILE}.{os.getpid()}"
     temporary.write_text(config.to_json(indent=2) + "\n")
     temporary.rename(workdir / CONFIG_FILE)
 
 
 def read(workdir: Path) -> ConfigDict:
-    """The config of a run.
+    """The config of a run; its `task` is the file of the language that the run brings along (old ones bring none).
 
     Raises: UserError where the folder holds no run.
     """
     path = Path(workdir) / CONFIG_FILE
     try:
-        return ConfigDict(json.loads(path.read_text()))
+        found = ConfigDict(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(
             f"{workdir} is no run: it has no {CONFIG_FILE}; `igllm train --workdir {workdir}` makes one"
         ) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
+    if (language := Path(workdir) / LANGUAGE_FILE).is_file():
+        found.task = str(language)
+    return found
 
 
 def check_resume(config: ConfigDict, saved: ConfigDict) -> None:
     """Raises: UserError listing the keys that a resumed run may not change."""
     new, old = (flatten(json.loads(c.to_json())) for c in (config, saved))
     old = {**{f"data.{key}": list(value) if value == () else value for key, value in VALUES_BEFORE.items()}, **old}
+    if find_language(new["task"]).text == find_language(old["task"]).text:
+        old["task"] = new["task"]
     keys = sorted(key for key in {*new, *old} if new.get(key) != old.get(key) and not key.startswith(RESUME_MAY_CHANGE))
     if keys:
         changes = ", ".join(f"{key} from {old.get(key)!r} to {new.get(key)!r}" for key in keys)
@@ -208,8 +214,7 @@ def data_options(config: ConfigDict) -> DataOptions:
     values["image_mean"] = tuple(config.data.image_mean)
     values["pixel_range"] = tuple(values["pixel_range"])
     patches = (config.model.vision.image_size // config.model.vision.patch_size) ** 2
-    for key, value in (("task", config.task), ("rotation_rep", config.rotation_rep), ("head", config.head)):
-        values[key] = value
+    values |= {"task": find_language(config.task), "rotation_rep": config.rotation_rep, "head": config.head}
     if config.model.decoder.attention == "splash":
         values["length_multiple"] = 128  # the kernel takes no others
     return DataOptions(**values, num_image_tokens=patches)
@@ -301,6 +306,7 @@ def held_out_options(config: ConfigDict) -> HeldOutOptions:
 
 def run_options(config: ConfigDict) -> RunOptions:
     """Everything that those who open a run need."""
+    language = find_language(config.task)
     return RunOptions(
         model=model_config(config),
         base=config.model.base,
@@ -311,7 +317,7 @@ def run_options(config: ConfigDict) -> RunOptions:
         loss=loss_options(config),
         batch_size=config.batch_size,
         seed=config.seed,
-        train_split=str(config.data.train.images).rpartition(":")[2] if config.task == "twod" else None,
+        train_split=str(config.data.train.images).rpartition(":")[2] if language.label_file == "points" else None,
     )
 
 

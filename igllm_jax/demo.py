@@ -19,8 +19,8 @@ from igllm_jax import evaluate, generate, make_data, train
 from igllm_jax.errors import UserError
 from igllm_jax.scene import checkerboard
 from igllm_jax.scene.code import read
+from igllm_jax.scene.labels import read_labels
 from igllm_jax.scene.predictions import read_predictions, write_atomically
-from igllm_jax.scene.scene import read_labels
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tiny.py"
 HEADS = {"tanh_mlp_gelu": "float head", "none": "numbers as text"}

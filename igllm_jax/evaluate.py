@@ -12,11 +12,13 @@ import numpy as np
 from igllm_jax.errors import UserError
 from igllm_jax.scene.checkerboard import CELLS, is_seen, is_seen_from
 from igllm_jax.scene.code import Problem, Reading, read
+from igllm_jax.scene.kinds import ROTATION_UNITS
+from igllm_jax.scene.labels import infer_task, npz_spec, read_labels, read_points
+from igllm_jax.scene.language import Language, check_rotation_unit, find_language, points_attribute
 from igllm_jax.scene.metrics import report
-from igllm_jax.scene.predictions import Predictions, match_names, read_predictions, write_atomically
-from igllm_jax.scene.scene import Scene, infer_task, npz_spec, read_labels, read_points
+from igllm_jax.scene.predictions import Predictions, language_of, match_names, read_predictions, write_atomically
+from igllm_jax.scene.scene import Scene
 from igllm_jax.scene.tables import as_csv, as_markdown, as_text, confusion_table, main_table, object_count_table
-from igllm_jax.scene.tasks import ROTATION_UNITS, TASKS, Task, check_rotation_unit
 
 FORMATS = ("table", "markdown", "csv", "json")
 
@@ -42,7 +44,7 @@ def evaluate(
     """
     paths = [predictions] if isinstance(predictions, str) else list(predictions)
     loaded = {path: read_predictions(path) for path in paths}
-    settled = _settle_task(labels, loaded, task)
+    settled = _settle_language(labels, loaded, task)
     scenes = read_labels(labels, settled)
     return {
         path: _evaluate_one(
@@ -67,7 +69,7 @@ def _evaluate_one(
     scenes: Sequence[Scene],
     path: str,
     found: Predictions,
-    task: Task,
+    language: Language,
     *,
     rotation_rep: str,
     rotation_unit: str,
@@ -82,20 +84,20 @@ def _evaluate_one(
             f"{_example(found.answers)} against {_example([scene.image for scene in scenes])}); is it the right split?"
         )
     kept = [scene for scene, _ in pairs]
-    readings = [read_output(found.answers[name], task, rotation_rep=rotation_rep) for _, name in pairs]
+    readings = [read_output(found.answers[name], language, rotation_rep=rotation_rep) for _, name in pairs]
     result = report(
         kept,
         readings,
-        task,
+        language,
         rotation_rep=rotation_rep,
         rotation_unit=rotation_unit,
-        is_seen=_seen_cells(labels, kept, train_split) if task.location_size == 2 and train_split else None,
+        is_seen=_seen_cells(labels, kept, train_split, language) if train_split else None,
         **averaging,
     )
     settings = {
         "labels": labels,
         "predictions": path,
-        "task": task.name,
+        "task": language.name,
         "rotation_rep": rotation_rep,
         "rotation_unit": rotation_unit,
         "train_split": train_split,
@@ -108,7 +110,7 @@ def _evaluate_one(
     return {"metrics": result.pop("metrics"), **settings, **counts, **result}
 
 
-def read_output(text: str, task: Task | str, *, rotation_rep: str) -> Reading:
+def read_output(text: str, task: Language | str, *, rotation_rep: str) -> Reading:
     """As `scene.code.read`, but an answer without any text is a problem: no code was written."""
     reading = read(text, task, rotation_rep=rotation_rep)
     return reading if text.strip() else Reading((), (Problem(1, "the answer is empty"),))
@@ -125,37 +127,42 @@ def _agreed(path: str, key: str, given: str | None, found: str | None) -> str | 
     return found if given is None else given
 
 
-def _settle_task(labels: str, loaded: dict[str, Predictions], given: str | None) -> Task:
-    names = {_agreed(path, "task", given, found.task) for path, found in loaded.items()} - {None}
-    if len(names) > 1:
+def _settle_language(labels: str, loaded: dict[str, Predictions], given: str | None) -> Language:
+    languages = {path: language_of(found, path) for path, found in loaded.items()}
+    wanted = None if given is None else find_language(given)
+    for path, language in languages.items():
+        _agreed(path, "task", wanted.name if wanted else None, language.name if language else None)
+        if wanted and language and wanted.text != language.text:
+            raise UserError(f"predictions {path}: made with another file of {wanted.name} than --task {given}")
+    known = {language.text: language for language in [wanted, *languages.values()] if language}
+    if len(known) > 1:
         said = ", ".join(f"{path}: {found.task}" for path, found in loaded.items())
         raise UserError(f"predictions are of different tasks ({said}); compare them one by one")
-    name = names.pop() if names else infer_task(labels)
-    if name not in TASKS:
-        raise UserError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}")
-    return TASKS[name]
+    return next(iter(known.values())) if known else find_language(infer_task(labels))
 
 
-def _settle_rotation_rep(path: str, task: Task, given: str | None, found: str | None) -> str:
-    if task.rotation_size == 1:  # "" and "yaw" are the same
-        given, found = (value and value.replace("yaw", "") for value in (given, found))
+def _settle_rotation_rep(path: str, language: Language, given: str | None, found: str | None) -> str:
+    if "" in language.rotation_reps:  # nothing to choose: a representation's name is the same as none
+        for value in (given, found):
+            language.settings(value or "")
+        return ""
     name = _agreed(path, "rotation_rep", given, found)
     if name is None:
-        if len(task.rotation_reps) > 2:
-            raise UserError(
-                f"predictions {path}: the file does not say how rotations are written;"
-                f" add --rotation_rep {'|'.join(task.rotation_reps)}"
-            )
-        name = task.rotation_reps[0]
-    task.representation(name)
+        raise UserError(
+            f"predictions {path}: the file does not say how rotations are written;"
+            f" add --rotation_rep {'|'.join(language.rotation_reps)}"
+        )
+    language.settings(name)
     return name
 
 
-def _seen_cells(labels: str, scenes: Sequence[Scene], train_split: str) -> list[bool]:
-    """For each 2D scene whether it lies in cells that `train_split` covers, read off that split's points if there."""
-    xy = np.array([scene.objects[0].location for scene in scenes])
-    npz = npz_spec(labels)
-    assert npz is not None  # labels of 2D are
+def _seen_cells(labels: str, scenes: Sequence[Scene], train_split: str, language: Language) -> list[bool] | None:
+    """For each scene of a 2D file whether it lies in cells that `train_split` covers, read off that split's points if
+    there; None for other labels."""
+    npz, attribute = npz_spec(labels), points_attribute(language.functions[0])
+    if npz is None or attribute is None:
+        return None
+    xy = np.array([scene.objects[0][attribute.name] for scene in scenes])
     try:
         training_xy = read_points(npz[0], train_split)
     except UserError:
@@ -210,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PRED.json",
         help="what igllm generate wrote; give it several times to see several side by side",
     )
-    parser.add_argument("--task", choices=list(TASKS), help="default: what the predictions or the labels say")
+    parser.add_argument("--task", help="a language's name or .toml file (default: what the predictions or labels say)")
     parser.add_argument("--rotation_rep", help="how rotations are written (euler, euler_int, aa, 6d, quat; CLEVR: yaw)")
     parser.add_argument("--rotation_unit", choices=ROTATION_UNITS, help="unit of CLEVR's rotation labels")
     parser.add_argument("--train_split", help="2D: the split that was trained on, to tell seen from unseen cells")
@@ -266,6 +273,6 @@ def _notes(result: dict[str, Any]) -> list[str]:
         notes.append(f"{result['num_without_pairs']} scenes have no matched pair; only ace and parsed count them")
     if result["num_left_out"]:
         notes.append(f"{result['num_left_out']} scenes are left out of every average, as the reference does")
-    if result["task"] == "twod" and not result["train_split"]:
+    if npz_spec(result["labels"]) is not None and not result["train_split"]:
         notes.append("--train_split would tell seen from unseen cells")
     return notes

@@ -17,7 +17,8 @@ from igllm_jax.decoding.answers import NUM_DRAFTS, Answer, AnswerGenerator
 from igllm_jax.errors import UserError
 from igllm_jax.parallel import distributed
 from igllm_jax.parallel.sharding import MeshLayout, make_mesh, one_device
-from igllm_jax.scene.predictions import Predictions, write_predictions
+from igllm_jax.scene.language import find_language
+from igllm_jax.scene.predictions import Predictions, of_language, write_predictions
 from igllm_jax.weights.trained_model import Trained, load_imported, load_run
 
 
@@ -91,7 +92,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation")
     parser.add_argument("--tensor", type=int, default=1, help="cut the weights over so many devices")
     distributed.add_arguments(parser)
-    parser.add_argument("--task", default="clevr", help="with --model: which task's code it writes")
+    parser.add_argument("--task", help="with --model: its language, a name or a .toml file (default: its own)")
     parser.add_argument("--rotation_rep", default="", help="with --model: how it writes rotations")
     parser.add_argument("--prompt", default="vicuna_v1", help="with --model: the prompt it was trained with")
     options = parser.parse_args(arguments)
@@ -136,7 +137,13 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         return 0
     data = trained.data
     texts = {name: answer.text for name, answer in answers.items()}
-    predictions = Predictions(texts, data.task, data.rotation_rep, data.rotation_unit, trained.train_split)
+    predictions = Predictions(
+        texts,
+        rotation_rep=data.rotation_rep,
+        rotation_unit=data.rotation_unit,
+        train_split=trained.train_split,
+        **of_language(find_language(data.task)),
+    )
     write_predictions(options.out, predictions, **trained.about)  # type: ignore[arg-type]
     cut = sum(not answer.is_finished for answer in answers.values())
     print(f"{len(answers)} answers in {options.out}")

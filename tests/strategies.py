@@ -1,17 +1,17 @@
-"""Random scenes of every task, for property tests."""
+"""Random scenes of every shipped language, for property tests."""
 
 import string
-from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
 
-from igllm_jax.scene.code import SYNONYMS
+from igllm_jax.scene.language import SHIPPED, find_language
 from igllm_jax.scene.scene import Object, Scene
-from igllm_jax.scene.tasks import TASKS
 
-TASK_REPS = [(task.name, rep) for task in TASKS.values() for rep in task.rotation_reps]
-NOT_LABEL_WORDS = {word for groups in SYNONYMS.values() for group in groups for word in group[1:]}
+TASK_REPS = [(name, rep) for name in SHIPPED for rep in find_language(name).rotation_reps]
+_CLEVR = find_language("clevr").functions[0].by_name
+SYNONYMS = {name: _CLEVR[name].kind.synonyms() for name in ("size", "color", "material", "shape")}
+NOT_LABEL_WORDS = {word for groups in SYNONYMS.values() for group in groups.values() for word in group[1:]}
 free_word = st.text(string.ascii_letters + string.digits + "_-() =,.", min_size=1, max_size=9)
 angle = st.one_of(st.floats(-7, 7), st.sampled_from([np.pi, -np.pi, np.pi / 2, -np.pi / 2]))
 
@@ -21,12 +21,12 @@ def scenes(draw, task: str) -> Scene:
     """Up to five objects, each with any of its attributes missing, known and free words, and angles at the poles."""
     count = draw(st.integers(0, 5))
     pixels = draw(st.lists(st.floats(0, 480), min_size=count, max_size=count, unique=True))
-    location = st.tuples(*[st.floats(0, 1) if task == "twod" else st.floats(-50, 50)] * TASKS[task].location_size)
+    location = st.tuples(*[st.floats(0, 1)] * 2) if task == "twod" else st.tuples(*[st.floats(-50, 50)] * 3)
     if task == "twod":
         return Scene(tuple(Object(location=draw(location), pixel=(x, 0.0, 0.0)) for x in pixels), "i")
 
     def word(key: str):
-        known = [group[0] for group in SYNONYMS.get(key, ())]
+        known = list(SYNONYMS[key])
         options = [st.sampled_from(known)] if known else []
         return st.none() | st.one_of(*options, free_word.filter(lambda w: w not in NOT_LABEL_WORDS))
 
@@ -40,4 +40,4 @@ def scenes(draw, task: str) -> Scene:
         location=st.none() | location,
         rotation=st.none() | rotation,
     )
-    return Scene(tuple(replace(draw(objects), pixel=(x, 0.0, 0.0)) for x in pixels), "i")
+    return Scene(tuple(draw(objects).replace(pixel=(x, 0.0, 0.0)) for x in pixels), "i")

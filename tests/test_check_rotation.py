@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,14 +85,16 @@ def test_a_verdict_needs_a_clear_lead_and_a_good_fit() -> None:
 @pytest.mark.parametrize("material", ["rubber", "metal"])
 def test_a_cubes_yaw_is_read_off_its_picture(yaw_deg: float, material: str) -> None:
     camera = clevr_camera(480, 320)
-    cube = Object("large", "blue", material, "cube", (0.5, -0.5, 0.7), (yaw_deg,), None)
+    cube = Object(
+        size="large", color="blue", material=material, shape="cube", location=(0.5, -0.5, 0.7), rotation=(yaw_deg,)
+    )
     picture = smooth(np.asarray(paint(Scene((cube,), "i"), "clevr")))
-    seen = seen_yaw_deg(picture, camera, replace(cube, rotation=None), [cube])
+    seen = seen_yaw_deg(picture, camera, cube.replace(rotation=None), [cube])
     assert seen is not None and abs((seen - yaw_deg + 45) % 90 - 45) <= 3
-    in_front = Object("large", "red", "rubber", "sphere", (2.25, -2.0, 1.86))
+    in_front = Object(size="large", color="red", material="rubber", shape="sphere", location=(2.25, -2.0, 1.86))
     assert seen_yaw_deg(picture, camera, cube, [cube, in_front]) is None  # hidden: nothing is guessed
-    assert seen_yaw_deg(picture, camera, replace(cube, location=(9.0, -9.0, 0.7)), []) is None
-    assert seen_yaw_deg(picture, camera, replace(cube, size=None), []) is None
+    assert seen_yaw_deg(picture, camera, cube.replace(location=(9.0, -9.0, 0.7)), []) is None
+    assert seen_yaw_deg(picture, camera, cube.replace(size=None), []) is None
 
 
 def test_scenes_whose_camera_is_not_known_are_left_out() -> None:

@@ -17,7 +17,7 @@ def test_every_config_gives_every_part_its_options(name):
     config, others = configs.load([f"--config=configs/{name}.py", "--workdir", "x"])
     assert others == ["--workdir", "x"]
     assert configs.model_config(config).head == config.head
-    assert configs.data_options(config).task == config.task
+    assert configs.data_options(config).task.name == config.task
     configs.optim_options(config), configs.loss_options(config), configs.source(config, "train")
     json.loads(config.to_json())
 

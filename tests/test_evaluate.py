@@ -15,8 +15,8 @@ from igllm_jax.errors import UserError
 from igllm_jax.evaluate import evaluate, main
 from igllm_jax.scene.checkerboard import is_seen, sample
 from igllm_jax.scene.code import write
+from igllm_jax.scene.labels import npz_name, read_labels
 from igllm_jax.scene.predictions import Predictions, write_predictions
-from igllm_jax.scene.scene import npz_name, read_labels
 
 MODEL: dict[str, Any] = {"model_path": "run", "model_base": None, "model_name": "step_7"}
 COLORS = ["red", "blue", "gray"]

@@ -18,7 +18,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.painter.dataset import PAINTERS
 from igllm_jax.painter.output import finished_outputs
 from igllm_jax.scene.checkerboard import is_seen
-from igllm_jax.scene.scene import read_labels
+from igllm_jax.scene.labels import read_labels
 
 
 def run(*arguments: object) -> int:

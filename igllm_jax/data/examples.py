@@ -15,7 +15,9 @@ from igllm_jax.data.records import Records
 from igllm_jax.data.stores import is_remote, read_whole
 from igllm_jax.data.tars import ImageSource, open_images
 from igllm_jax.errors import BadSampleError, UserError
-from igllm_jax.scene.scene import Scene, npz_spec, parse_labels, read_labels, read_points
+from igllm_jax.scene.labels import npz_spec, parse_labels, read_labels, read_points
+from igllm_jax.scene.language import Language
+from igllm_jax.scene.scene import Scene
 
 
 @dataclass
@@ -110,7 +112,7 @@ def check_one_scene_each(names: Sequence[str], places: Sequence[int] | np.ndarra
     return list(owners)
 
 
-def _read_scenes(images: ImageSource, labels: str, task: str) -> tuple[list[Scene], str]:
+def _read_scenes(images: ImageSource, labels: str, task: Language | str) -> tuple[list[Scene], str]:
     """The scenes of a label file, and a digest of its content."""
     if isinstance(images, Records) and labels == images.spec:
         return images.scenes(task), images.label_digest

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from igllm_jax.scene.language import Language
+
 
 @dataclass(frozen=True)
 class Source:
@@ -61,7 +63,8 @@ EXACT = PixelOptions()
 class DataOptions:
     """How scenes become rows and images become arrays.
 
-    task, rotation_rep, rotation_unit: see scene/tasks.py. head: the model's float head; "none" writes numbers as text.
+    task: a language, by its name or file (scene/language.py). rotation_rep, rotation_unit: what it leaves open.
+    head: the model's float head; "none" writes numbers as text.
     image_size: S, pixels. image_aspect_ratio: "pad" or "square". image_mean: the colour of the padding, in [0, 1].
     prompt: see prompts.py. max_length: the longest row allowed, T + `num_image_tokens`.
     shuffle_attributes, use_synonyms: drawn anew at every visit in training; evaluation writes plainly.
@@ -73,7 +76,7 @@ class DataOptions:
         `max_bad_share` of the scenes are left out.
     """
 
-    task: str
+    task: Language | str
     head: str
     image_size: int
     image_mean: tuple[float, float, float]

@@ -1,17 +1,19 @@
-"""The only prompt strings: what is said before the image, after it, and around the code of an answer."""
+"""The chat templates, and what is said around the image and the code: question and answer are the language's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from igllm_jax.errors import UserError
+from igllm_jax.scene.language import Language, find_language
 
-_QUESTION = "\nWhat Python Blender code could be used to produce the scene?"
-_ANSWER_START = "The scene can be produced with:\n```python\n"
-_ANSWER_END = "```"
+_QUESTION = "{question}"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Text around the image slots. The answer follows `after_image` and one space (the tokenizer's dummy space)."""
+    """Text around the image slots; in templates, `{question}` stands for the language's question.
+
+    The answer follows `after_image` and one space (the tokenizer's dummy space).
+    """
 
     before_image: str
     after_image: str
@@ -22,7 +24,7 @@ def _llava(person: str) -> Prompt:
         f"A chat between a curious {person} and an artificial intelligence assistant. "
         f"The assistant gives helpful, detailed, and polite answers to the {person}'s questions."
     )
-    return Prompt(before_image=f"{system} USER: ", after_image=f"{_QUESTION} ASSISTANT:")
+    return Prompt(before_image=f"{system} USER: ", after_image=f"\n{_QUESTION} ASSISTANT:")
 
 
 PROMPTS: dict[str, Prompt] = {
@@ -35,22 +37,29 @@ PROMPTS: dict[str, Prompt] = {
 }
 
 
-def find_prompt(name: str) -> Prompt:
-    """The prompt of that name. Raises: UserError with the names that exist."""
+def find_prompt(name: str, task: Language | str) -> Prompt:
+    """The prompt of that name, with the language's question. Raises: UserError with the names that exist."""
     if name not in PROMPTS:
         raise UserError(f"there is no prompt {name!r}; choose data.prompt among {', '.join(PROMPTS)}")
-    return PROMPTS[name]
+    template = PROMPTS[name]
+    return replace(template, after_image=template.after_image.replace(_QUESTION, find_language(task).question))
 
 
-def answer(code: str) -> str:
+def answer(code: str, task: Language | str) -> str:
     """The answer that holds `code`, lines that each end in a line break."""
-    return f"{_ANSWER_START}{code}{_ANSWER_END}"
+    language = find_language(task)
+    return f"{language.answer_start}{code}{language.answer_end}"
 
 
-def code_of(answer_text: str) -> str:
-    """The code in an answer, `code_of(answer(code)) == code`.
+def code_of(answer_text: str, task: Language | str) -> str:
+    """The code in an answer, `code_of(answer(code, task), task) == code`.
 
     Of an answer that breaks off, what is there; of a text without a code block, all of it.
     """
-    _, fence, rest = answer_text.partition(_ANSWER_START.splitlines()[-1] + "\n")
-    return rest.partition(_ANSWER_END)[0] if fence else answer_text
+    language = find_language(task)
+    if not language.answer_start:
+        return answer_text.partition(language.answer_end)[0] if language.answer_end else answer_text
+    _, fence, rest = answer_text.partition(language.answer_start.splitlines(keepends=True)[-1])
+    if not fence:
+        return answer_text
+    return rest.partition(language.answer_end)[0] if language.answer_end else rest

@@ -25,7 +25,9 @@ from igllm_jax.data.names import Names, digest
 from igllm_jax.data.options import EXACT, PixelOptions
 from igllm_jax.data.stores import cache_file, is_remote, keep, kept, list_folder, open_bytes, read_whole
 from igllm_jax.errors import BadSampleError, UserError
-from igllm_jax.scene.scene import Scene, parse_labels
+from igllm_jax.scene.labels import parse_labels
+from igllm_jax.scene.language import Language
+from igllm_jax.scene.scene import Scene
 
 RECORDS_PREFIX = "tfds:"
 _INFO_FILE = "dataset_info.json"
@@ -112,7 +114,7 @@ class Records(Names):
             )
         return labels
 
-    def scenes(self, task: str) -> list[Scene]:
+    def scenes(self, task: Language | str) -> list[Scene]:
         """The labels as scenes. Raises: UserError where one does not fit the task."""
         return parse_labels(json.dumps(self.labels), task, where=self.spec)
 

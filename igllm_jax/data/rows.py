@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.data.options import DataOptions
 from igllm_jax.data.prompts import answer, find_prompt
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.scene.code import Written, write
+from igllm_jax.scene.code import Written, write, write_call
 from igllm_jax.scene.scene import Object, Scene
 
 _BOUND_DRAWS = 32  # ways of writing one object that are tried
@@ -21,7 +22,7 @@ def prompt_tokens(options: DataOptions, tokenizer: Tokenizer) -> tuple[list[int]
 
     Each part is encoded on its own, as pretrained weights expect: LLaMA's vocabulary and `vicuna_v1` give 35 and 20.
     """
-    prompt = find_prompt(options.prompt)
+    prompt = find_prompt(options.prompt, options.task)
     return tokenizer.encode(prompt.before_image, bos=True), tokenizer.encode(prompt.after_image)
 
 
@@ -33,24 +34,25 @@ def prompt_layout(options: DataOptions, tokenizer: Tokenizer) -> PromptLayout:
 
 def write_scene(scene: Scene, options: DataOptions, rng: np.random.Generator | None) -> Written:
     """The scene's code as the options want it; `rng` draws order of attributes and synonyms, None writes it plainly."""
-    return write(
-        scene,
-        options.task,
-        rotation_rep=options.rotation_rep,
-        numbers_as_tokens=options.numbers_as_tokens,
-        rng=rng,
-        shuffle_attributes=options.shuffle_attributes,
-        use_synonyms=options.use_synonyms,
-        rotation_unit=options.rotation_unit,
-    )
+    return write(scene, options.task, rng=rng, **_writing(options))
+
+
+def write_line(item: Object, options: DataOptions, rng: np.random.Generator | None) -> Written:
+    """One call's line, as `write_scene` writes it."""
+    return write_call(item, options.task, rng=rng, **_writing(options))
+
+
+def _writing(options: DataOptions) -> dict[str, Any]:
+    names = ("rotation_rep", "numbers_as_tokens", "shuffle_attributes", "use_synonyms", "rotation_unit")
+    return {name: getattr(options, name) for name in names}
 
 
 def sample_texts(scenes: Sequence[Scene], options: DataOptions, *, seed: int, count: int) -> list[str]:
     """The prompt and `count` answers as training writes them: what a small vocabulary is trained on."""
-    prompt = find_prompt(options.prompt)
+    prompt = find_prompt(options.prompt, options.task)
     rng = np.random.default_rng(seed)
     chosen = rng.integers(len(scenes), size=count)
-    texts = [answer(write_scene(scenes[index], options, rng).text) for index in chosen]
+    texts = [answer(write_scene(scenes[index], options, rng).text, options.task) for index in chosen]
     return [f"{prompt.before_image}{prompt.after_image}", *texts]
 
 
@@ -82,7 +84,7 @@ class RowMaker:
     def row(self, scene: Scene, rng: np.random.Generator | None) -> Row:
         """The row of a scene; `rng` draws order of attributes and synonyms, None writes it plainly."""
         written = write_scene(scene, self.options, rng)
-        answer_ids = [*self.tokenizer.encode(answer(written.text)), self.tokenizer.eos_id]
+        answer_ids = [*self.tokenizer.encode(answer(written.text, self.options.task)), self.tokenizer.eos_id]
         tokens = np.array(self._prompt + answer_ids, np.int32)
         is_answer = np.arange(len(tokens)) >= len(self._prompt)
         numbers = np.zeros(len(tokens), np.float32)
@@ -112,22 +114,22 @@ class RowMaker:
         """
         if not self.tokenizer.splits_lines:
             return max(len(self.row(scene, rng)) for rng in self._draws())
-        lines = [self._line_lengths(item, scene.image) for item in scene.objects]
+        lines = [self._line_lengths(item) for item in scene.objects]
         plain, mean, variance = np.sum([(0, 0, 0), *lines], axis=0)
         return self._frame + int(max(plain, np.ceil(mean + 3 * np.sqrt(variance))))
 
     @cached_property
     def _frame(self) -> int:
-        return len(self._prompt) + len(self.tokenizer.encode(answer(""))) + 1
+        return len(self._prompt) + len(self.tokenizer.encode(answer("", self.options.task))) + 1
 
-    def _line_lengths(self, item: Object, image: str) -> tuple[float, float, float]:
+    def _line_lengths(self, item: Object) -> tuple[float, float, float]:
         """The number of tokens of an object's line: written plainly, and mean and variance over ways to draw it."""
-        alone = Scene((item,), image)
-        plain = write_scene(alone, self.options, None).text
+        plain = write_line(item, self.options, None).text
         key = plain.translate(_SAME_DIGIT) if self.tokenizer.splits_digits else plain
         if key not in self._known_lines:
-            empty = len(self.tokenizer.encode(answer("")))
-            texts = [answer(write_scene(alone, self.options, rng).text) for rng in self._draws()]
+            empty = len(self.tokenizer.encode(answer("", self.options.task)))
+            lines = [write_line(item, self.options, rng).text for rng in self._draws()]
+            texts = [answer(line, self.options.task) for line in lines]
             counts = np.array([len(self.tokenizer.encode(text)) - empty for text in texts])
             drawn = counts[1:] if len(counts) > 1 else counts
             self._known_lines[key] = (counts[0], drawn.mean(), drawn.var())

@@ -21,7 +21,7 @@ from igllm_jax.data.records import Records, is_records
 from igllm_jax.data.stores import LocalFile, cache_file, is_remote, keep, kept, open_bytes
 from igllm_jax.data.tar_index import ENDING, TarIndex, read_index, said
 from igllm_jax.errors import BadSampleError, DataError, UserError
-from igllm_jax.scene.scene import npz_name, npz_spec, read_points
+from igllm_jax.scene.labels import npz_name, npz_spec, read_points
 
 KEPT_FROM = 1000  # members from which reading an index costs more than keeping it
 _THREADS = 16  # that wait for a disk

@@ -15,6 +15,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig
 from igllm_jax.parallel.sharding import MeshLayout, put
 from igllm_jax.scene import code
+from igllm_jax.scene.language import find_language
 
 NO_TOKEN = -1  # of a vocabulary that needs no float token, where numbers are text
 
@@ -78,6 +79,7 @@ class AnswerGenerator:
         nothing = jax.tree.map(lambda x: put(x, layout.replicated()), ngram_drafts.empty())
         self.known = (nothing,) if num_drafts else ()
         before, after = pipeline.prompt_tokens(options, tokenizer)
+        self.language = find_language(options.task)
         self.tokenizer, self.has_head = tokenizer, model.has_float_head
         self.options = DecodeOptions(
             before=tuple(before),
@@ -113,5 +115,5 @@ class AnswerGenerator:
         text = self.tokenizer.decode(ids.tolist())
         if self.has_head:
             values = numbers[:length][ids == self.options.number_id]
-            text = code.fill(text, [float(value) for value in values])
+            text = code.fill(text, [float(value) for value in values], self.language)
         return Answer(text, is_finished=length < self.options.max_new_tokens)

@@ -27,6 +27,7 @@ from igllm_jax.interop.sources import KEEP
 from igllm_jax.models.lora import is_lora
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig, draw, skeleton
+from igllm_jax.scene.language import Language, find_language, language_in
 from igllm_jax.training.options import RunOptions
 from igllm_jax.weights import base_folder, checkpoint
 from igllm_jax.weights.base_folder_writer import copy_files, settle
@@ -49,6 +50,7 @@ class Model:
     base: str | None
     stored: Params
     tokenizer: Tokenizer | None
+    language: Language | None
     about: Mapping[str, Any]
 
     def dtype(self, path: str) -> np.dtype:
@@ -88,7 +90,8 @@ def from_run(workdir: Path, step: str) -> Model:
     sources = base_folder.read_model(folder).get("sources", {}) if folder else {}
     about = {"run": str(workdir), "step": found, "sources": sources, "merged_lora": _merged_lora(folder)}
     about["image_aspect_ratio"] = options.data.image_aspect_ratio
-    return _complete(Model(model, arrays, trained, folder, stored, Tokenizer.load(workdir), about))
+    tokenizer, language = Tokenizer.load(workdir), find_language(options.data.task)
+    return _complete(Model(model, arrays, trained, folder, stored, tokenizer, language, about))
 
 
 def _drawn(options: RunOptions, there: set[str]) -> Params:
@@ -111,7 +114,7 @@ def from_folder(folder: Path) -> Model:
     about = {"folder": str(folder), "sources": sources, "merged_lora": merged}
     about["image_aspect_ratio"] = base_folder.aspect_ratio(folder)
     tokenizer = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).is_file() else None
-    return _complete(Model(config, {}, trained, str(folder), stored, tokenizer, about))
+    return _complete(Model(config, {}, trained, str(folder), stored, tokenizer, language_in(folder), about))
 
 
 def _merged_lora(folder: Path | str | None) -> Any:
@@ -202,7 +205,7 @@ def _export_peft(model: Model, folder: Path, dtype: str) -> int:
     tower, aspect_ratio = sources.get("vision", sources.get("llava", "")), model.about["image_aspect_ratio"]
     described = hf_config.reference_to_json(config, vision_tower=tower, dtype=stored, aspect_ratio=aspect_ratio)
     _write_json(folder / "config.json", described | _about_text(model))
-    _save_tokenizer(model, folder)
+    _save_companions(model, folder)
     return len(lora) + len(others)
 
 
@@ -220,7 +223,7 @@ def _export_safetensors(model: Model, folder: Path, dtype: str) -> int:
     }
     write(tensors, folder / "trained.safetensors")
     _write_json(folder / base_folder.MODEL_FILE, {"config": base_folder.config_to_json(model.config), **model.about})
-    _save_tokenizer(model, folder)
+    _save_companions(model, folder)
     return len(tensors)
 
 
@@ -249,7 +252,7 @@ def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
     for name, value in processors.items():
         _write_json(folder / name, value)
     _copy_licences(model, folder)
-    _save_tokenizer(model, folder)
+    _save_companions(model, folder)
     return len(tensors)
 
 
@@ -334,9 +337,12 @@ def _copy_licences(model: Model, folder: Path) -> None:
             copy_files({name if role in ("decoder", "llava") else f"{role}-{name}": file}, folder)
 
 
-def _save_tokenizer(model: Model, folder: Path) -> None:
+def _save_companions(model: Model, folder: Path) -> None:
+    """The tokenizer, and the language that the model writes."""
     if model.tokenizer:
         model.tokenizer.save(folder)
+    if model.language:
+        model.language.save(folder)
 
 
 def _about_text(model: Model) -> dict[str, Any]:

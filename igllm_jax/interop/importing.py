@@ -22,6 +22,7 @@ from igllm_jax.interop.sources import KEEP, ImportRequest, Plan, make_plan
 from igllm_jax.models import lora
 from igllm_jax.models.lora import LoRAConfig, is_lora
 from igllm_jax.models.vlm import skeleton
+from igllm_jax.scene.language import language_in
 from igllm_jax.weights import base_folder
 from igllm_jax.weights.base_folder_writer import BaseFolderWriter, copy_files
 
@@ -71,6 +72,8 @@ def run(request: ImportRequest) -> Account:
             copy_files(copied_files(folder), writer.partial / base_folder.SOURCES / role)
         if tokenizer:
             tokenizer.save(writer.partial)
+        for language in filter(None, map(language_in, _folders(request).values())):
+            language.save(writer.partial)
         writer.finish(plan.config, _about(request, plan, tokenizer))
     except UserError:
         writer.discard()

@@ -13,13 +13,13 @@ from PIL import Image
 from igllm_jax.errors import UserError
 from igllm_jax.painter.camera import Camera, clevr_camera
 from igllm_jax.painter.cast import Seen, see_pixels
-from igllm_jax.painter.labels import object_entry, pixel_of, yaw_deg_to_matrix
+from igllm_jax.painter.labels import pixel_of, yaw_deg_to_matrix
 from igllm_jax.painter.light import Lamps, clevr_lamps
 from igllm_jax.painter.parts import Part
 from igllm_jax.painter.picture import draw, visible_pixels
 from igllm_jax.painter.recipe import Recipe
 from igllm_jax.painter.solids import COLORS, SIZES, solid_parts
-from igllm_jax.scene.scene import Object
+from igllm_jax.scene.scene import Object, label_entry
 
 SHAPES = ("cube", "sphere", "cylinder")
 MATERIALS = ("rubber", "metal")
@@ -131,7 +131,7 @@ def relationships(objects: Sequence[Object], camera: Camera) -> dict[str, list[l
 def label(objects: Sequence[Object], camera: Camera) -> dict[str, Any]:
     """`objects`, `relationships` and `directions` of a scene, in CLEVR's schema. Rotations are in degrees."""
     return {
-        "objects": [object_entry(thing) for thing in objects],
+        "objects": [label_entry(thing, "clevr") for thing in objects],
         "relationships": relationships(objects, camera),
         "directions": {name: list(vector) for name, vector in camera.ground_directions().items()},
     }

@@ -1,6 +1,5 @@
 """Pictures of given scenes: of labels, and of what a model predicted."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,13 +16,13 @@ from igllm_jax.painter.poses import SIXDOF_SCALE, so3_scale
 from igllm_jax.painter.shapenet import SCALE as SHAPENET_SCALE
 from igllm_jax.painter.solids import Thing, solid_parts
 from igllm_jax.painter.toys import toy
+from igllm_jax.scene.language import Language, find_language
 from igllm_jax.scene.scene import Scene
-from igllm_jax.scene.tasks import Task, find_task
 
 
 def paint(
     scene: Scene | Sequence[Thing],
-    task: Task | str,
+    task: Language | str,
     *,
     width: int = 480,
     height: int = 320,
@@ -39,7 +38,7 @@ def paint(
     without a place) or painted plainly (a word that is unknown): predictions may hold anything.
     Raises: UserError for task twod, whose images are one disc (`igllm_jax.data.images.draw_disc`).
     """
-    task = find_task(task)
+    task = find_language(task)
     if task.name == "twod":
         raise UserError("task twod has no scenes to paint; draw its disc with igllm_jax.data.images.draw_disc(x, y)")
     things = scene.objects if isinstance(scene, Scene) else scene
@@ -50,7 +49,7 @@ def paint(
     for owner, thing in enumerate(things):
         turn = turn_of(thing, task, rotation_rep=rep, rotation_unit=rotation_unit)
         if task.name == "so3" and thing.location is None:  # always at the origin, which labels leave out
-            thing = dataclasses.replace(thing, location=(0.0, 0.0, 0.0))
+            thing = thing.replace(location=(0.0, 0.0, 0.0))
         if task.name == "clevr":
             parts += solid_parts(thing, turn, owner=owner)
         else:

@@ -11,14 +11,14 @@ from PIL import Image
 
 from igllm_jax.painter.camera import Camera, clevr_camera
 from igllm_jax.painter.coats import PLANE_COATS, PLANE_COATS_OOD, Coat, dress, lowest
-from igllm_jax.painter.labels import object_entry, pixel_of
+from igllm_jax.painter.labels import pixel_of
 from igllm_jax.painter.light import GROUND_COLOR, clevr_lamps
 from igllm_jax.painter.parts import Color, Part
 from igllm_jax.painter.picture import draw, inside_image
 from igllm_jax.painter.recipe import Recipe
 from igllm_jax.painter.toys import PLANE, plane
 from igllm_jax.scene.rotations import geodesic_deg, matrix_to_euler, quaternion_to_matrix
-from igllm_jax.scene.scene import Object
+from igllm_jax.scene.scene import Object, label_entry
 
 SPLITS = ("train", "val_ID", "val_OOD")
 SO3_SCALE = 3.3  # in a square image
@@ -71,7 +71,7 @@ def make_so3(rng: np.random.Generator, recipe: Recipe, split: str) -> tuple[Imag
     camera = clevr_camera(recipe.width, recipe.height)
     parts = plane_parts(turn, location=np.zeros(3), scale=so3_scale(camera), coats=PLANE_COATS)
     thing = Object(shape=PLANE, rotation=matrix_to_euler(turn), pixel=pixel_of(camera, np.zeros(3)))
-    return draw(parts, camera, clevr_lamps(), on_ground=False), {"objects": [object_entry(thing)]}
+    return draw(parts, camera, clevr_lamps(), on_ground=False), {"objects": [label_entry(thing, recipe.task)]}
 
 
 def make_sixdof(rng: np.random.Generator, recipe: Recipe, split: str) -> tuple[Image.Image, dict[str, Any]]:
@@ -95,4 +95,4 @@ def make_sixdof(rng: np.random.Generator, recipe: Recipe, split: str) -> tuple[I
         pixel=pixel_of(camera, location),
     )
     image = draw(parts, camera, clevr_lamps(), ground_color=SIXDOF_GROUND_OOD if ood else GROUND_COLOR)
-    return image, {"objects": [object_entry(thing)]}
+    return image, {"objects": [label_entry(thing, recipe.task)]}

@@ -13,14 +13,14 @@ from igllm_jax.errors import UserError
 from igllm_jax.painter.camera import Camera, clevr_camera
 from igllm_jax.painter.cast import see_pixels
 from igllm_jax.painter.coats import draw_coats, dress, lowest
-from igllm_jax.painter.labels import object_entry, pixel_of
+from igllm_jax.painter.labels import pixel_of
 from igllm_jax.painter.light import clevr_lamps
 from igllm_jax.painter.parts import Part
 from igllm_jax.painter.picture import draw, inside_image, visible_pixels
 from igllm_jax.painter.recipe import Recipe
 from igllm_jax.painter.toys import CLASSES, toy
 from igllm_jax.scene.rotations import euler_to_matrix
-from igllm_jax.scene.scene import Object
+from igllm_jax.scene.scene import Object, label_entry
 
 SPLITS = ("train", "val_ID", "val_OOD_texture", "val_OOD_shape")
 NUMBERS = range(6)  # of every class, in training
@@ -74,7 +74,7 @@ def make(rng: np.random.Generator, recipe: Recipe, split: str) -> tuple[Image.Im
         seen = see_pixels(parts, camera)
         if visible_pixels(parts, seen, count).min() >= fewest:
             image = draw(parts, camera, clevr_lamps(), seen=seen)
-            return image, {"objects": [object_entry(thing) for thing, _ in toys]}
+            return image, {"objects": [label_entry(thing, "shapenet") for thing, _ in toys]}
     raise UserError(
         f"{TRIES_PER_SCENE} tries found no places for {count} objects where each can be seen "
         f"in {recipe.width}x{recipe.height} pixels; give a smaller --max_objects"

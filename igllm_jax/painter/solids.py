@@ -3,8 +3,7 @@
 import numpy as np
 
 from igllm_jax.painter.parts import Color, Part
-from igllm_jax.scene.code import Predicted
-from igllm_jax.scene.scene import Object
+from igllm_jax.scene.scene import Object, Predicted
 
 Thing = Object | Predicted  # what can be painted
 

@@ -7,9 +7,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from igllm_jax.painter.camera import Camera
 from igllm_jax.painter.solids import SIZES
-from igllm_jax.scene.rotations import CUBE_PERIOD_DEG
 from igllm_jax.scene.scene import Object
 
+BOX_PERIOD_DEG = 90.0  # a box of equal sides looks the same after a quarter turn about the vertical axis
 STEP_DEG = 2.0  # between the yaws that are tried
 POINTS_PER_EDGE = 24
 BLUR_PIXELS = 0.7  # against noise; lines of one pixel stay
@@ -40,7 +40,7 @@ def seen_yaw_deg(picture: np.ndarray, camera: Camera, cube: Object, others: Sequ
     """
     if cube.location is None or cube.size not in SIZES:
         return None
-    yaws_deg = np.arange(0.0, CUBE_PERIOD_DEG, STEP_DEG)
+    yaws_deg = np.arange(0.0, BOX_PERIOD_DEG, STEP_DEG)
     corners, is_visible = _cubes(np.radians(yaws_deg), np.array(cube.location), SIZES[cube.size], camera)
     first, second = (corners[:, [edge[end] for edge in _EDGES]] for end in (0, 1))
     places = first[:, :, None] + np.linspace(0.03, 0.97, POINTS_PER_EDGE)[:, None] * (second - first)[:, :, None]

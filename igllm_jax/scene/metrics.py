@@ -1,8 +1,9 @@
-"""Scores of predicted scenes against true ones.
+"""Scores of predicted scenes against true ones, as a language has them.
 
-Predicted objects are matched to true ones by Hungarian assignment on the distance of their locations. Every metric but
-`ace` and `parsed` is averaged over a scene's matched pairs, then over the scenes that have any. What a prediction lacks
-is scored all the same: no location is the origin, no rotation is all numbers zero, no word is a wrong word.
+Predicted calls are matched to true ones of the same function by Hungarian assignment on the distance of what the
+language names for it. Every metric but `ace` and `parsed` is averaged over a scene's matched pairs, then over the
+scenes that have any. What a prediction lacks is scored all the same: no number is 0, no rotation is all numbers zero,
+no word is a wrong word.
 """
 
 import math
@@ -14,71 +15,75 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from igllm_jax.scene.code import Predicted, Reading, label_word, rotation_numbers
-from igllm_jax.scene.rotations import CUBE_PERIOD_RAD, euler_to_matrix, geodesic_deg, yaw_error_deg
-from igllm_jax.scene.scene import Object, Scene
-from igllm_jax.scene.tasks import Task, check_rotation_unit, find_task
+from igllm_jax.scene.kinds import Settings, Value, Word
+from igllm_jax.scene.language import Function, Language, find_language
+from igllm_jax.scene.reading import Reading
+from igllm_jax.scene.scene import Call, Object, Predicted, Scene
 
-METRICS: dict[str, str] = {
-    # name -> what it is; the order is that of tables
-    "l2": "distance of locations (scene units; 2D: image sides)",
-    "geod": "angle between rotations (degrees)",
-    "yaw": "difference of CLEVR yaws, modulo a cube's quarter turn (degrees)",
-    "ace": "absolute error of the object count",
-    "size": "right size (%)",
-    "color": "right color (%)",
-    "mat": "right material (%)",
-    "shape": "right shape, spheres left out (%)",
-    "shp_cls": "right class of shape, the part before '_' (%)",
-    "within_1": "within 1 % of the image side (%)",
-    "within_5": "within 5 % of the image side (%)",
-    "l2_seen": "l2 in cells that training covered",
-    "l2_unseen": "l2 in cells that training left out",
-    "within_1_seen": "within 1 % in covered cells (%)",
-    "within_1_unseen": "within 1 % in left out cells (%)",
-    "within_5_seen": "within 5 % in covered cells (%)",
-    "within_5_unseen": "within 5 % in left out cells (%)",
-    "parsed": "scenes whose text could be read entirely (%)",
-}
-LOWER_IS_BETTER = ("l2", "geod", "yaw", "ace", "l2_seen", "l2_unseen")
 NOTHING = "(none)"  # in confusions: the prediction does not say the word
 INTERVAL_PERCENTILES = (2.5, 97.5)
-_WORD_METRICS = {"size": "size", "color": "color", "material": "mat"}
-_SHARES = {"within_1": 0.01, "within_5": 0.05}
+Pairs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One scene's scores.
 
-    pairs: (index of the true object, index of the predicted one), matched.
+    pairs: (index of the true call, index of the predicted one), matched.
     values: metric -> the scene's value; metrics without a pair to measure are absent.
-    words: (attribute, true word, predicted word or NOTHING) of each pair, for confusions.
+    words: (attribute, true word, predicted word or NOTHING) of each pair, for confusions; classes where they have any.
     """
 
-    pairs: tuple[tuple[int, int], ...]
+    pairs: Pairs
     values: dict[str, float]
     words: tuple[tuple[str, str, str], ...]
 
 
-def match(scene: Scene, reading: Reading, task: Task | str) -> tuple[tuple[int, int], ...]:
-    """Pairs (true index, predicted index) that make the sum of distances smallest; as many as the smaller count."""
-    task = find_task(task)
-    if not scene.objects or not reading.objects:
+def match(scene: Scene, reading: Reading, task: Language | str) -> Pairs:
+    """Pairs (true index, predicted index) that make the sum of distances smallest, function by function; as many as
+    the smaller count."""
+    language = find_language(task)
+    if len(language.functions) == 1:
+        places = range(len(scene.objects)), range(len(reading.objects))
+        return _match(scene.objects, reading.objects, *places, language.functions[0])
+    found: list[tuple[int, int]] = []
+    for function in language.functions:
+        true = [i for i, item in enumerate(scene.objects) if item.function == function.name]
+        predicted = [i for i, item in enumerate(reading.objects) if item.function == function.name]
+        found += _match(scene.objects, reading.objects, true, predicted, function)
+    return tuple(sorted(found, key=lambda pair: pair[1]))
+
+
+def _match(
+    true: Sequence[Object],
+    predicted: Sequence[Predicted],
+    true_places: Sequence[int],
+    predicted_places: Sequence[int],
+    function: Function,
+) -> Pairs:
+    if not true_places or not predicted_places:
         return ()
-    if len(scene.objects) == len(reading.objects) == 1:
-        return ((0, 0),)
-    nowhere = (0.0,) * task.location_size
-    true = np.array([item.location or nowhere for item in scene.objects])
-    predicted = np.array([item.location or nowhere for item in reading.objects])
-    rows, columns = linear_sum_assignment(np.linalg.norm(predicted[:, None] - true[None], axis=-1))
-    return tuple((int(column), int(row)) for row, column in zip(rows, columns, strict=True))
+    if len(true_places) == len(predicted_places) == 1:
+        return ((true_places[0], predicted_places[0]),)
+    where = np.array([matched_numbers(true[place], function) for place in true_places])
+    there = np.array([matched_numbers(predicted[place], function) for place in predicted_places])
+    rows, columns = linear_sum_assignment(np.linalg.norm(there[:, None] - where[None], axis=-1))
+    return tuple((true_places[column], predicted_places[row]) for row, column in zip(rows, columns, strict=True))
+
+
+def matched_numbers(item: Call, function: Function) -> tuple[float, ...]:
+    """Where a call is, as matching sees it: the numbers of the attributes that are `matched`, zeros where it lacks."""
+    found: tuple[float, ...] = ()
+    for attribute in function.attributes:
+        if attribute.is_matched:
+            found += attribute.kind.numbers(item.get(attribute.name))
+    return found
 
 
 def compare(
     scene: Scene,
     reading: Reading,
-    task: Task | str,
+    task: Language | str,
     *,
     rotation_rep: str = "",
     rotation_unit: str = "deg",
@@ -86,95 +91,113 @@ def compare(
 ) -> Comparison:
     """One scene's scores.
 
-    rotation_unit: unit of CLEVR's labels; other labels are extrinsic xyz Euler radians.
-    is_seen: 2D, whether the scene lies where training had examples; None where that is not known.
+    rotation_unit: of labels that come in either unit.
+    is_seen: whether the scene lies where training had examples; None where that is not known.
 
     Example: one object at (0.5, 0.5) read at (0.5, 0.52) has l2 0.02, within_1 0 and within_5 100.
 
     Source: the formulas of IG-LLM's evaluation (Kulits et al., "Re-Thinking Inverse Graphics With Large Language
     Models", TMLR 2024).
     """
-    task = find_task(task)
-    pairs = match(scene, reading, task)
+    language = find_language(task)
+    settings = language.settings(rotation_rep, rotation_unit)
+    pairs = match(scene, reading, language)
+    said_of = _in_true_numbers(scene, reading, pairs, language) if language.references else reading.objects
     collected: dict[str, list[float]] = {}
     words: list[tuple[str, str, str]] = []
     for true_index, predicted_index in pairs:
-        true, predicted = scene.objects[true_index], reading.objects[predicted_index]
-        words += _word_pairs(true, predicted, task)
-        for name, value in _pair_values(true, predicted, task, rotation_rep, rotation_unit):
+        true, said = scene.objects[true_index], said_of[predicted_index]
+        function = language.by_name[true.function]
+        words += _word_pairs(true, said, function, f"{function.name}." if len(language.functions) > 1 else "")
+        for name, value in _pair_values(true, said, function, settings):
             collected.setdefault(name, []).append(value)
     values = {name: math.fsum(found) / len(found) for name, found in collected.items()}
     if is_seen is not None:
         where = "seen" if is_seen else "unseen"
-        values |= {f"{name}_{where}": values[name] for name in ("l2", *_SHARES) if name in values}
+        by_seen = [name for name, metric in language.metrics.items() if metric.by_seen and name in values]
+        values |= {f"{name}_{where}": values[name] for name in by_seen}
+    values |= _precisions(scene, reading, pairs, language)
     values["ace"] = float(abs(len(scene.objects) - len(reading.objects)))
     values["parsed"] = 0.0 if reading.problems else 100.0
     return Comparison(pairs, values, tuple(words))
 
 
-def _word_pairs(true: Object, predicted: Predicted, task: Task) -> Iterator[tuple[str, str, str]]:
-    for key in task.words:
-        word = getattr(true, key)
-        if word is not None:
-            yield key, label_word(key, word), getattr(predicted, key) or NOTHING
+def _word_pairs(true: Object, said: Call, function: Function, prefix: str) -> Iterator[tuple[str, str, str]]:
+    for attribute in function.attributes:
+        kind = attribute.kind
+        if isinstance(kind, Word) and attribute.arguments and attribute.name in true:
+            word, other = kind.label_word(str(true[attribute.name])), said.get(attribute.name) or NOTHING
+            yield f"{prefix}{attribute.name}", kind.class_of(word), kind.class_of(str(other))
 
 
-def _pair_values(
-    true: Object, predicted: Predicted, task: Task, rotation_rep: str, rotation_unit: str
-) -> Iterator[tuple[str, float]]:
-    if true.location is not None:
-        distance = math.dist(true.location, predicted.location or (0.0,) * task.location_size)
-        yield "l2", distance
-        if task.location_size == 2:
-            for name, share in _SHARES.items():
-                yield name, 100.0 * (distance <= share)
-    for key, true_word, predicted_word in _word_pairs(true, predicted, task):
-        if key != "shape":
-            yield _WORD_METRICS[key], 100.0 * (true_word == predicted_word)
+def _pair_values(true: Object, said: Call, function: Function, settings: Settings) -> Iterator[tuple[str, float]]:
+    for attribute in function.attributes:
+        if attribute.metrics and attribute.is_present(true):
+            for metric in attribute.metrics:
+                if attribute.kind.is_scored(metric, true, attribute.name):
+                    yield metric.name, attribute.kind.score(metric, attribute.name, true, said, settings)
+
+
+def _in_true_numbers(scene: Scene, reading: Reading, pairs: Pairs, language: Language) -> list[Predicted]:
+    """The predicted calls with references to the true calls that are matched to what they name; others have none."""
+    matched = {predicted: true for true, predicted in pairs}
+    places = {function.name: _places(scene.objects, function.name) for function in language.functions}
+    there = {function.name: _places(reading.objects, function.name) for function in language.functions}
+    found = []
+    for item in reading.objects:
+        changed: dict[str, Value | None] = {}
+        for attribute in language.references.get(item.function, ()):
+            if attribute.name in item:
+                to = attribute.kind.refers_to
+                true_place = matched.get(there[to][int(item[attribute.name])])
+                changed[attribute.name] = None if true_place is None else places[to].index(true_place)
+        found.append(item.replace(**changed) if changed else item)
+    return found
+
+
+def _places(items: Sequence[Call], function: str) -> list[int]:
+    return [place for place, item in enumerate(items) if item.function == function]
+
+
+def _precisions(scene: Scene, reading: Reading, pairs: Pairs, language: Language) -> dict[str, float]:
+    """The average precision of each function that asks for it, of a scene that has calls of it on either side.
+
+    Answers say no confidence, so that all predictions stand on one rank: the area under the only point of the
+    precision-recall curve, which is precision times recall. A pair is right where its matched distance is within.
+    """
+    found: dict[str, float] = {}
+    for function in language.functions:
+        if not function.metrics:
             continue
-        if true_word != "sphere":
-            yield "shape", 100.0 * (true_word == predicted_word)
-        yield "shp_cls", 100.0 * (shape_class(true_word) == shape_class(predicted_word))
-    yield from _rotation_values(true, predicted, task, rotation_rep, rotation_unit)
-
-
-def _rotation_values(
-    true: Object, predicted: Predicted, task: Task, rotation_rep: str, rotation_unit: str
-) -> Iterator[tuple[str, float]]:
-    representation = task.representation(rotation_rep)
-    if representation is None or not true.is_turned or true.rotation is None:
-        return
-    numbers = predicted.rotation or (0.0,) * representation.num_numbers
-    if task.rotation_size == 1:
-        true_numbers = rotation_numbers(true, task, rotation_rep, rotation_unit)
-        assert true_numbers is not None  # the object is turned
-        period = CUBE_PERIOD_RAD if true.shape == "cube" else 2 * math.pi
-        yield "yaw", yaw_error_deg(numbers[0], true_numbers[0], period_rad=period)
-    else:
-        yield "geod", float(geodesic_deg(representation.to_matrix(numbers), euler_to_matrix(true.rotation)))
-
-
-def shape_class(shape: str) -> str:
-    """`chair` for `chair_3f2a`: what comes before the first `_`."""
-    return shape.split("_", 1)[0]
+        true, predicted = _places(scene.objects, function.name), _places(reading.objects, function.name)
+        if not true and not predicted:
+            continue
+        off = [
+            math.dist(matched_numbers(scene.objects[one], function), matched_numbers(reading.objects[other], function))
+            for one, other in pairs
+            if scene.objects[one].function == function.name
+        ]
+        for metric in function.metrics:
+            right = sum(distance <= metric.tolerance for distance in off)
+            found[metric.name] = 100.0 * right**2 / (len(true) * len(predicted)) if true and predicted else 0.0
+    return found
 
 
 def compare_all(
     scenes: Sequence[Scene],
     readings: Sequence[Reading],
-    task: Task | str,
+    task: Language | str,
     *,
     rotation_rep: str = "",
     rotation_unit: str = "deg",
     is_seen: Iterable[bool] | None = None,
 ) -> list[Comparison]:
     """`compare` for scenes and their readings, in order; `is_seen` has one entry per scene."""
-    task = find_task(task)
-    task.representation(rotation_rep)
-    check_rotation_unit(rotation_unit)
+    language = find_language(task)
+    language.settings(rotation_rep, rotation_unit)
     seen = [None] * len(scenes) if is_seen is None else [bool(flag) for flag in is_seen]
     return [
-        compare(scene, reading, task, rotation_rep=rotation_rep, rotation_unit=rotation_unit, is_seen=flag)
+        compare(scene, reading, language, rotation_rep=rotation_rep, rotation_unit=rotation_unit, is_seen=flag)
         for scene, reading, flag in zip(scenes, readings, seen, strict=True)
     ]
 
@@ -182,7 +205,7 @@ def compare_all(
 def score(
     scenes: Sequence[Scene],
     readings: Sequence[Reading],
-    task: Task | str,
+    task: Language | str,
     *,
     rotation_rep: str = "",
     rotation_unit: str = "deg",
@@ -192,14 +215,14 @@ def score(
     comparisons = compare_all(
         scenes, readings, task, rotation_rep=rotation_rep, rotation_unit=rotation_unit, is_seen=is_seen
     )
-    averages, _ = _averages(_table(comparisons))
+    averages, _ = _averages(_table(comparisons, find_language(task)))
     return {name: value for name, value in averages.items() if value is not None}
 
 
 def report(
     scenes: Sequence[Scene],
     readings: Sequence[Reading],
-    task: Task | str,
+    task: Language | str,
     *,
     rotation_rep: str = "",
     rotation_unit: str = "deg",
@@ -217,18 +240,21 @@ def report(
     Gives: `metrics` (None where the labels have it but no pair was matched), `averaged_scenes` (scenes behind each
     metric), `intervals`, `by_object_count`, `confusion`, and counts: `num_scenes`; `num_unparsed`, scenes whose text
     could not be read entirely (what could is scored); `num_unread`, of those the ones without a single object;
-    `num_without_pairs`; `num_left_out` by reference_averages; true, predicted and matched objects.
+    `num_without_pairs`; `num_left_out` by reference_averages; true, predicted and matched objects. `about` says what
+    each metric is, its digits in tables, and whether low is better.
     """
+    language = find_language(task)
     comparisons = compare_all(
-        scenes, readings, task, rotation_rep=rotation_rep, rotation_unit=rotation_unit, is_seen=is_seen
+        scenes, readings, language, rotation_rep=rotation_rep, rotation_unit=rotation_unit, is_seen=is_seen
     )
     # Reference: its averages leave out scenes with l2 exactly 0, and it stops at scenes without objects on a side. Here
     # every scene counts unless its averages are asked for.
     is_kept = [not reference_averages or (bool(c.pairs) and c.values.get("l2") != 0.0) for c in comparisons]
     kept = [comparison for comparison, keep in zip(comparisons, is_kept, strict=True) if keep]
     kept_scenes = [scene for scene, keep in zip(scenes, is_kept, strict=True) if keep]
-    values = _table(kept)
-    metrics, averaged_scenes = _averages(values, also=_labelled(scenes, find_task(task)))
+    values = _table(kept, language)
+    metrics, averaged_scenes = _averages(values, also=_labelled(scenes, language))
+    metrics = {name: metrics[name] for name in language.metrics if name in metrics}
     result: dict[str, Any] = {
         "metrics": metrics,
         "num_scenes": len(scenes),
@@ -240,17 +266,24 @@ def report(
         "num_predicted_objects": sum(len(reading.objects) for reading in readings),
         "num_matched_objects": sum(len(comparison.pairs) for comparison in comparisons),
         "averaged_scenes": averaged_scenes,
-        "by_object_count": _by_object_count(kept_scenes, kept),
+        "by_object_count": _by_object_count(kept_scenes, kept, language),
         "confusion": _confusion(kept),
+        "about": {
+            name: {"text": metric.text, "digits": metric.digits, "is_better_low": metric.is_better_low}
+            for name, metric in language.metrics.items()
+            if name in metrics
+        },
     }
     if bootstrap:
         result["intervals"] = bootstrap_intervals(values, bootstrap, seed)
     return result
 
 
-def _table(comparisons: Sequence[Comparison]) -> dict[str, np.ndarray]:
+def _table(comparisons: Sequence[Comparison], language: Language) -> dict[str, np.ndarray]:
     """Metric -> float64 [scenes], NaN where a scene has no value; only metrics that some scene has, in table order."""
-    columns = {name: np.array([c.values.get(name, np.nan) for c in comparisons], np.float64) for name in METRICS}
+    columns = {
+        name: np.array([c.values.get(name, np.nan) for c in comparisons], np.float64) for name in language.metrics
+    }
     return {name: column for name, column in columns.items() if np.isfinite(column).any()}
 
 
@@ -258,44 +291,41 @@ def _averages(
     values: dict[str, np.ndarray], also: Iterable[str] = ()
 ) -> tuple[dict[str, float | None], dict[str, int]]:
     """Average and number of scenes of each metric; those in `also` are None and 0 where nothing was measured."""
-    names = [name for name in METRICS if name in values or name in set(also)]
+    names = list(dict.fromkeys([*values, *also]))
     averages = {name: float(np.nanmean(values[name])) if name in values else None for name in names}
     counts = {name: int(np.isfinite(values[name]).sum()) if name in values else 0 for name in names}
     return averages, counts
 
 
-def _labelled(scenes: Sequence[Scene], task: Task) -> set[str]:
+def _labelled(scenes: Sequence[Scene], language: Language) -> set[str]:
     """The metrics that these labels allow, whatever was predicted."""
-    items = [item for scene in scenes for item in scene.objects]
-    names = {_WORD_METRICS[key] for key in _WORD_METRICS if any(getattr(item, key) is not None for item in items)}
-    shapes = {item.shape for item in items if item.shape is not None}
-    if shapes:
-        names.add("shp_cls")
-    if shapes - {"sphere"}:
-        names.add("shape")
-    if any(item.location is not None for item in items):
-        names |= {"l2", *_SHARES} if task.location_size == 2 else {"l2"}
-    if task.rotation_size and any(item.is_turned for item in items):
-        names.add("yaw" if task.rotation_size == 1 else "geod")
+    names: set[str] = set()
+    for function in language.functions:
+        items = [item for scene in scenes for item in scene.objects if item.function == function.name]
+        names |= {metric.name for metric in function.metrics if items}
+        for attribute in function.attributes:
+            having = [item for item in items if attribute.metrics and attribute.is_present(item)]
+            for metric in attribute.metrics:
+                if any(attribute.kind.is_scored(metric, item, attribute.name) for item in having):
+                    names.add(metric.name)
     return names
 
 
-def _by_object_count(scenes: Sequence[Scene], comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
+def _by_object_count(
+    scenes: Sequence[Scene], comparisons: Sequence[Comparison], language: Language
+) -> dict[str, dict[str, Any]]:
     groups: dict[int, list[Comparison]] = {}
     for scene, comparison in zip(scenes, comparisons, strict=True):
         groups.setdefault(len(scene.objects), []).append(comparison)
     return {
-        str(count): {"num_scenes": len(groups[count]), "metrics": _averages(_table(groups[count]))[0]}
+        str(count): {"num_scenes": len(groups[count]), "metrics": _averages(_table(groups[count], language))[0]}
         for count in sorted(groups)
     }
 
 
 def _confusion(comparisons: Sequence[Comparison]) -> dict[str, dict[str, dict[str, int]]]:
-    """attribute -> true word -> predicted word -> matched pairs; shapes by their class (there may be thousands)."""
-    counts: Counter[tuple[str, str, str]] = Counter()
-    for comparison in comparisons:
-        for key, true, predicted in comparison.words:
-            counts[(key, shape_class(true), shape_class(predicted)) if key == "shape" else (key, true, predicted)] += 1
+    """attribute -> true word -> predicted word -> matched pairs; of words with classes these (words may be many)."""
+    counts = Counter(words for comparison in comparisons for words in comparison.words)
     nested: dict[str, dict[str, dict[str, int]]] = {}
     for (key, true, predicted), count in sorted(counts.items()):
         nested.setdefault(key, {}).setdefault(true, {})[predicted] = count

@@ -10,16 +10,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from igllm_jax.errors import UserError
+from igllm_jax.scene.language import Language, find_language, parse_language
 
 _MOST_PARTS = 32  # of a name, counted from its end
 _SURROGATES = re.compile("[\ud800-\udfff]")
-SETTINGS = ("task", "rotation_rep", "rotation_unit", "train_split")
+SETTINGS = ("task", "language", "rotation_rep", "rotation_unit", "train_split")
 
 
 @dataclass(frozen=True)
 class Predictions:
     """answers: image name -> the text that was written. The settings are None where the file does not say them.
 
+    task: the language's name. language: its file's text, where it is none of those that come along.
     train_split: for 2D, the split that the model was trained on.
     """
 
@@ -28,6 +30,7 @@ class Predictions:
     rotation_rep: str | None = None
     rotation_unit: str | None = None
     train_split: str | None = None
+    language: str | None = None
 
 
 def write_predictions(
@@ -63,6 +66,18 @@ def write_atomically(path: str | Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def of_language(language: Language) -> dict[str, str]:
+    """The settings of Predictions that say the language."""
+    return {"task": language.name} | ({} if language.is_shipped else {"language": language.text})
+
+
+def language_of(predictions: Predictions, where: str) -> Language | None:
+    """The language that a predictions file names or brings, None where it says none; `where` is for messages."""
+    if predictions.language is not None:
+        return parse_language(predictions.language, f"language of the predictions {where}")
+    return None if predictions.task is None else find_language(predictions.task)
 
 
 def read_predictions(path: str | Path) -> Predictions:

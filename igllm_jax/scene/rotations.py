@@ -11,8 +11,6 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 SMALLEST_LENGTH = 1e-9  # relative length under which a predicted direction is taken as absent
-CUBE_PERIOD_RAD = np.pi / 2  # a cube looks the same after a quarter turn about its vertical axis
-CUBE_PERIOD_DEG = 90.0
 
 
 @dataclass(frozen=True)
@@ -109,27 +107,9 @@ def quaternion_to_matrix(numbers: Sequence[float]) -> np.ndarray:
     return Rotation.from_quat(quaternion / size).as_matrix()
 
 
-def yaw_to_matrix(code_yaw_rad: Sequence[float]) -> np.ndarray:
-    """Rotation matrix [3, 3] of a CLEVR cube whose code says the one number of `code_yaw_rad` (see `clevr_yaw_rad`)."""
-    return euler_to_matrix((0.0, 0.0, code_yaw_rad[0] + CUBE_PERIOD_RAD / 2))
-
-
-def cube_yaw_rad(yaw_rad: float) -> float:
-    """A cube's turn about the vertical axis as its code says it, radians in [-pi/4, pi/4): (yaw mod pi/2) - pi/4."""
-    return yaw_rad % CUBE_PERIOD_RAD - CUBE_PERIOD_RAD / 2
-
-
-def clevr_yaw_rad(rotation: float, *, unit: str, shape: str | None) -> float:
-    """The one number that CLEVR code holds: radians; for a cube modulo its symmetry, 2 pi ((deg mod 90) - 45) / 360.
-
-    rotation: the label's `rotation`, in `unit` ("deg" or "rad").
-
-    Example: 100 degrees on a cube is 10 degrees past a quarter turn, so the code says -35 degrees = -0.611.
-    """
-    degrees = float(rotation) if unit == "deg" else float(np.degrees(rotation))
-    if shape == "cube":
-        return float(2 * np.pi * (degrees % CUBE_PERIOD_DEG - CUBE_PERIOD_DEG / 2) / 360)
-    return float(np.radians(degrees))
+def yaw_to_matrix(yaw_rad: Sequence[float]) -> np.ndarray:
+    """Rotation matrix [3, 3] of a turn about the vertical axis z."""
+    return euler_to_matrix((0.0, 0.0, yaw_rad[0]))
 
 
 def geodesic_deg(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -200,11 +180,11 @@ REPRESENTATIONS: dict[str, Representation] = {
         from_matrix=lambda matrix: _numbers(Rotation.from_matrix(matrix).as_quat()),
         to_matrix=quaternion_to_matrix,
     ),
-    # CLEVR's cube: one angle about the vertical axis, modulo a quarter turn.
+    # One angle about the vertical axis z. What an object's symmetry makes of it, a language says.
     "yaw": Representation(
         num_numbers=1,
-        from_euler_xyz_extrinsic_rad=lambda angles: (cube_yaw_rad(matrix_to_euler(euler_to_matrix(angles))[2]),),
-        from_matrix=lambda matrix: (cube_yaw_rad(matrix_to_euler(matrix)[2]),),
+        from_euler_xyz_extrinsic_rad=lambda angles: (matrix_to_euler(euler_to_matrix(angles))[2],),
+        from_matrix=lambda matrix: (matrix_to_euler(matrix)[2],),
         to_matrix=yaw_to_matrix,
     ),
 }

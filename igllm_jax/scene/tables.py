@@ -5,8 +5,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from igllm_jax.scene.metrics import METRICS
-
 COUNTS: dict[str, str] = {
     # entry of a report -> how tables name it
     "num_scenes": "scenes",
@@ -23,41 +21,45 @@ Rows = list[list[str]]
 Reports = Mapping[str, Mapping[str, Any]]
 
 
-def format_value(name: str, value: float | None) -> str:
-    """A metric's value with as many digits as it deserves: percentages 1, degrees 2, counts 3, distances 4."""
-    if value is None:
-        return ABSENT
-    if "(%)" in METRICS[name]:
-        return f"{value:.1f}"
-    return f"{value:.{ {'geod': 2, 'yaw': 2, 'ace': 3}.get(name, 4) }f}"
+def format_value(digits: int, value: float | None) -> str:
+    """A metric's value with as many digits as it deserves, which a report's `about` says."""
+    return ABSENT if value is None else f"{value:.{digits}f}"
+
+
+def _about(reports: Reports) -> dict[str, Mapping[str, Any]]:
+    """Every metric that some report has -> what it is, in the order of the language."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for report in sorted(reports.values(), key=lambda report: -len(report["about"])):
+        found |= {name: about for name, about in report["about"].items() if name not in found}
+    return found
 
 
 def main_table(reports: Reports) -> Rows:
     """Header and rows: every metric that some report has, then the counts; one column per report (name -> report)."""
     rows = [["metric", *reports]]
-    for name in METRICS:
-        if any(name in report["metrics"] for report in reports.values()):
-            rows.append([f"{name}: {METRICS[name]}", *(_cell(report, name) for report in reports.values())])
+    for name, about in _about(reports).items():
+        cells = (_cell(report, name, about["digits"]) for report in reports.values())
+        rows.append([f"{name}: {about['text']}", *cells])
     for key, words in COUNTS.items():
         if any(report.get(key) for report in reports.values()):
             rows.append([words, *(str(report.get(key, 0)) for report in reports.values())])
     return rows
 
 
-def _cell(report: Mapping[str, Any], name: str) -> str:
-    text = format_value(name, report["metrics"].get(name))
+def _cell(report: Mapping[str, Any], name: str, digits: int) -> str:
+    text = format_value(digits, report["metrics"].get(name))
     low_high = report.get("intervals", {}).get(name)
     if low_high:
-        text += f" [{format_value(name, low_high[0])}, {format_value(name, low_high[1])}]"
+        text += f" [{format_value(digits, low_high[0])}, {format_value(digits, low_high[1])}]"
     return text
 
 
 def object_count_table(report: Mapping[str, Any]) -> Rows:
     """Header and rows: one row per number of true objects, one column per metric."""
-    names = [name for name in METRICS if name in report["metrics"]]
+    names = list(report["about"])
     rows = [["objects", "scenes", *names]]
     for count, group in report["by_object_count"].items():
-        cells = [format_value(name, group["metrics"].get(name)) for name in names]
+        cells = [format_value(report["about"][name]["digits"], group["metrics"].get(name)) for name in names]
         rows.append([count, str(group["num_scenes"]), *cells])
     return rows
 

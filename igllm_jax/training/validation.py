@@ -16,7 +16,7 @@ from igllm_jax.models.vlm import VLMConfig
 from igllm_jax.parallel.distributed import Stopped, never
 from igllm_jax.parallel.sharding import MeshLayout
 from igllm_jax.scene import code, metrics
-from igllm_jax.scene.tasks import find_task
+from igllm_jax.scene.language import find_language
 from igllm_jax.training.loss import Sums
 from igllm_jax.training.options import HeldOutOptions
 
@@ -76,7 +76,7 @@ class HeldOutEvaluation:
         for batch in self._batches(len(scenes), generator.layout, size, stops):
             answers += generator(prepared, np.asarray(batch.images), size, min(size, len(scenes) - len(answers)))
         data = self.data_options
-        task = find_task(data.task)
+        task = find_language(data.task)
         readings = [code.read(answer.text, task, rotation_rep=data.rotation_rep) for answer in answers]
         found = metrics.score(scenes, readings, task, rotation_rep=data.rotation_rep, rotation_unit=data.rotation_unit)
         finished = {"finished": 100 * float(np.mean([answer.is_finished for answer in answers]))}

@@ -13,11 +13,12 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.parallel.sharding import MeshLayout, one_device, put
-from igllm_jax.scene.tasks import find_task
+from igllm_jax.scene.language import find_language, language_in
 from igllm_jax.weights import base_folder, checkpoint
 from igllm_jax.weights.run_model import RunModel
 
 MAX_LENGTH = 2048  # positions of a row, the image's included: what LLaVA and the reference train with
+IMPORTED_TASK = "clevr"  # whose code imported weights write where nothing says it
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,18 @@ def load_run(workdir: Path, step: str, layout: MeshLayout | None = None) -> Trai
 
 
 def load_imported(
-    folder: Path, *, task: str, rotation_rep: str, prompt: str, layout: MeshLayout | None = None
+    folder: Path, *, task: str | None, rotation_rep: str, prompt: str, layout: MeshLayout | None = None
 ) -> Trained:
-    """The model of a folder that tools/convert_weights.py made; weights in the dtype they were stored in."""
-    find_task(task).representation(rotation_rep)
+    """The model of a folder that tools/convert_weights.py made; weights in the dtype they were stored in.
+
+    task: a language's name or file; None for the one that lies in the folder, or CLEVR's where none does.
+    """
+    language = (language_in(folder) if task is None else None) or find_language(task or IMPORTED_TASK)
+    language.settings(rotation_rep)
     model = base_folder.read_config(folder)
     vision = model.vision
     options = pipeline.DataOptions(
-        task=task,
+        task=language,
         rotation_rep=rotation_rep,
         head=model.head,
         prompt=prompt,

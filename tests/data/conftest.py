@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from igllm_jax.data.prompts import PROMPTS, answer
+from igllm_jax.data.prompts import answer, find_prompt
 from igllm_jax.data.tokens import Tokenizer, train_small
 from tests.data import samples
 
@@ -18,8 +18,8 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Tokenizer:
     """A small vocabulary trained on every task's text."""
-    prompt = PROMPTS["short"]
-    texts = [answer(text) for text in samples.texts()] + [prompt.after_image]
+    prompt = find_prompt("short", "clevr")
+    texts = [answer(text, "clevr") for text in samples.texts()] + [prompt.after_image]
     return train_small(texts, tmp_path_factory.mktemp("tiny"))
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from igllm_jax.data.options import DataOptions, Source
 from igllm_jax.scene.code import write
+from igllm_jax.scene.language import SHIPPED, find_language
 from igllm_jax.scene.scene import Object, Scene
-from igllm_jax.scene.tasks import TASKS
 
 WORDS = {
     "size": ("large", "small"),
@@ -40,21 +40,21 @@ def scene(task: str, rng: np.random.Generator, count: int) -> Scene:
     """A scene of `count` objects of any task (2D always has one)."""
     if task == "twod":
         return Scene((Object(location=(float(rng.random()), float(rng.random()))),), "2d.npz:random/000000")
-    return Scene.from_label(label("x.png", rng, count, TASKS[task].rotation_size), task)
+    return Scene.from_label(label("x.png", rng, count, 1 if task == "clevr" else 3), task)
 
 
 def texts() -> list[str]:
     """Code of all tasks, both kinds of numbers, drawn with shuffling and synonyms."""
     rng = np.random.default_rng(0)
     written = []
-    for name, task in TASKS.items():
+    for name in SHIPPED:
         for numbers_as_tokens in (True, False):
             for _ in range(30):
                 written.append(
                     write(
                         scene(name, rng, 3),
-                        task,
-                        rotation_rep=task.rotation_reps[0],
+                        name,
+                        rotation_rep=find_language(name).rotation_reps[0],
                         numbers_as_tokens=numbers_as_tokens,
                         rng=rng,
                         shuffle_attributes=True,

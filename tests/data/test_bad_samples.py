@@ -63,7 +63,10 @@ def test_skipped_ones_have_no_weight_and_are_named_once(source, tiny, tmp_path, 
 
 def test_too_many_bad_ones_end_the_run(source, tiny):
     batches = pipeline(source, tiny, max_bad_share=0.1).iterate()
-    with batches, pytest.raises(DataError, match=r"2 of 11 images cannot be read, above data.max_bad_share=0.1 of them"):
+    with (
+        batches,
+        pytest.raises(DataError, match=r"2 of 11 images cannot be read, above data.max_bad_share=0.1 of them"),
+    ):
         for _ in range(8):
             next(batches)
 

@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 
 from igllm_jax.batch import PromptLayout
 from igllm_jax.data.order import Order, Visits, choose_lengths, draw_rng
-from igllm_jax.data.prompts import PROMPTS, answer, code_of
+from igllm_jax.data.prompts import answer, code_of, find_prompt
 from igllm_jax.data.rows import RowMaker, padding_share, prompt_layout, prompt_tokens, stack
 from igllm_jax.errors import UserError
 from igllm_jax.models.float_heads import FLOAT_HEADS
-from igllm_jax.scene.code import fill, in_order, read, rotation_numbers
+from igllm_jax.scene.code import fill, in_order, read
+from igllm_jax.scene.language import SHIPPED, find_language
 from igllm_jax.scene.scene import Object, Scene
-from igllm_jax.scene.tasks import TASKS
 from tests.data import samples
 from tests.strategies import TASK_REPS, scenes
 
@@ -23,14 +23,14 @@ def test_llama_layout(llama):
     before, after = prompt_tokens(options, llama)
     assert (len(before), len(after)) == (35, 20)
     assert before[0] == llama.bos_id and before[-1] == 29871
-    assert "".join(map(llama.surface, after)) == " " + PROMPTS["vicuna_v1"].after_image
+    assert "".join(map(llama.surface, after)) == " " + find_prompt("vicuna_v1", "clevr").after_image
     assert prompt_layout(options, llama) == PromptLayout(image_offset=35, answer_offset=55)
     row = RowMaker(samples.options(task="twod", prompt="vicuna_v1"), llama).row(POINT, None)
     assert llama.surface(int(row.tokens[55])) == " The"
     assert row.tokens[row.is_number].tolist() == [30354, 30354]
     # As one text, the answer would be tokenised as it is on its own.
-    text = f"{PROMPTS['vicuna_v1'].after_image} {answer(chr(10))}"
-    assert llama.encode(text) == after + llama.encode(answer("\n"))
+    text = f"{find_prompt('vicuna_v1', 'clevr').after_image} {answer(chr(10), 'clevr')}"
+    assert llama.encode(text) == after + llama.encode(answer("\n", "clevr"))
 
 
 def test_row_example(tiny):
@@ -41,7 +41,7 @@ def test_row_example(tiny):
     assert row.tokens[-1] == tiny.eos_id
     assert row.numbers[row.is_number].tolist() == [0.5, 0.25]
     assert not row.numbers[~row.is_number].any()
-    assert tiny.decode(row.tokens[layout.answer_offset :]) == answer("add(x=数, y=数)\n")
+    assert tiny.decode(row.tokens[layout.answer_offset :]) == answer("add(x=数, y=数)\n", "twod")
     assert [array.dtype for array in (row.tokens, row.is_answer, row.is_number, row.numbers)] == [
         np.int32,
         bool,
@@ -65,7 +65,7 @@ def test_scenes_come_back(name, has_head, task, rotation_rep, data, request):
     maker = RowMaker(options, tokenizer)
     row = maker.row(scene, rng)
     assert len(row) <= maker.bound(scene) + 9  # what is drawn hardly ever gets longer than was counted, or by much
-    text = code_of(tokenizer.decode(row.tokens[row.is_answer]))
+    text = code_of(tokenizer.decode(row.tokens[row.is_answer]), task)
     if options.numbers_as_tokens:
         text = fill(text, row.numbers[row.is_number])
     reading = read(text, task, rotation_rep=rotation_rep)
@@ -74,7 +74,15 @@ def test_scenes_come_back(name, has_head, task, rotation_rep, data, request):
     for said, true in zip(reading.objects, in_order(scene), strict=True):
         assert (said.size, said.color, said.material, said.shape) == (true.size, true.color, true.material, true.shape)
         same_numbers(said.location, true.location)
-        same_numbers(said.rotation, rotation_numbers(true, TASKS[task], rotation_rep, options.rotation_unit))
+        same_numbers(said.rotation, said_rotation(true, task, rotation_rep))
+
+
+def said_rotation(item, task, rotation_rep):
+    language = find_language(task)
+    attribute = language.functions[0].by_name.get("rotation")
+    if attribute is None or not attribute.is_present(item):
+        return None
+    return attribute.kind.write(item["rotation"], item, language.settings(rotation_rep))
 
 
 def same_numbers(said, true):
@@ -85,11 +93,15 @@ def same_numbers(said, true):
 
 
 @pytest.mark.parametrize("head", ["none", "linear"])
-@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("task", SHIPPED)
 def test_bound_is_the_length_of_plain_rows(task, head, tokenizer):
     rng = np.random.default_rng(1)
     options = samples.options(
-        task=task, head=head, rotation_rep=TASKS[task].rotation_reps[0], shuffle_attributes=False, use_synonyms=False
+        task=task,
+        head=head,
+        rotation_rep=find_language(task).rotation_reps[0],
+        shuffle_attributes=False,
+        use_synonyms=False,
     )
     maker = RowMaker(options, tokenizer)
     for count in range(6):

@@ -31,12 +31,14 @@ def test_tiny_vocabulary(tiny):
 
 def test_every_text_comes_back(tokenizer):
     for text in samples.texts():
-        assert tokenizer.decode([tokenizer.bos_id, *tokenizer.encode(answer(text)), tokenizer.eos_id]) == answer(text)
+        assert tokenizer.decode(
+            [tokenizer.bos_id, *tokenizer.encode(answer(text, "clevr")), tokenizer.eos_id]
+        ) == answer(text, "clevr")
 
 
 def test_forbidden_sequences_forbid_no_answer(tokenizer):
     for text in samples.texts():
-        ids = tokenizer.encode(answer(text))
+        ids = tokenizer.encode(answer(text, "clevr"))
         assert not any(contains(ids, sequence) for sequence in tokenizer.forbidden_sequences())
 
 
@@ -63,7 +65,7 @@ def test_forbidden_sequences_leave_out_what_a_vocabulary_cannot_spell(tmp_path):
     tokenizer = Tokenizer(model.getvalue(), "blanks")
     assert len(tokenizer.forbidden_sequences()) < 3
     for text in samples.texts():
-        ids = tokenizer.encode(answer(text))
+        ids = tokenizer.encode(answer(text, "clevr"))
         assert not any(contains(ids, sequence) for sequence in tokenizer.forbidden_sequences())
 
 

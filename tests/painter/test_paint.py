@@ -11,8 +11,8 @@ from igllm_jax.painter.labels import turn_of
 from igllm_jax.painter.recipe import Recipe
 from igllm_jax.painter.solids import solid_parts
 from igllm_jax.scene.code import read, write
+from igllm_jax.scene.language import find_language
 from igllm_jax.scene.scene import Object, Scene
-from igllm_jax.scene.tasks import TASKS
 
 
 def example(task: str, index: int, split: str = "train") -> tuple:
@@ -38,12 +38,12 @@ def test_a_label_without_jitter_paints_the_very_image(task: str, split: str) -> 
     assert np.array_equal(np.asarray(paint(scene, task, width=240, height=160)), np.asarray(image))
 
 
-@pytest.mark.parametrize("rotation_rep", TASKS["sixdof"].rotation_reps)
+@pytest.mark.parametrize("rotation_rep", find_language("sixdof").rotation_reps)
 def test_code_of_any_representation_paints_the_same(rotation_rep: str) -> None:
     image, scene = example("sixdof", 4)
-    code = write(scene, TASKS["sixdof"], rotation_rep=rotation_rep, numbers_as_tokens=False, rng=None,
+    code = write(scene, "sixdof", rotation_rep=rotation_rep, numbers_as_tokens=False, rng=None,
                  shuffle_attributes=False, use_synonyms=False)  # fmt: skip
-    reading = read(code.text, TASKS["sixdof"], rotation_rep=rotation_rep)
+    reading = read(code.text, "sixdof", rotation_rep=rotation_rep)
     again = paint(reading.objects, "sixdof", width=240, height=160, rotation_rep=rotation_rep)
     assert np.abs(np.asarray(again).astype(int) - np.asarray(image)).mean() < 0.5  # numbers have three digits
 
@@ -51,9 +51,9 @@ def test_code_of_any_representation_paints_the_same(rotation_rep: str) -> None:
 def test_clevr_code_paints_the_same_outlines() -> None:
     """A cube's code has its yaw modulo a quarter turn, in radians; its label has degrees."""
     _, scene = example("clevr", 0)
-    code = write(scene, TASKS["clevr"], rotation_rep="", numbers_as_tokens=False, rng=None,
+    code = write(scene, "clevr", rotation_rep="", numbers_as_tokens=False, rng=None,
                  shuffle_attributes=False, use_synonyms=False)  # fmt: skip
-    reading = read(code.text, TASKS["clevr"], rotation_rep="")
+    reading = read(code.text, "clevr", rotation_rep="")
     label, code_picture = (np.asarray(paint(s, "clevr")).astype(int) for s in (scene, reading.objects))
     assert np.abs(label - code_picture).mean() < 0.5
 
@@ -62,7 +62,7 @@ def test_clevr_code_paints_the_same_outlines() -> None:
 def test_a_cubes_corners_are_where_its_yaw_says(yaw: float, unit: str) -> None:
     camera = clevr_camera(480, 320)
     cube = Object(size="large", shape="cube", location=(0.5, -0.5, 0.7), rotation=(yaw,))
-    turn = turn_of(cube, TASKS["clevr"], rotation_rep="", rotation_unit=unit)
+    turn = turn_of(cube, "clevr", rotation_rep="", rotation_unit=unit)
     mask = see_pixels(solid_parts(cube, turn, owner=0), camera).part.reshape(320, 480) == 0
     corner_angles = np.radians(30.0 + 45.0 + 90.0 * np.arange(4))
     for reach, inside in ((0.97, True), (1.06, False)):
@@ -113,11 +113,11 @@ def test_the_airplanes_sides_are_where_the_label_turns_them(task: str, scale: fl
 
 def test_predictions_may_hold_anything() -> None:
     text = "add(shape='teapot', color='mauve', loc=(0.5, 0.5, 0.35), rotation=2)\nadd(shape='cube')\nadd(\n"
-    reading = read(text, TASKS["clevr"], rotation_rep="")
+    reading = read(text, "clevr", rotation_rep="")
     empty, painted = (np.asarray(paint(things, "clevr")).astype(int) for things in ((), reading.objects))
     x, y, _ = clevr_camera(480, 320).project(np.array([0.5, 0.5, 0.35]))[0].astype(int)
     assert np.abs(empty - painted)[y, x].max() > 10
-    toys = read("add(shape='yacht_3', loc=(0, 0, 0.5))\nadd(shape='car_x', loc=(2, 0, 0.5))", TASKS["shapenet"],
+    toys = read("add(shape='yacht_3', loc=(0, 0, 0.5))\nadd(shape='car_x', loc=(2, 0, 0.5))", "shapenet",
                 rotation_rep="euler")  # fmt: skip
     assert paint(toys.objects, "shapenet").size == (480, 320)
 

@@ -152,7 +152,7 @@ def write_instead(token, other, theirs, file):
 
 def written_by_torch(theirs, image, tokenizer, count):
     """(tokens, text) by the reference's procedure: greedy, then the float head on one more pass over it all."""
-    prompt = find_prompt("vicuna_v1")
+    prompt = find_prompt("vicuna_v1", "clevr")
     before, after = tokenizer.encode(prompt.before_image, bos=True), tokenizer.encode(prompt.after_image)
     embed = theirs.decoder.get_input_embeddings()
     bad = [list(sequence) for sequence in tokenizer.forbidden_sequences()]

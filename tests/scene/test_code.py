@@ -15,19 +15,23 @@ from igllm_jax.scene.code import (
     Reading,
     fill,
     in_order,
-    label_word,
     read,
-    rotation_numbers,
     scene_of,
     write,
 )
+from igllm_jax.scene.language import find_language
 from igllm_jax.scene.rotations import euler_to_matrix, geodesic_deg
 from igllm_jax.scene.scene import Object, Scene
-from igllm_jax.scene.tasks import TASKS
 from tests.strategies import TASK_REPS, scenes
 
-CUBE = Object("large", "red", "metal", "cube", (0.5, -1.25, 0.7), (100.0,), (200.0, 7.0, 9.0))
-BALL = Object("small", "blue", "rubber", "sphere", (-2.0, 0.0, 0.35), (33.0,), (100.0, 7.0, 9.0))
+CUBE = Object(
+    size="large", color="red", material="metal", shape="cube",
+    location=(0.5, -1.25, 0.7), rotation=(100.0,), pixel=(200.0, 7.0, 9.0),
+)  # fmt: skip
+BALL = Object(
+    size="small", color="blue", material="rubber", shape="sphere",
+    location=(-2.0, 0.0, 0.35), rotation=(33.0,), pixel=(100.0, 7.0, 9.0),
+)  # fmt: skip
 PLAIN: dict[str, Any] = {"rng": None, "shuffle_attributes": True, "use_synonyms": True}
 
 
@@ -93,7 +97,7 @@ def test_attributes_and_synonyms_are_drawn_anew_and_all_of_them() -> None:
         )
     }
     assert len(shuffled) > 150  # of 720 orders
-    assert all(set(order) == set(TASKS["clevr"].attributes) for order in shuffled)
+    assert all(set(order) == {"size", "color", "material", "shape", "loc", "rotation"} for order in shuffled)
 
 
 def test_the_same_generator_state_writes_the_same() -> None:
@@ -174,8 +178,8 @@ def test_reading_takes_each_field_for_itself() -> None:
     )
     reading = read(text, "sixdof", rotation_rep="quat")
     assert reading.objects == (
-        Predicted("large", None, "metal", "cube", (1.0, 0.0, 3.0), None),
-        Predicted(None, "dark red", None, "chair_1", None, (1.0, 2.0, 3.0, 4.0)),
+        Predicted(size="large", material="metal", shape="cube", location=(1.0, 0.0, 3.0)),
+        Predicted(color="dark red", shape="chair_1", rotation=(1.0, 2.0, 3.0, 4.0)),
         Predicted(size="tiny, color="),
     )
     assert reading.problems[:4] == (
@@ -223,12 +227,14 @@ pieces = st.sampled_from(
 @given(text=st.lists(pieces, max_size=60).map("".join), task_rep=st.sampled_from(TASK_REPS))
 def test_one_object_for_each_line_that_starts_as_one(text: str, task_rep: tuple[str, str]) -> None:
     task, rotation_rep = task_rep
+    language = find_language(task)
     reading = read(text, task, rotation_rep=rotation_rep)
     assert len(reading.objects) == sum(line.startswith("add(") for line in text.split("\n"))
     for item in reading.objects:
-        assert item.location is None or len(item.location) == TASKS[task].location_size
-        representation = TASKS[task].representation(rotation_rep)
-        assert item.rotation is None or (representation and len(item.rotation) == representation.num_numbers)
+        for name, value in item.items():
+            attribute = language.functions[0].by_name[name]
+            count = sum(spelling.count for spelling in attribute.spellings(language.settings(rotation_rep)))
+            assert isinstance(value, str) or len(value) == count  # type: ignore[arg-type]
     scene_of(reading, task, rotation_rep=rotation_rep, image="i")  # any reading can be drawn
 
 
@@ -261,7 +267,15 @@ def test_write_then_read_gives_the_scene(task, rotation_rep, numbers_as_tokens, 
             item.shape,
         )
         _same_numbers(found.location, item.location)
-        _same_numbers(found.rotation, rotation_numbers(item, TASKS[task], rotation_rep, "deg"))
+        _same_numbers(found.rotation, said_rotation(item, task, rotation_rep))
+
+
+def said_rotation(item: Object, task: str, rotation_rep: str):
+    language = find_language(task)
+    attribute = language.functions[0].by_name.get("rotation")
+    if attribute is None or not attribute.is_present(item):
+        return None
+    return attribute.kind.write(item["rotation"], item, language.settings(rotation_rep))
 
 
 def _same_numbers(found, expected) -> None:
@@ -280,7 +294,7 @@ def test_a_clevr_reading_as_a_scene_can_be_written_again(rotation_unit: str) -> 
     assert again == text
 
 
-@pytest.mark.parametrize("rotation_rep", TASKS["so3"].rotation_reps)
+@pytest.mark.parametrize("rotation_rep", find_language("so3").rotation_reps)
 def test_a_turned_reading_as_a_scene_has_the_labels_angles(rotation_rep: str) -> None:
     turned = Scene((Object(location=(1.0, 2.0, 3.0), rotation=(2.0, -1.0, 3.0)),), "i")
     text = write(turned, "sixdof", rotation_rep=rotation_rep, numbers_as_tokens=False, **PLAIN).text
@@ -291,6 +305,7 @@ def test_a_turned_reading_as_a_scene_has_the_labels_angles(rotation_rep: str) ->
 
 
 def test_label_words() -> None:
-    assert label_word("shape", "ball") == "sphere"
-    assert label_word("color", "ball") == "ball"
-    assert label_word("material", "matte") == "rubber"
+    kinds = {name: attribute.kind for name, attribute in find_language("clevr").functions[0].by_name.items()}
+    assert kinds["shape"].read("ball") == "sphere"
+    assert kinds["color"].read("ball") == "ball"
+    assert kinds["material"].read("matte") == "rubber"

@@ -115,7 +115,7 @@ def scores_of_scene(scene: Scene, predicted: list[dict]) -> dict[str, float]:
         p, t = predicted[row], scene.objects[column]
         found = {"l2": cost[row][column]} if t.location is not None else {}
         for name, key in (("size", "size"), ("color", "color"), ("mat", "material")):
-            found[name] = 100.0 * (p[key] == getattr(t, key))
+            found[name] = 100.0 * (p[key] == t.get(key))
         if t.shape != "sphere":
             found["shape"] = 100.0 * (p["shape"] == t.shape)
         found["shp_cls"] = 100.0 * ((p["shape"] or "").split("_")[0] == t.shape.split("_")[0])
@@ -154,7 +154,7 @@ def random_object(task: str, rng: np.random.Generator) -> Object:
 def near(item: Object, task: str, rng: np.random.Generator) -> Object:
     """The object as a model might see it: off a little, sometimes another word."""
     other = random_object(task, rng)
-    chosen = {key: getattr(other if rng.random() < 0.3 else item, key) for key in WORDS}
+    chosen = {key: (other if rng.random() < 0.3 else item)[key] for key in WORDS}
     assert item.rotation
     off = rng.normal(0, 25.0, 1) if task == "clevr" else rng.normal(0, 0.4, 3)
     return Object(

@@ -8,8 +8,6 @@ from scipy.spatial.transform import Rotation
 
 from igllm_jax.scene.rotations import (
     REPRESENTATIONS,
-    clevr_yaw_rad,
-    cube_yaw_rad,
     euler_to_matrix,
     geodesic_deg,
     matrix_to_euler,
@@ -120,29 +118,6 @@ def test_geodesic_is_the_angle_between(turn_deg: float, axis: tuple[float, ...])
     turn = Rotation.from_rotvec(np.radians(turn_deg) * axis_array / np.linalg.norm(axis_array)).as_matrix()
     base = euler_to_matrix((1.0, 2.0, 3.0))
     assert geodesic_deg(base, base @ turn) == pytest.approx(turn_deg, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("rotation", "unit", "expected_deg"),
-    [(100.0, "deg", -35.0), (0.0, "deg", -45.0), (90.0, "deg", -45.0), (359.0, "deg", 44.0), (np.pi / 4, "rad", 0.0)],
-)
-def test_a_cubes_yaw_is_written_modulo_its_symmetry(rotation: float, unit: str, expected_deg: float) -> None:
-    assert clevr_yaw_rad(rotation, unit=unit, shape="cube") == pytest.approx(np.radians(expected_deg), abs=1e-12)
-
-
-def test_another_shapes_yaw_is_written_as_it_is() -> None:
-    assert clevr_yaw_rad(100.0, unit="deg", shape="cone") == pytest.approx(np.radians(100))
-
-
-@given(yaw_deg=st.floats(0, 360))
-def test_yaw_as_a_representation_is_what_clevr_code_says(yaw_deg: float) -> None:
-    representation = REPRESENTATIONS["yaw"]
-    written = clevr_yaw_rad(yaw_deg, unit="deg", shape="cube")
-    by_table = representation.from_euler_xyz_extrinsic_rad((0.0, 0.0, np.radians(yaw_deg)))[0]
-    assert yaw_error_deg(written, by_table, period_rad=np.pi / 2) == pytest.approx(0, abs=1e-9)
-    again = representation.from_matrix(representation.to_matrix((written,)))[0]
-    assert yaw_error_deg(written, again, period_rad=np.pi / 2) == pytest.approx(0, abs=1e-9)
-    assert -np.pi / 4 <= cube_yaw_rad(np.radians(yaw_deg)) < np.pi / 4
 
 
 def test_yaw_error_goes_round_the_symmetry() -> None:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from igllm_jax.errors import UserError
-from igllm_jax.scene.scene import Object, Scene, infer_task, npz_name, npz_spec, parse_labels, read_labels, read_points
+from igllm_jax.scene.labels import infer_task, npz_name, npz_spec, parse_labels, read_labels, read_points
+from igllm_jax.scene.language import find_language
+from igllm_jax.scene.scene import Object, Scene
 
 CUBE = {
     "size": "large",
@@ -26,22 +28,29 @@ def entry(**changes) -> dict:
     return {"image_filename": "a/b.png", "objects": [item]}
 
 
+def says_rotation(item: Object, task: str = "clevr") -> bool:
+    return find_language(task).functions[0].by_name["rotation"].is_present(item)
+
+
 def test_a_clevr_label() -> None:
     scene = Scene.from_label(entry(), "clevr")
-    cube = Object("large", "red", "metal", "cube", (1.0, 2.5, 0.7), (100.5,), (11.0, 22.0, 9.5))
+    cube = Object(
+        size="large", color="red", material="metal", shape="cube",
+        location=(1.0, 2.5, 0.7), rotation=(100.5,), pixel=(11.0, 22.0, 9.5),
+    )  # fmt: skip
     assert scene == Scene((cube,), "a/b.png")
-    assert cube.is_turned
+    assert says_rotation(cube)
 
 
 def test_what_a_label_lacks_is_none() -> None:
     scene = Scene.from_label({"image_filename": "i", "objects": [{"rotation": [1, 2, 3]}, {}]}, "so3")
     assert scene.objects == (Object(rotation=(1.0, 2.0, 3.0)), Object())
-    assert not scene.objects[1].is_turned
+    assert not says_rotation(scene.objects[1], "so3")
 
 
 @pytest.mark.parametrize("shape", ["sphere", "cylinder"])
 def test_round_shapes_are_not_turned(shape: str) -> None:
-    assert not Scene.from_label(entry(shape=shape), "clevr").objects[0].is_turned
+    assert not says_rotation(Scene.from_label(entry(shape=shape), "clevr").objects[0])
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

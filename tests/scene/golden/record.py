@@ -116,6 +116,7 @@ def record(case: tuple[str, str, str], head: str, tokenizer: Tokenizer, count: i
     is_seen = [index % 2 == 0 for index in range(count)] if task == "twod" else None
     scores = report(scenes, readings, task, rotation_rep=rep, rotation_unit=unit, is_seen=is_seen)
     metrics = scores.pop("metrics")
+    scores.pop("about", None)  # texts for tables
     for group in scores["by_object_count"].values():
         del group["metrics"]
     digests["counts"] = hashlib.sha256(json.dumps(scores, sort_keys=True).encode())
