@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -140,7 +141,7 @@ def check_labels(labels: str, language: Language, settings: Settings) -> int:
     return 1 if reasons else 0
 
 
-def _labels(labels: str, language: Language) -> Iterator[object]:
+def _labels(labels: str, language: Language) -> Iterator[Any]:
     npz = npz_spec(labels)
     if npz is not None:
         yield from point_scenes(*npz, language)

@@ -115,8 +115,8 @@ def entries(content: str | bytes | IO[bytes], where: str, image_key: str = "imag
     """
     if isinstance(content, str):
         content = content.encode("utf-8", "surrogatepass")
-    text = _Text(io.BytesIO(content) if isinstance(content, bytes) else content)
     try:
+        text = _Text(_as_utf8(io.BytesIO(content) if isinstance(content, bytes) else content))
         if text.peek() == "[":
             yield from text.items()
             text.end()
@@ -128,6 +128,13 @@ def entries(content: str | bytes | IO[bytes], where: str, image_key: str = "imag
             raise _not_scenes(where)
     except (ValueError, RecursionError) as error:
         raise UserError(f"labels {where}: not JSON ({error}); is the file complete?") from None
+
+
+def _as_utf8(file: IO[bytes]) -> IO[bytes]:
+    """The file after its byte order mark; one in UTF-16 or UTF-32, which are rare, is read whole and encoded anew."""
+    encoding = json.detect_encoding(file.read(4))
+    file.seek(3 if encoding == "utf-8-sig" else 0)
+    return file if encoding.startswith("utf-8") else io.BytesIO(file.read().decode(encoding).encode())
 
 
 def _not_scenes(where: str) -> UserError:
