@@ -20,8 +20,7 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # several steps in flight dead-lock fake devices
 
-install_import_hook("igllm_jax.models", "beartype.beartype")
-install_import_hook("igllm_jax.training.loss", "beartype.beartype")
+install_import_hook(["igllm_jax.models", "igllm_jax.training", "igllm_jax.decoding"], "beartype.beartype")
 
 LONGEST_FILES = ("test_processes.py", "test_train.py", "test_mixture.py")  # up to a minute a test
 

@@ -62,7 +62,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Parts:
-    """The model cut for decoding: everything but the layers, and one layer. Layers stand apart, not stacked: a loop
+    """The model split for decoding: everything but the layers, and one layer. Layers stand apart, not stacked: a loop
     that scans over a stack copies every layer's weights and cache at every token. The vocabulary head is laid out like
     the layers' kernels (see llama_decode) and like the embedding, [V, D]."""
 
@@ -131,7 +131,7 @@ def make_decode(
         with axes.sharding_rules(rules):
             rest = dict(params["rest"])
             head = rest.pop(HEAD, rest[EMBEDDING])
-            layers = [parts.layer.build(layer) for layer in params["layers"]]
+            layers = tuple(parts.layer.build(layer) for layer in params["layers"])
             known = None
             if options.num_drafts:
                 known = jax.tree.map(jnp.asarray, ngram_drafts.empty() if table is None else table)
@@ -143,6 +143,8 @@ def make_decode(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Loop:
+    """What a step changes. tokens, numbers: [B, N + drafts + 1], of which the first `counts` are written."""
+
     num_steps: jax.Array
     counts: jax.Array  # [B] tokens written so far
     caches: tuple[Cache, ...]
@@ -152,128 +154,166 @@ class _Loop:
     is_done: jax.Array
     table: ngram_drafts.Table | None
 
+    @classmethod
+    def of(
+        cls, caches: tuple[Cache, ...], is_used: jax.Array, table: ngram_drafts.Table | None, options: DecodeOptions
+    ) -> "_Loop":
+        """Before the first token."""
+        batch, num_drafts = len(is_used), options.num_drafts
+        memory = max((len(sequence) - 1 for sequence in options.forbidden), default=0)
+        shape = (batch, options.max_new_tokens + num_drafts + 1)
+        return cls(
+            num_steps=jnp.zeros((), jnp.int32),
+            counts=jnp.zeros(batch, jnp.int32),
+            caches=caches,
+            tokens=jnp.zeros(shape, jnp.int32),
+            numbers=jnp.zeros(shape, jnp.float32),
+            recent=jnp.full((batch, max(memory, ngram_drafts.LONGEST if num_drafts else 1)), -1, jnp.int32),
+            is_done=~is_used,
+            table=table,
+        )
 
-def _decode(
-    model: VLM,
-    layers: list[DecodeLayer],
-    head: jax.Array,
-    images: jax.Array,
-    is_used: jax.Array,
-    table: ngram_drafts.Table | None,
-    options: DecodeOptions,
-) -> Decoded:
-    batch, dtype = images.shape[0], jnp.dtype(model.config.dtype)
-    decoder, most, num_drafts = model.decoder, options.max_new_tokens, options.num_drafts
-    shared_x = decoder.embed(jnp.array([options.before], jnp.int32), dtype)
-    x = model.embed(images, jnp.tile(jnp.array(options.after, jnp.int32), (batch, 1)), image_offset=0)
-    num_shared, num_own = shared_x.shape[1], x.shape[1]
-    positions = num_shared + num_own - 1 + jnp.arange(most + num_drafts)
-    cos, sin = rope_cos_sin(positions, decoder.config.head_dim, decoder.config.rope_theta)
-    stops = _stops(most - 1)
-    shared, caches = [], []
-    for number, layer in enumerate(layers, 1):
-        shared_x, before = layer.prefill(shared_x, num_shared)
-        length = num_own + stops[0] + num_drafts
-        if number < len(layers):
-            x, cache = layer.prefill(x, length, before)
-        else:
-            x, cache = layer.prefill_last(x, length, before, (cos[:1], sin[:1]))
-        shared.append(before)
-        caches.append(cache)
-    head = axes.weight(head.astype(dtype), "vocab", "embed")
+    def known(self) -> ngram_drafts.Table:
+        """The table, where drafts are made."""
+        assert self.table is not None
+        return self.table
 
-    def write(loop: _Loop, x: Float[Array, "d _"], guesses: Int[Array, "b n"]) -> _Loop:
-        """Chooses the token after each column of x and keeps those whose columns stand on what was kept."""
-        state = decoder.final_norm(x, axis=0)
-        logits = jnp.einsum("vd,db->vb", head, state, preferred_element_type=jnp.float32)
+    def goes_on(self, stop: int) -> jax.Array:
+        """Whether a row that is not done has written at most `stop` tokens."""
+        farthest = jnp.max(jnp.where(self.is_done, 0, self.counts))
+        return (farthest > 0) & (farthest <= stop)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What every step reads and none changes.
+
+    head: [V, D]. shared: keys and values of what stands before the image, one cache a layer. cos, sin: of the positions
+    from the last one of the prompt on. num_own: positions of the prompt in each row's own caches.
+    """
+
+    model: VLM
+    layers: tuple[DecodeLayer, ...]
+    head: jax.Array
+    shared: tuple[Cache, ...]
+    cos: jax.Array
+    sin: jax.Array
+    num_own: int
+    options: DecodeOptions
+
+    def write(self, loop: _Loop, x: Float[Array, "d _"], guesses: Int[Array, "b n"]) -> _Loop:
+        """Chooses the token after each column of x, and accepts drafts up to the first mismatch."""
+        options, batch = self.options, len(guesses)
+        state = self.model.decoder.final_norm(x, axis=0)
+        logits = jnp.einsum("vd,db->vb", self.head, state, preferred_element_type=jnp.float32)
         width, memory = guesses.shape[1] + 1, loop.recent.shape[1]
         window = jnp.concatenate([loop.recent, guesses], axis=1)
         recent = jnp.stack([window[:, i : i + memory] for i in range(width)], axis=1).reshape(-1, memory)
         token = _likeliest(jnp.where(_is_allowed(recent, logits.shape[0], options), logits, -jnp.inf))
-        number = jnp.where(token == options.number_id, model.numbers(state.T), 0.0)
+        number = jnp.where(token == options.number_id, self.model.numbers(state.T), 0.0)
         token, number = (z.reshape(batch, width) for z in (token, number))
-        is_kept = _is_kept(loop, token, guesses, options)
-        counts = loop.counts + jnp.sum(is_kept, axis=1)
+        is_accepted = _is_accepted(loop, token, guesses, options)
+        counts = loop.counts + jnp.sum(is_accepted, axis=1)
         newest = (counts - loop.counts)[:, None] + jnp.arange(memory)
-        known = loop.table and ngram_drafts.learn(loop.table, recent, token.ravel(), is_kept.ravel())
+        is_end = jnp.any(is_accepted & (token == options.end_id), axis=1)
         return replace(
             loop,
             counts=counts,
             tokens=_put(loop.tokens, token, loop.counts),
             numbers=_put(loop.numbers, number, loop.counts),
             recent=jnp.take_along_axis(jnp.concatenate([loop.recent, token], axis=1), newest, axis=1),
-            is_done=loop.is_done | jnp.any(is_kept & (token == options.end_id), axis=1) | (counts >= most),
-            table=known,
+            is_done=loop.is_done | is_end | (counts >= options.max_new_tokens),
+            table=loop.table and ngram_drafts.learn(loop.table, recent, token.ravel(), is_accepted.ravel()),
         )
 
-    def step(loop: _Loop) -> _Loop:
-        """One token more of every row; the rows that go on are equally far."""
-        return advance(loop, loop.num_steps + 1, nothing)
-
-    def guessing_step(loop: _Loop, num_checked: int) -> _Loop:
-        """The same, and as many guesses as are right; the table learns how often the first one is."""
-        guesses = ngram_drafts.guess(known(loop), loop.recent, max(num_checked, 1))
-        after = advance(loop, loop.counts, guesses[:, :num_checked])
-        first = jnp.take_along_axis(after.tokens, loop.counts[:, None], axis=1)[:, 0]
-        return replace(after, table=ngram_drafts.judge(known(after), guesses[:, 0], first, ~loop.is_done))
-
-    def advance(loop: _Loop, counts: Int[Array, "*b"], guesses: Int[Array, "b n"]) -> _Loop:
+    def advance(self, loop: _Loop, counts: Int[Array, "*b"], guesses: Int[Array, "b n"]) -> _Loop:
         """Reads the last token and guesses of the next, writes what comes after them. counts: tokens written so far."""
+        decoder = self.model.decoder
         read = jnp.concatenate([loop.recent[:, -1:], jnp.maximum(guesses, 0)], axis=1)
-        x = decoder.embed(read, dtype).reshape(read.size, -1).T
-        positions_now = counts[..., None] + jnp.arange(guesses.shape[1] + 1)
-        caches = []
-        for layer, before, cache in zip(layers, shared, loop.caches, strict=True):
-            x, cache = layer.step(x, (cos[positions_now], sin[positions_now]), before, cache, num_own - 1 + counts)
+        x = decoder.embed(read, jnp.dtype(self.model.config.dtype)).reshape(read.size, -1).T
+        now = counts[..., None] + jnp.arange(guesses.shape[1] + 1)
+        rope, caches = (self.cos[now], self.sin[now]), []
+        for layer, before, cache in zip(self.layers, self.shared, loop.caches, strict=True):
+            x, cache = layer.step(x, rope, before, cache, self.num_own - 1 + counts)
             caches.append(cache)
-        return write(replace(loop, num_steps=loop.num_steps + 1, caches=tuple(caches)), x, guesses)
+        return self.write(replace(loop, num_steps=loop.num_steps + 1, caches=tuple(caches)), x, guesses)
 
-    def known(loop: _Loop) -> ngram_drafts.Table:
-        assert loop.table is not None
-        return loop.table
+    def plain(self, loop: _Loop) -> _Loop:
+        """One token more of every row; the rows that go on are equally far."""
+        return self.advance(loop, loop.num_steps + 1, jnp.zeros((len(loop.counts), 0), jnp.int32))
 
-    def goes_on(loop: _Loop, stop: int) -> jax.Array:
-        farthest = jnp.max(jnp.where(loop.is_done, 0, loop.counts))
-        return (farthest > 0) & (farthest <= stop)
+    def guess(self, loop: _Loop, num_checked: int) -> _Loop:
+        """The same, and as many guesses as are right; the table learns how often the first one is."""
+        guesses = ngram_drafts.guess(loop.known(), loop.recent, max(num_checked, 1))
+        after = self.advance(loop, loop.counts, guesses[:, :num_checked])
+        first = jnp.take_along_axis(after.tokens, loop.counts[:, None], axis=1)[:, 0]
+        return replace(after, table=ngram_drafts.judge(after.known(), guesses[:, 0], first, ~loop.is_done))
 
-    nothing = jnp.zeros((batch, 0), jnp.int32)
-    memory = max((len(sequence) - 1 for sequence in options.forbidden), default=0)
-    shape = (batch, most + num_drafts + 1)
-    loop = _Loop(
-        num_steps=jnp.zeros((), jnp.int32),
-        counts=jnp.zeros(batch, jnp.int32),
-        caches=tuple(caches),
-        tokens=jnp.zeros(shape, jnp.int32),
-        numbers=jnp.zeros(shape, jnp.float32),
-        recent=jnp.full((batch, max(memory, ngram_drafts.LONGEST if num_drafts else 1)), -1, jnp.int32),
-        is_done=~is_used,
-        table=table,
-    )
-    loop = write(loop, x, nothing)
-
-    def run(loop: _Loop, stop: int) -> _Loop:
-        """Two loops in turns where guesses are made: one checks them while they are trusted, one while they are not."""
-        is_on = partial(goes_on, stop=stop)
+    def run(self, loop: _Loop, stop: int) -> _Loop:
+        """Steps until the answers end or `stop` tokens are written. With guesses two loops take turns: one checks them
+        while enough are accepted, one only watches while they are not."""
+        num_drafts, is_on = self.options.num_drafts, partial(_Loop.goes_on, stop=stop)
         if not num_drafts:
-            return jax.lax.while_loop(is_on, step, loop)
+            return jax.lax.while_loop(is_on, self.plain, loop)
 
-        def turn(loop: _Loop) -> _Loop:
-            checks, waits = partial(guessing_step, num_checked=num_drafts), partial(guessing_step, num_checked=0)
-            loop = jax.lax.while_loop(lambda loop: is_on(loop) & known(loop).is_accepting, checks, loop)
-            return jax.lax.while_loop(lambda loop: is_on(loop) & ~known(loop).is_accepting, waits, loop)
+        def both(loop: _Loop) -> _Loop:
+            checks, watches = partial(self.guess, num_checked=num_drafts), partial(self.guess, num_checked=0)
+            loop = jax.lax.while_loop(lambda loop: is_on(loop) & loop.known().is_accepting, checks, loop)
+            return jax.lax.while_loop(lambda loop: is_on(loop) & ~loop.known().is_accepting, watches, loop)
 
-        return jax.lax.while_loop(is_on, turn, loop)
+        return jax.lax.while_loop(is_on, both, loop)
 
+
+def _prefill(
+    model: VLM, layers: tuple[DecodeLayer, ...], head: jax.Array, images: jax.Array, free: int, options: DecodeOptions
+) -> tuple[_Step, tuple[Cache, ...], Float[Array, "d b"]]:
+    """The prompt: what the steps read, each layer's cache with room for `free` tokens more, and the last layer's output
+    at the last position."""
+    batch, dtype, decoder = images.shape[0], jnp.dtype(model.config.dtype), model.decoder
+    shared_x = decoder.embed(jnp.array([options.before], jnp.int32), dtype)
+    x = model.embed(images, jnp.tile(jnp.array(options.after, jnp.int32), (batch, 1)), image_offset=0)
+    num_shared, num_own = shared_x.shape[1], x.shape[1]
+    positions = num_shared + num_own - 1 + jnp.arange(options.max_new_tokens + options.num_drafts)
+    cos, sin = rope_cos_sin(positions, decoder.config.head_dim, decoder.config.rope_theta)
+    shared, caches = [], []
+    for number, layer in enumerate(layers, 1):
+        shared_x, before = layer.prefill(shared_x, num_shared)
+        if number < len(layers):
+            x, cache = layer.prefill(x, num_own + free, before)
+        else:
+            x, cache = layer.prefill_last(x, num_own + free, before, (cos[:1], sin[:1]))
+        shared.append(before)
+        caches.append(cache)
+    head = axes.weight(head.astype(dtype), "vocab", "embed")
+    step = _Step(model, layers, head, tuple(shared), cos, sin, num_own, options)
+    return step, tuple(caches), x
+
+
+def _decode(
+    model: VLM,
+    layers: tuple[DecodeLayer, ...],
+    head: jax.Array,
+    images: jax.Array,
+    is_used: jax.Array,
+    table: ngram_drafts.Table | None,
+    options: DecodeOptions,
+) -> Decoded:
+    """Prefill, the first token from it, and the loop in pieces between which the caches grow."""
+    most, num_drafts = options.max_new_tokens, options.num_drafts
+    stops = _stops(most - 1)
+    step, caches, x = _prefill(model, layers, head, images, stops[0] + num_drafts, options)
+    nothing = jnp.zeros((len(images), 0), jnp.int32)
+    loop = step.write(_Loop.of(caches, is_used, table, options), x, nothing)
     for stop in stops:
-        length = num_own + stop + num_drafts
-        loop = run(replace(loop, caches=tuple(cache.grown(length) for cache in loop.caches)), stop)
+        length = step.num_own + stop + num_drafts
+        loop = step.run(replace(loop, caches=tuple(cache.grown(length) for cache in loop.caches)), stop)
     is_written = jnp.arange(most) < loop.counts[:, None]
     tokens = jnp.where(is_written, loop.tokens[:, :most], options.end_id)
     lengths = jnp.sum(is_written & (tokens != options.end_id), axis=1)
     return Decoded(tokens, jnp.where(is_written, loop.numbers[:, :most], 0.0), lengths, loop.num_steps, loop.table)
 
 
-def _is_kept(
+def _is_accepted(
     loop: _Loop, token: Int[Array, "b t"], guesses: Int[Array, "b n"], options: DecodeOptions
 ) -> Bool[Array, "b t"]:
     """True for the tokens of a step that are written: all guesses before them are right, no end token stands before

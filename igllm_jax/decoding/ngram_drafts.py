@@ -20,7 +20,9 @@ CONTEXTS = (8, 3)  # tokens; the longer one is asked first
 LONGEST = max(CONTEXTS)
 BITS = 15  # 2^BITS entries for each
 UNKNOWN = -1
-PRIME, GOLDEN = 16777619, 2654435769
+# The factor of the FNV hash (Fowler, Noll, Vo), here of polynomial digits; and 2^32 / golden ratio, whose product
+# spreads numbers over its high bits (Knuth, The Art of Computer Programming 3, section 6.4).
+FNV_PRIME, GOLDEN = 16777619, 2654435769
 MIN_ACCEPTANCE_RATE = 0.5  # from which on guesses are worth their time
 ACCEPTANCE_EMA_WEIGHT = 0.2  # a step's share of the exponential moving average
 
@@ -85,7 +87,7 @@ def _entry_indices(recent: Int[Array, "b m"]) -> list[Int[Array, "b"]]:
     """Each context's entry: its tokens are the digits of a number modulo 2^32, whose product's highest bits count."""
     indices = []
     for length in CONTEXTS:
-        digits = jnp.array([pow(PRIME, power, 2**32) for power in range(length)], jnp.uint32)
+        digits = jnp.array([pow(FNV_PRIME, power, 2**32) for power in range(length)], jnp.uint32)
         number = jnp.sum(recent[:, -length:].astype(jnp.uint32) * digits, axis=1, dtype=jnp.uint32)
         indices.append(((number * jnp.uint32(GOLDEN)) >> (32 - BITS)).astype(jnp.int32))
     return indices
