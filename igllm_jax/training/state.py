@@ -12,9 +12,10 @@ from igllm_jax.training import optim
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """What a checkpoint holds: steps done (int32), trainables (float32, nested by path), the optimizer's state."""
+    """What a checkpoint holds: steps done (int32), trainables (float32, nested by path), the optimizer's state; or the
+    shapes or shardings of these."""
 
-    step: jax.Array
+    step: Any
     params: Any
     optimizer: Any
 
