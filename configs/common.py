@@ -92,7 +92,7 @@ def data() -> ConfigDict:
 
 
 def model() -> ConfigDict:
-    """ViT-L/14-336, linear projector, Vicuna-7B v1.3 (LLaMA-1), LoRA on every map of every layer."""
+    """ViT-L/14-336, linear projector, Vicuna-7B v1.3 (LLaMA-1), LoRA on every projection of every layer."""
     model = ConfigDict()
     model.base = ""  # a folder that tools/convert_weights.py made; empty: random initialisation
     model.dtype = "bfloat16"  # of the computation

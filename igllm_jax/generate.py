@@ -33,10 +33,10 @@ def batches(
     rows = range(size) if rows is None else rows
     for start in range(0, len(names), size):
         part = np.zeros((len(rows), options.image_size, options.image_size, 3), np.uint8)
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             if start + row < len(names):
                 image = source.read(start + row, options.pixel_options)
-                part[place] = image_files.preprocess(
+                part[index] = image_files.preprocess(
                     image, options.image_size, options.image_aspect_ratio, options.image_mean
                 )
         yield names[start : start + size], part
@@ -55,7 +55,7 @@ def predict(
 ) -> dict[str, Answer]:
     """Image name -> answer, for the first `limit` images (0: all) of an image source, with progress on stderr.
 
-    layout: where `trained` lives (default: one device). batch_size is rounded up to what it can cut evenly.
+    layout: where `trained` lives (default: one device). batch_size is rounded up to what it can shard evenly.
     num_drafts: see AnswerGenerator.
     stops: asked before each batch. Raises: Stopped where it says so.
     """
@@ -90,7 +90,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--num_drafts", type=int, default=NUM_DRAFTS, help="tokens guessed a step (0: none); answers stay the same"
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation")
-    parser.add_argument("--tensor", type=int, default=1, help="cut the weights over so many devices")
+    parser.add_argument("--tensor", type=int, default=1, help="shard the weights over so many devices")
     distributed.add_arguments(parser)
     parser.add_argument("--task", help="with --model: its language, a name or a .toml file (default: its own)")
     parser.add_argument("--rotation_rep", default="", help="with --model: how it writes rotations")
@@ -145,8 +145,8 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         **of_language(find_language(data.task)),
     )
     write_predictions(options.out, predictions, **trained.about)  # type: ignore[arg-type]
-    cut = sum(not answer.is_finished for answer in answers.values())
+    unfinished = sum(not answer.is_finished for answer in answers.values())
     print(f"{len(answers)} answers in {options.out}")
-    if cut:
-        print(f"{cut} did not end within --max_new_tokens {options.max_new_tokens}", file=sys.stderr)
+    if unfinished:
+        print(f"{unfinished} did not end within --max_new_tokens {options.max_new_tokens}", file=sys.stderr)
     return 0

@@ -11,19 +11,31 @@ from contextlib import contextmanager
 from dataclasses import astuple
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from igllm_jax import progress
 from igllm_jax.data.names import digest
+from igllm_jax.data.options import DataOptions
 from igllm_jax.data.stores import keep, kept
+from igllm_jax.data.tars import ImageSource
 from igllm_jax.errors import BadSampleError, UserError
 
-if TYPE_CHECKING:
-    from igllm_jax.data.examples import Examples
-
 _CHUNK = 64  # images between two marks of how far the writing is
+
+
+class Decodable(Protocol):
+    """What a cache is made of: N images, and what their decoding depends on. `Examples` are."""
+
+    images: ImageSource
+    places: np.ndarray
+    fingerprint: str
+    options: DataOptions
+
+    def __len__(self) -> int: ...
+
+    def fresh_image(self, index: int) -> np.ndarray: ...
 
 
 class CachedImages:
@@ -36,7 +48,7 @@ class CachedImages:
         self.bad = bad
 
     @classmethod
-    def open(cls, folder: str | Path, examples: "Examples") -> "CachedImages":
+    def open(cls, folder: str | Path, examples: Decodable) -> "CachedImages":
         """The cache of these examples in `folder`, written first where it is not there yet.
 
         The name holds the data's fingerprint, when their files were last changed, and how images are prepared, so other
@@ -103,7 +115,7 @@ def _done(mark: Path, partial: Path, shape: tuple[int, int, int, int]) -> tuple[
     return done, {int(index): reason for index, reason in bad.items()}
 
 
-def _write(file: Path, shape: tuple[int, int, int, int], examples: "Examples") -> None:
+def _write(file: Path, shape: tuple[int, int, int, int], examples: Decodable) -> None:
     partial, mark = file.with_suffix(".partial"), file.with_suffix(".done")
     done, bad = _done(mark, partial, shape)
     size = math.prod(shape)

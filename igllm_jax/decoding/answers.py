@@ -94,7 +94,7 @@ class AnswerGenerator:
         self.prepare, self.decode = programs(model, self.options, layout)
 
     def batch_size(self, wanted: int) -> int:
-        """`wanted`, rounded up to what the layout can cut evenly."""
+        """`wanted`, rounded up to what the layout can shard evenly."""
         ways = self.layout.mesh.shape["data"] * self.layout.mesh.shape["fsdp"]
         return -(-wanted // ways) * ways
 

@@ -17,8 +17,7 @@ from igllm_jax import config as configs
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
-from igllm_jax.interop import formats as tables
-from igllm_jax.interop import hf_config
+from igllm_jax.interop import formats, hf_config
 from igllm_jax.interop.files import import_torch, read_json, write_torch
 from igllm_jax.interop.importing import licence_files, merge_kernel
 from igllm_jax.interop.rules import Rule, WeightFormat
@@ -190,11 +189,13 @@ def _export_peft(model: Model, folder: Path, dtype: str) -> int:
             f"more has trained than an adapter holds ({len(whole)} arrays, such as {whole[0]}): export it as llava-hf "
             "or safetensors"
         )
-    beside = tables.non_lora(config.projector, config.head)
+    beside = formats.non_lora(config.projector, config.head)
     import_torch(folder / "non_lora_trainables.bin")
     sources = model.about["sources"]
     is_hf = _is_hugging_faces(model)
-    lora = _outgoing(model, tables.peft("none", "none", in_llava=is_hf), dtype, {p for p in model.shapes if is_lora(p)})
+    lora = _outgoing(
+        model, formats.peft("none", "none", in_llava=is_hf), dtype, {p for p in model.shapes if is_lora(p)}
+    )
     others = _outgoing(model, beside, dtype, {p for p in model.shapes if not p.startswith(BASE_PARTS)})
     write(lora, folder / "adapter_model.safetensors")
     write_torch({name: tensor.read() for name, tensor in others.items()}, folder / "non_lora_trainables.bin")
@@ -236,14 +237,14 @@ def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
         )
     chosen = dtype if dtype != KEEP else model.dtype("decoder/embedding").name
     body = {path for path in model.shapes if not path.startswith("float_head/") and not is_lora(path)}
-    tensors = _outgoing(model, tables.llava_hf(config.projector), chosen, body)
+    tensors = _outgoing(model, formats.llava_hf(config.projector), chosen, body)
     image_token, vocab_size = _add_image_token(model, tensors)
     tensors |= _identities(model, np.dtype(_named(chosen)))
     write_sharded(tensors, folder)
     if config.has_float_head:
         head = {path for path in model.shapes if path.startswith("float_head/")}
-        beside = _outgoing(model, tables.float_head(config.head), KEEP, head)
-        write(beside, folder / tables.FLOAT_HEAD_FILE)
+        beside = _outgoing(model, formats.float_head(config.head), KEEP, head)
+        write(beside, folder / formats.FLOAT_HEAD_FILE)
     described = hf_config.llava_to_json(config, vocab_size=vocab_size, image_token=image_token, dtype=chosen)
     described["text_config"] |= _about_text(model)
     _write_json(folder / "config.json", described)
@@ -315,8 +316,8 @@ def _with_mean_row(tensor: Outgoing) -> Outgoing:
 
 
 def _identities(model: Model, dtype: np.dtype) -> dict[str, Outgoing]:
-    """What Hugging Face's model has and ours does not: the post-layernorm, which the features skip, and the second map
-    of a projector that is a single one."""
+    """What Hugging Face's model has and ours does not: the post-layernorm, which the features skip, and the second
+    projection of a projector that is a single one."""
     vision, width = model.config.vision.width, model.config.decoder.width
     norm = "vision_tower.vision_model.post_layernorm"
     found = {

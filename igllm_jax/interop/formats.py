@@ -45,7 +45,7 @@ VISION = (
     *_linear("encoder.layers.{layer}.mlp.fc2", "vision/blocks/fc2", LATER_BLOCK),
 )
 
-# Their name of each map of a decoder layer -> ours; LoRA sits on all of them.
+# Their name of each projection of a decoder layer -> ours; LoRA sits on all of them.
 DECODER_PROJECTIONS = {
     "self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v", "self_attn.o_proj": "o",
     "mlp.gate_proj": "gate", "mlp.up_proj": "up", "mlp.down_proj": "down",
@@ -168,13 +168,13 @@ def _beside_lora(projector: str, head: str) -> tuple[Group, Group]:
     )
 
 
-def _projector(table: Mapping[str, tuple[Rule, ...]], kind: str) -> tuple[Rule, ...]:
-    if kind not in table:
+def _projector(known: Mapping[str, tuple[Rule, ...]], kind: str) -> tuple[Rule, ...]:
+    if kind not in known:
         raise UserError(
             f"these files have no names for the projector {kind!r}: export as safetensors, or add it to "
             "interop/formats.py"
         )
-    return table[kind]
+    return known[kind]
 
 
 def _float_head(kind: str) -> tuple[Rule, ...]:
@@ -217,5 +217,5 @@ def kind_of(names: Iterable[str], part: str, where: object) -> str:
     kind = kinds.get((part, frozenset(linears)))
     if kind is None:
         known = "linear and mlp2x_gelu projectors" if "projector" in part else "linear and tanh_mlp_gelu float heads"
-        raise UserError(f"{where}: {part} has the maps {sorted(linears)}; only {known} are known")
+        raise UserError(f"{where}: {part} has the projections {sorted(linears)}; only {known} are known")
     return kind

@@ -197,7 +197,7 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 
 def decoder_to_json(config: DecoderConfig, *, vocab_size: int, dtype: str) -> dict[str, Any]:
-    """LlamaConfig, as far as the model decides it. rope_theta stands at the places of old and of new readers."""
+    """LlamaConfig, as far as the model decides it. rope_theta stands where old and where new readers look."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -239,7 +239,7 @@ def vision_to_json(config: VisionConfig) -> dict[str, Any]:
 def llava_to_json(config: VLMConfig, *, vocab_size: int, image_token: int, dtype: str) -> dict[str, Any]:
     """LlavaConfig, with the float head's kind as the reference calls it.
 
-    A single linear map is written as linear_1, no activation, and an identity for linear_2.
+    A single linear projection is written as linear_1, no activation, and an identity for linear_2.
     """
     return {
         "architectures": ["LlavaForConditionalGeneration"],
@@ -333,8 +333,8 @@ def reference_to_json(config: VLMConfig, *, vision_tower: str, dtype: str, aspec
 
 
 def lora_to_json(config: LoRAConfig, *, base_model: str, in_llava: bool = False) -> dict[str, Any]:
-    """PEFT's adapter_config.json. in_llava: the vision tower's maps, some of which have the same names, stay bare."""
-    maps = [name.split(".")[-1] for name in DECODER_PROJECTIONS]
+    """PEFT's adapter_config.json. in_llava: the vision tower's layers, some with the same names, stay bare."""
+    projections = [name.split(".")[-1] for name in DECODER_PROJECTIONS]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -342,7 +342,7 @@ def lora_to_json(config: LoRAConfig, *, base_model: str, in_llava: bool = False)
         "r": config.rank,
         "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
         "lora_dropout": config.dropout,
-        "target_modules": rf".*language_model.*\.({'|'.join(maps)})" if in_llava else maps,
+        "target_modules": rf".*language_model.*\.({'|'.join(projections)})" if in_llava else projections,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,

@@ -185,8 +185,8 @@ def merge_kernel(kernel: np.ndarray, a: np.ndarray, b: np.ndarray, config: LoRAC
     """One layer's kernel with its update, in the kernel's dtype."""
     parts = {"kernel": kernel, "lora_a": a, "lora_b": b}
     with jax.default_matmul_precision("highest"):
-        merged = lora.merge({f"map/{name}": jnp.asarray(value) for name, value in parts.items()}, config)
-    return np.asarray(merged["map/kernel"])
+        merged = lora.merge({f"projection/{name}": jnp.asarray(value) for name, value in parts.items()}, config)
+    return np.asarray(merged["projection/kernel"])
 
 
 def _folders(request: ImportRequest) -> dict[str, Path]:

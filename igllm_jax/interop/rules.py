@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 OPTIONAL_PARTS = {
     "{adapter}": r"(?:\.[^.]+)?",  # PEFT's adapter name: lora_A.default.weight
     "{wrap}": r"(?:\.modules_to_save(?:\.[^.]+)?)?",  # PEFT's wrapper around modules that train whole
-    "{zero}": r"(?:\.0)?",  # one linear map, bare or alone in a Sequential
+    "{zero}": r"(?:\.0)?",  # one linear projection, bare or alone in a Sequential
 }
 
 

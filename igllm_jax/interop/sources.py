@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from igllm_jax.errors import UserError
-from igllm_jax.interop import formats as tables
-from igllm_jax.interop import hf_config
+from igllm_jax.interop import formats, hf_config
 from igllm_jax.interop.adapter_config import AdapterConfig, read_adapter_config
 from igllm_jax.interop.files import Weights, open_weights, read_json
 from igllm_jax.interop.rules import Shape, Tensor, WeightFormat, match_tensors
@@ -69,7 +68,7 @@ class _Part:
     """One opened file or folder, and what it holds beside vision and decoder ("none": nothing)."""
 
     weights: Weights
-    table: Callable[[str, str], WeightFormat]  # of the kinds of projector and float head
+    weight_format: Callable[[str, str], WeightFormat]  # of the kinds of projector and float head
     owns: tuple[str, ...]  # prefixes of our paths: "vision/", "decoder/", "lora"
     projector: str = "none"
     head: str = "none"
@@ -136,10 +135,10 @@ def _open_parts(request: ImportRequest) -> list[_Part]:
     if request.llava:
         parts += _llava_parts(request, request.llava)
     else:
-        parts.append(_Part(open_weights(_given(request.vision)), lambda *_: tables.CLIP, ("vision/",)))
-        parts.append(_Part(open_weights(_given(request.decoder)), lambda *_: tables.LLAMA, ("decoder/",)))
+        parts.append(_Part(open_weights(_given(request.vision)), lambda *_: formats.CLIP, ("vision/",)))
+        parts.append(_Part(open_weights(_given(request.decoder)), lambda *_: formats.LLAMA, ("decoder/",)))
     if request.projector:
-        part = _kinds(open_weights(request.projector, names=PROJECTOR_FILES), tables.non_lora, ())
+        part = _kinds(open_weights(request.projector, names=PROJECTOR_FILES), formats.non_lora, ())
         if part.projector == "none":
             raise UserError(f"{part.weights.origin} holds no mm_projector: --projector takes LLaVA's mm_projector.bin")
         parts.append(part)
@@ -155,7 +154,7 @@ def _adapter_parts(request: ImportRequest, folder: Path) -> list[_Part]:
     """
     parts = [_adapter_part(open_weights(folder, names=ADAPTER_FILES))]
     if any((folder / name).is_file() for name in BESIDE_FILES):
-        parts.append(_kinds(open_weights(folder, names=BESIDE_FILES), tables.non_lora, ()))
+        parts.append(_kinds(open_weights(folder, names=BESIDE_FILES), formats.non_lora, ()))
     is_hf = request.llava is not None and "vision_config" in read_json(request.llava / "config.json")
     if not request.lora_only and not is_hf and all(part.projector == "none" for part in parts):
         raise UserError(
@@ -167,11 +166,11 @@ def _adapter_parts(request: ImportRequest, folder: Path) -> list[_Part]:
 
 def _adapter_part(weights: Weights) -> _Part:
     """PEFT's file; modules_to_save may have put a projector into it, by LLaVA's name or by Hugging Face's."""
-    hf_projector = tables.kind_of(weights.infos, "multi_modal_projector", weights.origin)
+    hf_projector = formats.kind_of(weights.infos, "multi_modal_projector", weights.origin)
     if hf_projector == "none":
-        return _kinds(weights, tables.peft, ("lora",))
-    head = tables.kind_of(weights.infos, "float_head", weights.origin)
-    return _Part(weights, partial(tables.peft, in_llava=True), ("lora",), hf_projector, head)
+        return _kinds(weights, formats.peft, ("lora",))
+    head = formats.kind_of(weights.infos, "float_head", weights.origin)
+    return _Part(weights, partial(formats.peft, in_llava=True), ("lora",), hf_projector, head)
 
 
 def _llava_parts(request: ImportRequest, folder: Path) -> list[_Part]:
@@ -179,25 +178,25 @@ def _llava_parts(request: ImportRequest, folder: Path) -> list[_Part]:
     if "vision_config" in config:
         if request.vision:
             raise UserError(f"{folder} brings its own vision tower: leave out --vision")
-        kind = tables.kind_of(weights.infos, "multi_modal_projector", folder)
+        kind = formats.kind_of(weights.infos, "multi_modal_projector", folder)
         if kind != "none":
             kind = _hf_projector(config, weights, folder)
-        parts = [_Part(weights, lambda kind, _: tables.llava_hf(kind), ("vision/", "decoder/"), kind)]
-        if (folder / tables.FLOAT_HEAD_FILE).is_file():
-            beside = open_weights(folder / tables.FLOAT_HEAD_FILE)
-            kind = tables.kind_of(beside.infos, "float_head", beside.origin)
-            parts.append(_Part(beside, lambda _, head: tables.float_head(head), (), head=kind))
+        parts = [_Part(weights, lambda kind, _: formats.llava_hf(kind), ("vision/", "decoder/"), kind)]
+        if (folder / formats.FLOAT_HEAD_FILE).is_file():
+            beside = open_weights(folder / formats.FLOAT_HEAD_FILE)
+            kind = formats.kind_of(beside.infos, "float_head", beside.origin)
+            parts.append(_Part(beside, lambda _, head: formats.float_head(head), (), head=kind))
         return parts
     if not request.vision:
         raise UserError(f"{folder} does not describe its vision tower: give the folder of the tower as --vision")
     has_tower = any(name.startswith("model.vision_tower.") for name in weights.infos)
-    part = _kinds(weights, tables.llava, ("vision/", "decoder/") if has_tower else ("decoder/",))
-    tower = _Part(open_weights(request.vision), lambda *_: tables.CLIP, ("vision/",))
+    part = _kinds(weights, formats.llava, ("vision/", "decoder/") if has_tower else ("decoder/",))
+    tower = _Part(open_weights(request.vision), lambda *_: formats.CLIP, ("vision/",))
     return [part] if has_tower else [tower, part]
 
 
 def _hf_projector(config: Mapping[str, Any], weights: Weights, folder: Path) -> str:
-    """Hugging Face's projector always has two maps; a linear one has no activation and an identity as its second."""
+    """Hugging Face's projector always has two layers; a linear one has no activation and an identity as its second."""
     act = config.get("projector_hidden_act", hf_config.LLAVA_DEFAULTS["projector_hidden_act"])
     if act == "gelu":
         return "mlp2x_gelu"
@@ -211,10 +210,10 @@ def _hf_projector(config: Mapping[str, Any], weights: Weights, folder: Path) -> 
     return "linear"
 
 
-def _kinds(weights: Weights, table: Callable[[str, str], WeightFormat], owns: tuple[str, ...]) -> _Part:
+def _kinds(weights: Weights, weight_format: Callable[[str, str], WeightFormat], owns: tuple[str, ...]) -> _Part:
     """A part whose names say which projector and float head it holds."""
-    projector, head = (tables.kind_of(weights.infos, part, weights.origin) for part in ("mm_projector", "float_head"))
-    return _Part(weights, table, owns, projector, head)
+    projector, head = (formats.kind_of(weights.infos, part, weights.origin) for part in ("mm_projector", "float_head"))
+    return _Part(weights, weight_format, owns, projector, head)
 
 
 def _agreed(parts: list[_Part], what: str) -> str:
@@ -272,25 +271,28 @@ def _match_part(plan: Plan, part: _Part, shapes: Mapping[str, Shape], request: I
                 "are alike: add --merge_lora"
             )
         names = " ".join(part.weights.infos)
-        maps = {ours for theirs, ours in tables.DECODER_PROJECTIONS.items() if f"{theirs}.lora_" in names}
-        absent = [ours for ours in tables.DECODER_PROJECTIONS.values() if ours not in maps]
-        if maps and absent and not request.merge_lora:
+        projections = {ours for theirs, ours in formats.DECODER_PROJECTIONS.items() if f"{theirs}.lora_" in names}
+        absent = [ours for ours in formats.DECODER_PROJECTIONS.values() if ours not in projections]
+        if projections and absent and not request.merge_lora:
             raise UserError(
-                f"{part.weights.origin} has no LoRA on {', '.join(absent)}, and here every map of a layer has one: "
-                "add --merge_lora"
+                f"{part.weights.origin} has no LoRA on {', '.join(absent)}, and here every projection of a layer has "
+                "one: add --merge_lora"
             )
-        wanted = {p: shape for p, shape in wanted.items() if not maps or not is_lora(p) or _map_of(p) in maps}
-    table = part.table(part.projector, part.head)
-    found, left_out = match_tensors(table, part.weights, wanted, _slice_shape(plan, table, wanted))
+        if projections:
+            wanted = {p: s for p, s in wanted.items() if not is_lora(p) or _projection_of(p) in projections}
+    weight_format = part.weight_format(part.projector, part.head)
+    found, left_out = match_tensors(weight_format, part.weights, wanted, _slice_shape(plan, weight_format, wanted))
     replaced = {tensor.path.split("/")[0] for tensor in found if (tensor.path, tensor.layer) in plan.tensors}
     plan.notes += [f"the {name} is the one in {part.weights.origin}" for name in sorted(replaced)]
     plan.tensors.update({(tensor.path, tensor.layer): tensor for tensor in found})
     plan.left_out.update(left_out)
 
 
-def _slice_shape(plan: Plan, table: WeightFormat, wanted: Mapping[str, Shape]) -> Callable[[str, int], Shape | None]:
+def _slice_shape(
+    plan: Plan, weight_format: WeightFormat, wanted: Mapping[str, Shape]
+) -> Callable[[str, int], Shape | None]:
     """(path, layer) -> the shape of one layer's slice, None where the adapter's config says that there is none."""
-    names = {(rule.ours, layer): name for name, (rule, layer) in table.names(wanted).items()}
+    names = {(rule.ours, layer): name for name, (rule, layer) in weight_format.names(wanted).items()}
 
     def shape_of(path: str, layer: int) -> Shape | None:
         shape = wanted[path][1:]
@@ -306,7 +308,7 @@ def _slice_shape(plan: Plan, table: WeightFormat, wanted: Mapping[str, Shape]) -
     return shape_of
 
 
-def _map_of(path: str) -> str:
+def _projection_of(path: str) -> str:
     return path.split("/")[-2]
 
 

@@ -22,7 +22,7 @@ def causal(
 ) -> Float[Array, "b t h k"]:
     """Softmax(q k' / sqrt(K)) v, each position seeing itself and what comes before; G key heads serve H query heads.
 
-    kernel: "xla" keeps half of [B, H, T, T] for the way back; "chunked" holds [B, H, 256, T] and computes it again;
+    kernel: "xla" keeps half of [B, H, T, T] for the backward pass; "chunked" holds [B, H, 256, T], and recomputes it;
     "cudnn" (GPU) and "splash" (TPU) hold neither.
     Raises: ValueError for another name, and where the kernel can't take these sizes.
     """

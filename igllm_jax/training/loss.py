@@ -57,7 +57,7 @@ def cross_entropies(
     """-log softmax(states @ kernel)[target] in nats, float32.
 
     The product runs in the states' dtype and sums in float32; only [B, C, V] of it is alive at a time, C being at most
-    `chunk`: the answer is cut in equal parts, so that no more than C - 1 positions are filled up.
+    `chunk`: the answer is split in equal parts, so that no more than C - 1 positions are filled up.
     """
     batch, length, width = states.shape
     count = -(-length // chunk)
@@ -105,7 +105,7 @@ def _slopes(logits: jax.Array, total: jax.Array, targets: jax.Array) -> jax.Arra
 def _forward(states: Any, kernel: Any, targets: Any) -> tuple[jax.Array, tuple[Any, ...]]:
     """Inputs are CustomVJPPrimal: values that say whether they are differentiated."""
     inputs = (states.value, kernel.value, targets.value)
-    if kernel.perturbed:  # its gradient needs each position's weight, so the logits are computed again on the way back
+    if kernel.perturbed:  # its gradient needs each position's weight, so the backward pass recomputes the logits
         return _by_chunk(*inputs), (None, inputs)
 
     def one(own: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

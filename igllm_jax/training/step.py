@@ -27,7 +27,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
     """The step, to be jitted with the state donated: (state, frozen by path, batch) -> (state, metrics).
 
-    The loss is the mean over the whole batch, however many micro-batches it is cut into. Frozen weights are no
+    The loss is the mean over the whole batch, however many micro-batches it is split into. Frozen weights are no
     argument of the differentiated function, so nothing of theirs is computed or kept.
     """
     tx = optim.optimizer(options)

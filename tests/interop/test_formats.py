@@ -257,6 +257,6 @@ def test_kinds_are_read_from_names(part, found, kind):
 
 def test_a_kind_that_is_not_known_is_an_error():
     with pytest.raises(
-        UserError, match=r"here: mm_projector has the maps \['0', '2', '4'\]; only linear and mlp2x_gelu"
+        UserError, match=r"here: mm_projector has the projections \['0', '2', '4'\]; only linear and mlp2x_gelu"
     ):
         kind_of(["mm_projector.0.weight", "mm_projector.2.weight", "mm_projector.4.weight"], "mm_projector", "here")
