@@ -1,6 +1,7 @@
 # make demo      the whole loop, small: installs into .venv, trains on a CPU in minutes, leaves demo_output/demo.html
 # make test      installs the test extra and runs the tests      (another Python: make test PYTHON=python3.12)
 # make test-all  the tests and the slow ones                     make clean    removes what these made
+# make fuzz      inputs with faults for MINUTES=30; writes the table of docs/reliability.md
 # make lint      ruff and mypy                                   make format   lets ruff mend what it can
 
 PYTHON ?= python3
@@ -11,7 +12,9 @@ PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=wor
 # what a training step needs on a CPU comes in huge pages (glibc 2.35 and newer): a tenth quicker
 HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-all lint format clean
+MINUTES ?= 30
+
+.PHONY: demo test test-all fuzz lint format clean
 
 demo: $(VENV)/.installed
 	JAX_PLATFORMS=cpu $(HUGE_PAGES) $(BIN)/igllm demo --out demo_output
@@ -21,6 +24,9 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(PYTEST)
+
+fuzz: $(VENV)/.installed-test
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.hostile --minutes $(MINUTES) --least 500 --table --keep build/hostile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,0 +1,35 @@
+"""The table of docs/reliability.md, written between its marks from what was counted."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.hostile.trial import OK, REFUSED, Tally
+
+BEGIN, END = "<!-- table: made by `make fuzz` -->", "<!-- end of table -->"
+
+
+def table(tallies: Mapping[str, Tally]) -> str:
+    """Markdown: one row for each kind, and their sum."""
+    rows = ["| kind of input | tried | read right | refused in one line | tracebacks | hangs | silently different |"]
+    rows.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    counted = {name: tally.results for name, tally in tallies.items()}
+    for name, results in counted.items():
+        rows.append(_row(name, results))
+    whole: dict[str, int] = {}
+    for results in counted.values():
+        for what, count in results.items():
+            whole[what] = whole.get(what, 0) + count
+    return "\n".join([*rows, _row("all", whole)])
+
+
+def _row(name: str, results: Mapping[str, int]) -> str:
+    faults = results.get("traceback", 0) + results.get("not one line", 0)
+    counts = (sum(results.values()), results.get(OK, 0), results.get(REFUSED, 0), faults)
+    return f"| {name} | " + " | ".join(map(str, (*counts, results.get("hang", 0), results.get("different", 0)))) + " |"
+
+
+def write_table(page: Path, tallies: Mapping[str, Tally]) -> None:
+    """Puts the table in its place on the page."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{table(tallies)}\n{END}{after}")

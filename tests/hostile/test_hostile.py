@@ -1,0 +1,52 @@
+"""A few mutated inputs of every kind, the same ones each time; `make fuzz` tries many."""
+
+import pytest
+
+from tests.hostile.kinds import all_kinds
+from tests.hostile.trial import OK, REFUSED, Kind, Trials
+
+COUNT = 12
+KINDS = all_kinds()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_fault_ends_well_or_in_one_line(name, tmp_path):
+    trials = Trials(KINDS[name], tmp_path)
+    whole = trials.judge(trials.valid)
+    assert whole.result == OK, whole.detail
+    for seed in range(COUNT):
+        outcome = trials.run(seed)
+        assert outcome.result in (OK, REFUSED), f"{name}, seed {seed}: {outcome.detail}"
+        assert trials.mutated(seed) == trials.mutated(seed)
+
+
+def raised(error):
+    def run(folder):
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("run", "differs", "result", "signature"),
+    [
+        (raised(KeyError("x")), None, "traceback", "KeyError"),
+        (raised(SystemExit(3)), None, "traceback", "SystemExit"),
+        (raised(RecursionError()), None, "traceback", "RecursionError"),
+        (lambda folder: print("\ud800", flush=True), None, "traceback", "UnicodeEncodeError"),
+        (lambda folder: 3, lambda folder, found: "" if found == 4 else "another number", "different", "another number"),
+    ],
+)
+def test_what_is_not_allowed_is_found(run, differs, result, signature, tmp_path):
+    kind = Kind(lambda folder: {"x.json": b"[]"}, run, **({"differs": differs} if differs else {}))
+    outcome = Trials(kind, tmp_path).run(0)
+    assert outcome.result == result and signature in outcome.signature
+
+
+def test_what_takes_for_ever_is_ended(tmp_path, monkeypatch):
+    def run(folder):
+        while True:
+            pass
+
+    monkeypatch.setattr("tests.hostile.trial.SECONDS", 0.2)
+    assert Trials(Kind(lambda folder: {"x": b"1"}, run), tmp_path).run(0).result == "hang"
