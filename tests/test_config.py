@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from igllm_jax import config as configs
-from igllm_jax.data.options import Source
+from igllm_jax.data.options import VALUES_BEFORE, PixelOptions, Source
 from igllm_jax.errors import UserError
 
 FILES = ["clevr", "twod", "tiny"]
@@ -96,3 +96,17 @@ def test_a_mixture_that_is_none(spec):
         UserError, match=r"data.sources: .* must be \(images, weight\), .* or \(images, labels, weight\)"
     ):
         configs.train_sources(config)
+
+
+def test_runs_from_before_keep_their_pixels():
+    config, _ = configs.load(["--config=configs/clevr.py"])
+    assert configs.data_options(config).pixel_options == PixelOptions()
+    before = ConfigDict(json.loads(config.to_json()))
+    for key in VALUES_BEFORE:
+        del before.data[key]
+    options = configs.data_options(before)
+    assert (options.pixels, options.exif, options.max_image_side) == ("legacy", "ignore", 0)
+    with pytest.raises(UserError, match=r"data.exif from 'ignore' to 'apply', data.pixels from 'legacy' to 'exact'"):
+        configs.check_resume(config, before)
+    config.data.pixels, config.data.exif = "legacy", "ignore"
+    configs.check_resume(config, before)

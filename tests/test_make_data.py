@@ -1,5 +1,6 @@
 """`igllm make-data`: files, layouts, errors, interruptions."""
 
+import errno
 import json
 import os
 import signal
@@ -181,3 +182,13 @@ def test_other_tasks_leave_the_same_layout(tmp_path: Path, task: str) -> None:
 
 def test_every_painter_has_its_words_on_the_command_line() -> None:
     assert set(make_data.IMAGE_TASKS) == set(PAINTERS)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    refused = pytest.raises(UserError, match=r"can't write into .*: No space left on device; make room")
+    with refused, finished_outputs(tmp_path / "out", ["2d.npz"], overwrite=False) as partial:
+        (partial / "2d.npz").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(FileNotFoundError), finished_outputs(tmp_path / "out", ["2d.npz"], overwrite=False):
+        (tmp_path / "nothing").read_bytes()  # of something else than our output

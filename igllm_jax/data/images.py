@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from igllm_jax.data.options import EXACT, EXIF, PIXELS, PixelOptions
+from igllm_jax.data.options import EXACT, PixelOptions
 from igllm_jax.errors import BadSampleError, UserError
 
 ASPECT_RATIOS = ("pad", "square")
@@ -18,9 +18,6 @@ _STRIP = 1 << 22  # pixels that are padded at once
 
 def decode_image(content: bytes, where: str, options: PixelOptions = EXACT) -> Image.Image:
     """The image in a file's bytes, RGB. Raises: BadSampleError that says `where`, for what can't be shown right."""
-    if options.pixels not in PIXELS or options.exif not in EXIF:
-        choices = f"data.pixels of {', '.join(PIXELS)}, data.exif of {', '.join(EXIF)}"
-        raise UserError(f"data.pixels={options.pixels!r}, data.exif={options.exif!r}: choose {choices}")
     try:
         image: Image.Image = Image.open(io.BytesIO(content))
         _check_size(image, options)

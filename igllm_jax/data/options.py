@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from igllm_jax.errors import UserError
 from igllm_jax.scene.language import Language
 
 
@@ -21,9 +22,8 @@ class Source:
     num_samples: int = 0
 
 
-PIXELS = ("exact", "legacy")
-EXIF = ("apply", "ignore")
-ON_BAD_SAMPLE = ("error", "skip")
+# The values that a key may have
+CHOICES = {"pixels": ("exact", "legacy"), "exif": ("apply", "ignore"), "on_bad_sample": ("error", "skip")}
 # What runs did whose config.json does not have these keys: they keep the pixels that they had.
 VALUES_BEFORE: dict[str, Any] = {
     "pixels": "legacy",
@@ -54,6 +54,15 @@ class PixelOptions:
     max_image_side: int = 8192
     max_image_aspect: float = 32.0
     max_image_pixels: int = 67_108_864
+
+    def __post_init__(self) -> None:
+        for key in ("pixels", "exif"):
+            _check_choice(key, getattr(self, key))
+
+
+def _check_choice(key: str, value: str) -> None:
+    if value not in CHOICES[key]:
+        raise UserError(f"data.{key}={value!r} is unknown; choose one of {', '.join(CHOICES[key])}")
 
 
 EXACT = PixelOptions()
@@ -101,6 +110,14 @@ class DataOptions:
     max_image_pixels: int = 67_108_864
     on_bad_sample: str = "error"
     max_bad_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_choice("on_bad_sample", self.on_bad_sample)
+        if not 0 <= self.max_bad_share < 1:
+            raise UserError(
+                f"data.max_bad_share={self.max_bad_share} must be a share of the scenes, from 0 to below 1"
+            )
+        _ = self.pixel_options  # checks its own
 
     @property
     def pixel_options(self) -> PixelOptions:

@@ -135,6 +135,8 @@ class _Found:
         name = plain_name(member.name)
         if member.isdir():
             return
+        if member.size < 0:
+            raise UserError(f"{self.origin}: is damaged, {name} has {member.size} bytes; copy or download it again")
         if member.type == _MULTI_VOLUME:
             raise UserError(f"{self.origin}: {name} is a part of a file in several volumes; join them to one tar")
         if member.islnk() and plain_name(member.linkname) in self.files:

@@ -1,6 +1,7 @@
 """Finished outputs only: everything is written in a hidden folder beside its place and renamed at the end."""
 
 import contextlib
+import errno
 import io
 import shutil
 import signal
@@ -13,6 +14,9 @@ from types import TracebackType
 
 from igllm_jax.errors import UserError
 
+# What a disk says that is full, over its quota, read-only, failing, or not ours
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM)
+
 
 @contextlib.contextmanager
 def finished_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
@@ -20,7 +24,7 @@ def finished_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> 
 
     When the body raises or is interrupted (Ctrl-C, SIGTERM), nothing is moved and the hidden folder is removed.
     names: in the order of moving, so what marks the set as complete comes last.
-    Raises: UserError when outputs exist and `overwrite` is false, or when `folder` can't be made.
+    Raises: UserError when outputs exist and `overwrite` is false, or when `folder` can't be made or written.
     """
     existing = [name for name in names if (folder / name).exists()]
     if existing and not overwrite:
@@ -43,6 +47,10 @@ def finished_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> 
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).rename(folder / name)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UserError(f"can't write into {folder}: {error.strerror}; make room, or choose another --out") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -9,6 +9,7 @@ from igllm_jax.data import images
 from igllm_jax.data.images import decode_image, draw_disc, preprocess
 from igllm_jax.data.options import PixelOptions
 from igllm_jax.errors import UserError
+from tests.data import samples
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -195,7 +196,13 @@ def test_a_long_image_takes_little_memory():
 
 def test_unknown_choices():
     content = file_of(Image.new("L", (2, 2)))
-    with pytest.raises(UserError, match=r"data.pixels='v3', data.exif='apply': choose data.pixels of exact, legacy"):
+    with pytest.raises(UserError, match=r"data.pixels='v3' is unknown; choose one of exact, legacy"):
         decoded(content, pixels="v3")
+    with pytest.raises(UserError, match=r"data.exif='turn' is unknown; choose one of apply, ignore"):
+        decoded(content, exif="turn")
+    with pytest.raises(UserError, match=r"data.on_bad_sample='drop' is unknown; choose one of error, skip"):
+        samples.options(on_bad_sample="drop")
+    with pytest.raises(UserError, match=r"data.max_bad_share=1 must be a share of the scenes"):
+        samples.options(max_bad_share=1)
     with pytest.raises(UserError, match=r"its EXIF data are damaged .*; data.exif=ignore"):
         decoded(file_of(noise(3, 3), exif=b"neither big nor little"))

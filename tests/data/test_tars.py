@@ -263,6 +263,14 @@ def test_a_damaged_map_of_holes(tmp_path):
             open_images(path)
 
 
+def test_a_size_below_zero(tmp_path):
+    entry = tarfile.TarInfo("x.png")
+    entry.pax_headers = {"size": "-1"}
+    (tmp_path / "x.tar").write_bytes(entry.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
+    with pytest.raises(UserError, match=r"x.tar: is (damaged, x.png has -1 bytes|cut off \(a size below zero\))"):
+        open_images(tmp_path / "x.tar")
+
+
 def test_an_archive_ends_with_zeros_alone(tmp_path):
     files = {f"{index}.png": samples.png(np.random.default_rng(index)) for index in range(4)}
     path = samples.write_tar(tmp_path / "x.tar", files)
