@@ -4,7 +4,7 @@
 """
 
 from configs import common
-from igllm_jax.config import set_argument
+from igllm_jax.config import parse_argument
 from igllm_jax.errors import UserError
 
 # size -> (vision and decoder, LoRA's rank, tokens of a row with the image)
@@ -26,11 +26,13 @@ SIZES = {
 
 
 def get_config(argument: str = ""):
-    config = set_argument(_with_size(common.get_config()), argument, ("size", "head"))
-    if config.size not in SIZES:
-        raise UserError(f"size is {config.size!r}; choose one of {', '.join(SIZES)}")
-    vision, decoder, rank, tokens = SIZES[config.size]
-    del config.size
+    values = {"size": "small", **parse_argument(argument, ("size", "head"))}
+    config = common.get_config()
+    size = values.pop("size")
+    if size not in SIZES:
+        raise UserError(f"size is {size!r}; choose one of {', '.join(SIZES)}")
+    config.update(values)
+    vision, decoder, rank, tokens = SIZES[size]
     config.model.vision.update(vision)
     config.model.decoder.update(decoder)
     config.data.image_size = config.model.vision.image_size
@@ -44,9 +46,4 @@ def get_config(argument: str = ""):
         config.mesh.data, config.mesh.fsdp = -1, 1
     config.optim.lr = config.optim.projector_lr = 1e-4
     config.optim.warmup = 0.0
-    return config
-
-
-def _with_size(config):
-    config.size = "small"
     return config

@@ -24,12 +24,12 @@ def get_config() -> ConfigDict:
     config.optim.lr = 2e-5  # LoRA, or the whole base where that trains
     config.optim.projector_lr = 2e-5
     config.optim.float_head_lr = 2e-4
-    config.optim.warmup = 0.03  # share of the steps
+    config.optim.warmup = 0.03  # share of the steps, in [0, 1]
     config.optim.beta1 = 0.9
     config.optim.beta2 = 0.999
     config.optim.epsilon = 1e-8
     config.optim.weight_decay = 0.0
-    config.optim.clip_norm = 1.0
+    config.optim.clip_norm = 1.0  # of the gradient over all groups; 0: not clipped
     config.optim.accumulate = 1  # micro-batches per step
 
     config.train = ConfigDict()
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.train.loss_chunk = 128  # answer positions that meet the vocabulary at once
     config.train.log_every = 10
     config.train.checkpoint_every = 500
-    config.train.keep_checkpoints = 1  # the last N, and the best besides
+    config.train.keep_checkpoints = 2  # the last N, and the best besides
     config.train.tensorboard = True  # where tensorboardX is installed
     config.train.wandb = False
 
@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     config.mesh.data = 1
     config.mesh.fsdp = -1  # what is left
     config.mesh.tensor = 1
-    return config
+    return config.lock()  # a key that does not stand here is a typo
 
 
 def data() -> ConfigDict:

@@ -1,10 +1,9 @@
 """Config files: loading with overrides, checking, and handing each part its own frozen dataclass."""
 
+import argparse
 import dataclasses
-import difflib
 import json
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,19 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from igllm_jax.data.options import VALUES_BEFORE
+from igllm_jax import config_files, versions
+from igllm_jax.config_ranges import RANGES, check_keys, check_values, no_such_key
 from igllm_jax.data.pipeline import DataOptions, Source
 from igllm_jax.errors import UserError
-from igllm_jax.models.float_heads import FLOAT_HEADS
-from igllm_jax.models.vlm import VLMConfig
+from igllm_jax.models.vlm import PARTS, VLMConfig
 from igllm_jax.parallel.sharding import MeshOptions
 from igllm_jax.scene.language import LANGUAGE_FILE, find_language
 from igllm_jax.training.optim import OptimOptions
 from igllm_jax.training.options import HeldOutOptions, LossOptions, RunOptions
+from igllm_jax.versions import flatten
 
 CONFIG_FILE = "config.json"
+LOSSES = ("loss", "token_loss", "number_loss")  # what a held-out loss consists of
 # A resumed run may change these: they don't change what is learned from a step on (save for the number of steps).
 RESUME_MAY_CHANGE = (
     "train.num_steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard",
@@ -32,28 +33,39 @@ RESUME_MAY_CHANGE = (
     "tokenizer.path",
 )  # fmt: skip
 
-# the least value of a key: 0 where it means never
-LEAST = {
-    1: (
-        "batch_size", "train.num_steps", "optim.accumulate", "train.log_every", "train.checkpoint_every",
-        "train.keep_checkpoints", "eval.loss_samples", "eval.generate_samples", "eval.max_new_tokens",
-    ),
-    0: ("eval.loss_every", "eval.generate_every"),
-}  # fmt: skip
-
 
 def set_argument(config: ConfigDict, argument: str | None, allowed: Iterable[str]) -> ConfigDict:
     """Applies what stands behind the colon of `--config=FILE:key=value,key=value`.
 
     Raises: UserError for anything that is not key=value with an allowed key.
     """
-    allowed = tuple(allowed)
+    for key, value in parse_argument(argument, allowed).items():
+        config[key] = value
+    return config
+
+
+def parse_argument(argument: str | None, allowed: Iterable[str]) -> dict[str, str]:
+    """ "size=small,head=none" as a dictionary. Raises: UserError as above."""
+    allowed, values = tuple(allowed), {}
     for part in filter(None, (argument or "").split(",")):
         key, separator, value = part.partition("=")
         if not separator or key not in allowed:
             raise UserError(f"config argument {part!r}: expected key=value with key one of {', '.join(allowed)}")
-        config[key] = value
-    return config
+        values[key] = value
+    return values
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """For `--help` alone: `split` takes these away before a parser sees them."""
+    group = parser.add_argument_group("config")
+    about = "a config file, or the name of a shipped one: " + ", ".join(config_files.shipped_names())
+    group.add_argument("--config", metavar="FILE[:ARGUMENT]", help=about)
+    group.add_argument("--config.KEY", metavar="VALUE", help="any key of configs/common.py, such as optim.lr")
+
+
+def shipped(name: str) -> ConfigDict:
+    """The shipped config of this name, as its file makes it."""
+    return config_files.run(config_files.SHIPPED / f"{name}.py")
 
 
 def load(arguments: list[str]) -> tuple[ConfigDict, list[str]]:
@@ -61,21 +73,26 @@ def load(arguments: list[str]) -> tuple[ConfigDict, list[str]]:
 
     Raises: UserError where there is no such file, key or value; a misspelt key names the nearest one.
     """
-    own, others = _split(arguments)
-    if not any(argument.startswith("--config=") for argument in own):
-        raise UserError("--config is missing: for example --config=configs/tiny.py:task=twod")
-    spec = next(argument for argument in own if argument.startswith("--config=")).removeprefix("--config=")
-    path = Path(spec.partition(":")[0])
-    if not path.is_file():
-        raise UserError(f"there is no config file {path}")
-    sys.path.insert(0, str(path.resolve().parent.parent))  # so that a config can import its neighbours
+    own, others = split(arguments)
+    specs = [argument.removeprefix("--config=") for argument in own if argument.startswith("--config=")]
+    if len(specs) != 1:
+        told = f"is given {len(specs)} times" if specs else "is missing"
+        raise UserError(f"--config {told}: for example --config=configs/tiny.py:task=twod")
+    file, colon, argument = specs[0].partition(":")
+    config = config_files.run(config_files.find(file), argument if colon else None)
     try:
-        return check(_parse(own)), others
-    finally:
-        sys.path.pop(0)
+        check_keys(flatten(config), RANGES)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    overrides = [argument for argument in own if not argument.startswith("--config=")]
+    for argument in overrides:
+        key = argument.partition("=")[0].removeprefix("--config.")
+        if key not in RANGES:
+            raise UserError(no_such_key(key, RANGES))
+    return check(_override(config, overrides)), others
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The --config arguments, as `--config...=value`, and the others."""
     own: list[str] = []
     others: list[str] = []
@@ -93,70 +110,37 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return own, others
 
 
-def _parse(own: list[str]) -> ConfigDict:
-    plain = next(argument for argument in own if argument.startswith("--config="))
+def _override(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """The config with --config.KEY=VALUEs, read by ml_collections on flags of its own; locked."""
+    values, argv = flags.FlagValues(), ["igllm", *overrides]
     try:
-        unchanged = _define([plain])
-        for argument in own:
-            if argument != plain:
-                _check_key(unchanged, argument.partition("=")[0].removeprefix("--config."))
-        return _define(own)
-    except UserError:
-        raise
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        values(argv)
+        return values["config"].value
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(f"--config: {' '.join(str(error).split())}") from error
 
 
-def _define(own: list[str]) -> ConfigDict:
-    """The config file with its overrides, by ml_collections on flags of its own."""
-    values = flags.FlagValues()
-    argv = ["igllm", *own]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    values(argv)
-    return values["config"].value
-
-
-def _check_key(config: ConfigDict, key: str) -> None:
-    keys = flatten(config)
-    if key in keys:
-        return
-    if any(other.startswith(f"{key}.") for other in keys):
-        raise UserError(
-            f"--config.{key} is a group of keys; set one of them, such as --config.{key}.{next(iter(config[key]))}"
-        )
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
-    raise UserError(f"there is no config key {key!r}; the nearest is {near[0]!r}")
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        nested = isinstance(value, Mapping | ConfigDict)
-        flat.update(flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
-    return flat
-
-
 def check(config: ConfigDict) -> ConfigDict:
-    """The config itself, once the values that stand in tables exist there.
+    """The config itself, once every value is in its range and those that depend on each other agree.
 
-    Raises: UserError naming key, value and choices.
+    Raises: UserError naming key, value, and range or choices.
     """
-    find_language(config.task).settings(config.rotation_rep)
-    if config.head not in FLOAT_HEADS:
-        raise UserError(f"head is {config.head!r}; choose one of {', '.join(FLOAT_HEADS)}")
+    check_values(flatten(config))
+    language = find_language(config.task)
+    language.settings(config.rotation_rep)
+    measured = (*LOSSES, *(name for name, metric in language.metrics.items() if metric.is_better_low))
+    if config.eval.best_metric not in measured:
+        raise UserError(f"eval.best_metric is {config.eval.best_metric!r}; choose one of {', '.join(measured)}")
     if config.data.image_size != config.model.vision.image_size:
         sizes = f"{config.data.image_size} and model.vision.image_size {config.model.vision.image_size}"
         raise UserError(f"data.image_size {sizes} differ; set both")
-    values = flatten(config)
-    for least, keys in LEAST.items():
-        for key in keys:
-            if values[key] < least:
-                raise UserError(f"{key} is {values[key]}; it must be at least {least}")
     if config.batch_size % config.optim.accumulate:
         raise UserError(
             f"batch_size {config.batch_size} can't be sharded in optim.accumulate={config.optim.accumulate} parts"
         )
+    model_config(config)
+    train_sources(config) if config.data.sources else None
     return config
 
 
@@ -164,38 +148,73 @@ def check(config: ConfigDict) -> ConfigDict:
 
 
 def write(config: ConfigDict, workdir: Path) -> None:
-    """Writes workdir/language.toml and workdir/config.json (temporary names, then renamed)."""
+    """Writes workdir/language.toml and workdir/config.json (temporary names, then renamed), the latter of the format in
+    which the run was begun."""
     find_language(config.task).save(workdir)
+    path = workdir / CONFIG_FILE
+    written = _read_json(workdir)[1] if path.exists() else versions.FORMAT
     temporary = workdir / f".{CONFIG_FILE}.{os.getpid()}"
-    temporary.write_text(config.to_json(indent=2) + "\n")
-    temporary.rename(workdir / CONFIG_FILE)
+    temporary.write_text(json.dumps({versions.FORMAT_KEY: written, **json.loads(config.to_json())}, indent=2) + "\n")
+    temporary.rename(path)
 
 
-def read(workdir: Path) -> ConfigDict:
-    """The config of a run; its `task` is the file of the language that the run brings along (old ones bring none).
-
-    Raises: UserError where the folder holds no run.
-    """
+def _read_json(workdir: Path) -> tuple[dict[str, Any], int]:
+    """The values of config.json as they stand there, and their format."""
     path = Path(workdir) / CONFIG_FILE
     try:
-        found = ConfigDict(json.loads(path.read_text()))
-    except FileNotFoundError:
+        values = json.loads(path.read_bytes().decode("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{workdir} is no run: it has no {CONFIG_FILE}; `igllm train --workdir {workdir}` makes one"
         ) from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    if (language := Path(workdir) / LANGUAGE_FILE).is_file():
-        found.task = str(language)
-    return found
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged, it is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged: it holds no config")
+    return values, versions.check_format(values, path, default=1)
+
+
+def read(workdir: Path) -> ConfigDict:
+    """The config of a run under today's keys, whatever version wrote it; locked. Its `task` is the file of the language
+    that the run brings along (old ones bring none).
+
+    Raises: UserError where the folder holds no run, or its config.json is damaged.
+    """
+    values, written = _read_json(workdir)
+    values.pop(versions.FORMAT_KEY, None)
+    flat = versions.upgrade(flatten(values), written, RANGES)
+    try:
+        check_keys(flat, RANGES)
+        check_values(flat)
+        typed = {key: RANGES[key].typed(value) for key, value in flat.items()}
+        if (language := Path(workdir) / LANGUAGE_FILE).is_file():
+            typed["task"] = str(language)
+        return check(ConfigDict(versions.unflatten(typed.items())).lock())
+    except UserError as error:
+        raise UserError(f"{Path(workdir) / CONFIG_FILE} does not describe a run of this version: {error}") from None
+
+
+def keep_meaning(config: ConfigDict, workdir: Path) -> list[str]:
+    """Gives `config` what the run in `workdir` meant by keys that came after it was begun; returns those that differed.
+
+    So the command that began a run goes on with it, though defaults of later keys are not what the code did then. Keys
+    that a resumed run may change are the command's all the same.
+    """
+    saved, written = flatten(read(workdir)), _read_json(workdir)[1]
+    later = [key for key, (since, _) in versions.ADDED.items() if since > written]
+    changed = []
+    for key in later:
+        group, _, name = key.rpartition(".")
+        holder = config[group] if group else config
+        if not key.startswith(RESUME_MAY_CHANGE) and holder[name] != saved[key]:
+            holder[name] = saved[key]
+            changed.append(f"{key}={saved[key]!r}")
+    return changed
 
 
 def check_resume(config: ConfigDict, saved: ConfigDict) -> None:
     """Raises: UserError listing the keys that a resumed run may not change."""
     new, old = (flatten(json.loads(c.to_json())) for c in (config, saved))
-    old = {**{f"data.{key}": list(value) if value == () else value for key, value in VALUES_BEFORE.items()}, **old}
-    if find_language(new["task"]).text == find_language(old["task"]).text:
-        old["task"] = new["task"]
     keys = sorted(key for key in {*new, *old} if new.get(key) != old.get(key) and not key.startswith(RESUME_MAY_CHANGE))
     if keys:
         changes = ", ".join(f"{key} from {old.get(key)!r} to {new.get(key)!r}" for key in keys)
@@ -210,7 +229,7 @@ def check_resume(config: ConfigDict, saved: ConfigDict) -> None:
 def data_options(config: ConfigDict) -> DataOptions:
     """What the pipeline needs: the keys of the same names."""
     named = {field.name for field in dataclasses.fields(DataOptions)}
-    values = {**VALUES_BEFORE, **{key: value for key, value in config.data.items() if key in named}}
+    values = {key: value for key, value in config.data.items() if key in named}
     values["image_mean"] = tuple(config.data.image_mean)
     values["pixel_range"] = tuple(values["pixel_range"])
     patches = (config.model.vision.image_size // config.model.vision.patch_size) ** 2
@@ -255,21 +274,27 @@ def _weighted(entry: Any) -> tuple[Source, float]:
 
 def model_config(config: ConfigDict) -> VLMConfig:
     """What the model is."""
-    model = config.model
-    mean, std = tuple(config.data.image_mean), tuple(config.data.image_std)
+    model, data = config.model, config.data
+    of_data = {"vision": {"image_mean": tuple(data.image_mean), "image_std": tuple(data.image_std)}}
     try:
-        return VLMConfig.of(
-            {
-                "vision": {**model.vision, "image_mean": mean, "image_std": std},
-                "projector": model.projector,
-                "decoder": dict(model.decoder),
-                "lora": dict(model.lora),
-                "head": config.head,
-                "dtype": model.dtype,
-            }
-        )
+        parts = {name: _named(kind, model[name], of_data.get(name, {})) for name, kind in PARTS.items()}
+        found = VLMConfig(projector=model.projector, head=config.head, dtype=model.dtype, **parts)
     except ValueError as error:
         raise UserError(str(error)) from None
+    if not found.vision.num_patches:
+        sizes = f"{found.vision.patch_size} is larger than model.vision.image_size {found.vision.image_size}"
+        raise UserError(f"model.vision.patch_size {sizes}")
+    return found
+
+
+def _named(kind: type, group: Mapping[str, Any], others: Mapping[str, Any]) -> Any:
+    """A dataclass whose fields are the keys of their names, each read by itself: what no field reads is an error.
+
+    Raises: UserError for such a key. ValueError for values that the dataclass refuses.
+    """
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in others]
+    check_keys(group, names)
+    return kind(**{name: group[name] for name in names}, **others)
 
 
 def optim_options(config: ConfigDict) -> OptimOptions:

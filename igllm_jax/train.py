@@ -61,6 +61,9 @@ class Run:
         self.profile = profile or Profile("", self.workdir)
         self.workdir.mkdir(parents=True, exist_ok=True)
         is_new = not (self.workdir / configs.CONFIG_FILE).exists()
+        kept = [] if is_new else configs.keep_meaning(config, self.workdir)
+        if kept:
+            log_line(f"as in the version that began this run: {', '.join(kept)}")
         if distributed.is_first():
             set_up_tokenizer(config, self.workdir)
         distributed.barrier("tokenizer")  # the others find it in the workdir

@@ -47,10 +47,14 @@ def arguments(workdir, data, *, task="twod", head="tanh_mlp_gelu", **overrides):
     return [*config, "--workdir", str(workdir), *(f"--config.{key}={value}" for key, value in values.items())]
 
 
+def cache():
+    """The environment in which processes find what another compiled."""
+    return {"JAX_COMPILATION_CACHE_DIR": os.environ[COMPILED], "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
 def start(command, *words, **options):
     """`igllm COMMAND WORDS...` as a process."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": os.environ[COMPILED], "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **cache, **options.pop("environment", {})}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **cache(), **options.pop("environment", {})}
     line = [sys.executable, "-m", "igllm_jax", command, *words]
     return subprocess.Popen(
         line, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options

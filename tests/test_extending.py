@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igllm_jax import evaluate, generate, make_data, train
+from igllm_jax import config_ranges, evaluate, generate, make_data, train
 from igllm_jax.errors import UserError
 from igllm_jax.interop import command as convert
 from igllm_jax.models import float_heads, projectors, vlm
@@ -70,6 +70,7 @@ def extended(monkeypatch):
     monkeypatch.setitem(projectors.PROJECTORS, "relu", ReluProjector)
     monkeypatch.setitem(sharding.LAYOUTS, "vocabulary_whole", {**sharding.LAYOUTS["train"], "vocab": None})
     monkeypatch.setitem(vlm.PARTS, "decoder", NotedDecoderConfig)
+    monkeypatch.setitem(config_ranges.RANGES, "model.decoder.note", config_ranges.Text())
 
 
 def test_parts_from_outside_train_generate_evaluate_and_export(extended, tmp_path, capsys):

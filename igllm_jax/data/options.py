@@ -1,7 +1,6 @@
 """What the data needs to know, without a config."""
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 from igllm_jax.errors import UserError
 from igllm_jax.scene.language import Language
@@ -24,17 +23,6 @@ class Source:
 
 # The values that a key may have
 CHOICES = {"pixels": ("exact", "legacy"), "exif": ("apply", "ignore"), "on_bad_sample": ("error", "skip")}
-# What runs did whose config.json does not have these keys: they keep the pixels that they had.
-VALUES_BEFORE: dict[str, Any] = {
-    "pixels": "legacy",
-    "pixel_range": (),
-    "exif": "ignore",
-    "max_image_side": 0,
-    "max_image_aspect": 0.0,
-    "max_image_pixels": 0,
-    "on_bad_sample": "error",
-    "max_bad_share": 0.01,
-}
 
 
 @dataclass(frozen=True)
@@ -114,9 +102,7 @@ class DataOptions:
     def __post_init__(self) -> None:
         _check_choice("on_bad_sample", self.on_bad_sample)
         if not 0 <= self.max_bad_share < 1:
-            raise UserError(
-                f"data.max_bad_share={self.max_bad_share} must be a share of the scenes, from 0 to below 1"
-            )
+            raise UserError(f"data.max_bad_share={self.max_bad_share} must be a share of the scenes, from 0 to below 1")
         _ = self.pixel_options  # checks its own
 
     @property

@@ -32,7 +32,8 @@ TRAINABLE: dict[str, dict[str, str]] = {
 class OptimOptions:
     """trainable: a key of TRAINABLE. learning_rates: (group, peak learning rate) pairs. warmup: share of the steps.
 
-    clip_norm: global norm of the gradient. accumulate: micro-batches per step. num_steps: where the cosine reaches 0.
+    clip_norm: global norm of the gradient, 0 for no clipping. accumulate: micro-batches per step. num_steps: where the
+    cosine reaches 0.
     """
 
     trainable: str
@@ -85,7 +86,7 @@ def optimizer(options: OptimOptions) -> optax.GradientTransformation:
 
     rates = {group: optax.scale_by_learning_rate(schedule(rate, options)) for group, rate in options.learning_rates}
     return optax.chain(
-        optax.clip_by_global_norm(options.clip_norm),
+        optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity(),
         optax.scale_by_adam(options.beta1, options.beta2, options.epsilon),
         optax.add_decayed_weights(options.weight_decay) if options.weight_decay else optax.identity(),
         optax.partition(rates, labels),

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
+from igllm_jax import versions
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params, nest, unnest
 from igllm_jax.models.vlm import VLMConfig
@@ -26,7 +27,6 @@ from igllm_jax.models.vlm import VLMConfig
 MODEL_FILE = "model.json"
 WEIGHTS = "weights"
 SOURCES = "sources"
-FORMAT = 1
 GROUP_BYTES = 2**30
 FolderPath = str | Path  # a folder, or a bucket's such as gs://bucket/base
 
@@ -40,7 +40,10 @@ def read_config(folder: FolderPath) -> VLMConfig:
 
 
 def read_model(folder: FolderPath) -> dict[str, Any]:
-    """model.json: format, config, sources, notes."""
+    """model.json: format, config (under today's keys, whatever version wrote it), sources, notes.
+
+    Raises: UserError where the folder is no base folder, or of a later format.
+    """
     path = epath.Path(folder) / MODEL_FILE
     try:
         found = json.loads(path.read_text())
@@ -48,11 +51,23 @@ def read_model(folder: FolderPath) -> dict[str, Any]:
         raise UserError(
             f"{folder} is no folder of base weights: it has no {MODEL_FILE}; tools/convert_weights.py import makes one"
         ) from None
-    except ValueError as error:
-        raise UserError(f"{path} can't be read: {error}") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise UserError(f"{path} is not of format {FORMAT}: import the weights again")
-    return found
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} can't be read ({error}): import the weights again") from None
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise UserError(f"{path} does not describe a model: import the weights again")
+    written = versions.check_format(found, path)
+    flat = versions.upgrade(versions.flatten({"model": found["config"]}), written, _config_keys())
+    return {**found, "config": versions.unflatten(flat.items()).get("model", {})}
+
+
+def _config_keys() -> set[str]:
+    """The fields of VLMConfig as keys of configs/common.py."""
+    keys: set[str] = set()
+    for field in dataclasses.fields(VLMConfig):
+        part: Any = field.type
+        names = [f".{inner.name}" for inner in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else [""]
+        keys |= {f"model.{field.name}{name}" for name in names}
+    return keys
 
 
 def aspect_ratio(folder: FolderPath) -> str:
@@ -69,7 +84,7 @@ def config_from_json(values: Mapping[str, Any], where: object) -> VLMConfig:
     """The inverse of `config_to_json`. Raises: UserError for unknown or missing keys, and for values that can't be."""
     try:
         return VLMConfig.of(values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where} does not describe a model of this version ({error}): import the weights again"
         ) from None

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import tensorstore
 
+from igllm_jax import versions
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig
@@ -125,7 +126,7 @@ class BaseFolderWriter:
         """Writes model.json and gives the folder its name."""
         for name, value in base_folder.orbax_metadata(self.shapes).items():
             (self.partial / base_folder.WEIGHTS / name).write_text(json.dumps(value))
-        value = {"format": base_folder.FORMAT, "config": base_folder.config_to_json(config), **about}
+        value = {versions.FORMAT_KEY: versions.FORMAT, "config": base_folder.config_to_json(config), **about}
         (self.partial / base_folder.MODEL_FILE).write_text(json.dumps(value, indent=2) + "\n")
         self._journal.close()
         settle(self.partial)

@@ -95,8 +95,8 @@ def test_missing_and_misshaped_paths_are_told_together(tmp_path):
 def test_a_folder_that_is_none_says_how_to_make_one(tmp_path):
     with pytest.raises(UserError, match=r"convert_weights.py import makes one"):
         base_folder.read_config(tmp_path)
-    (tmp_path / "model.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(UserError, match="not of format 1"):
+    (tmp_path / "model.json").write_text(json.dumps({"format": 99, "config": {}}))
+    with pytest.raises(UserError, match=r"has format 99; this version reads formats 1 to .*: update igllm_jax"):
         base_folder.read_config(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps({"format": 1, "config": {"vision": {}}}))
     with pytest.raises(UserError, match="does not describe a model of this version"):

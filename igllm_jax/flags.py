@@ -1,0 +1,47 @@
+"""What stands on command lines: one parser, whose errors are one line, and one place for what flags may be."""
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn
+
+from igllm_jax.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, as all other mistakes are. Flags are never shortened: a typo is no other flag."""
+
+    def __init__(self, *args: object, **kwargs: object):
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from `low` to `high`, both included."""
+
+    def parse(text: str) -> int:
+        digits = text.removeprefix("-")
+        value = int(text) if digits.isascii() and digits.isdecimal() and len(digits) < 20 else None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {text!r}")
+        return value
+
+    return parse
+
+
+# what flags count -> their type; what is counted over devices or drawn has the limits of the config's keys
+BATCH = whole(1, 1_048_576)
+IMAGES = whole(1, 2**40)  # images, scenes, examples
+LIMIT = whole(0, 2**40)  # of these; 0: all
+TOKENS = whole(1, 1_048_576)
+DRAFTS = whole(0, 64)  # more never pay: a pass over the weights checks them all
+DEVICES = whole(1, 1_048_576)
+PROCESSES = whole(1, 1_048_576)
+PROCESS = whole(0, 1_048_575)
+WORKERS = whole(1, 1024)
+STEPS = whole(1, 1_000_000_000)
+SEED = whole(0, 2**32 - 1)
+RESAMPLES = whole(0, 1_000_000)
+OBJECTS = whole(1, 1000)
