@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 
 from igllm_jax import config as configs
-from igllm_jax import train
 from igllm_jax.__main__ import COMMANDS
-from igllm_jax.parallel.sharding import make_mesh
+from igllm_jax.parallel.sharding import MeshOptions
 from igllm_jax.scene.language import SHIPPED, find_language
 from igllm_jax.training import metrics_log
 
@@ -95,7 +94,8 @@ def make_data(task: str, folder: Path) -> dict[str, str]:
 def test_from_nothing_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IGLLM_CACHE", str(tmp_path / "cache"))
     one = jax.devices()[:1]  # of the tests' eight fake ones, for which everything compiles longer
-    monkeypatch.setattr(train, "make_mesh", lambda sizes: make_mesh(sizes, one))
+    on = MeshOptions.on
+    monkeypatch.setattr(MeshOptions, "on", lambda options: on(options, one))
     places = make_data(task, tmp_path / "data")
     workdir, predictions, scores = tmp_path / "run", tmp_path / "predictions.json", tmp_path / "scores.json"
     settings = {**places, **(FULL if IS_FULL else SMALL)}

@@ -163,8 +163,10 @@ class _Text:
     """A file's text as a stream of JSON, of which only a window is in memory."""
 
     def __init__(self, file: IO[bytes]):
-        self._file, self._decode = file, codecs.getincrementaldecoder("utf-8-sig")("surrogatepass").decode
-        self._window, self._at, self._num_before, self._is_all = "", 0, 0, False
+        self._file = file
+        start = file.read(CHUNK)
+        self._decode = codecs.getincrementaldecoder(json.detect_encoding(start))("surrogatepass").decode
+        self._window, self._at, self._num_before, self._is_all = self._decode(start), 0, 0, False
 
     def _read_more(self) -> bool:
         """Whether the window has grown: by as much as it holds, so that long values are not tried often."""
