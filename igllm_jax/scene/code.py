@@ -8,7 +8,7 @@ and for 2D `add(x=0.250, y=0.750)`. reading.py reads it again.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -107,8 +107,11 @@ def _line(
 ) -> str:
     """The line of a call; the numbers of its float tokens are appended to `numbers`."""
     fields: list[_Field] = []
+    synonyms_rng = rng if use_synonyms else None
     for writer in plan[item.function]:
-        writer.add_fields(item, fields, rng if use_synonyms else None)
+        value = item.get(writer.name)
+        if value is not None and (writer.may_be_said is None or writer.may_be_said(item)):
+            writer.add_fields(value, item, fields, synonyms_rng)
     if rng is not None and shuffle_attributes:
         fields = [fields[index] for index in rng.permutation(len(fields)).tolist()]
     for _, found in fields:
@@ -126,42 +129,52 @@ def _plan(language: Language, settings: Settings, numbers_as_tokens: bool) -> di
 
 
 class _AttributeWriter:
-    """Writes one attribute: everything that does not depend on the value is prepared."""
+    """Writes one attribute: everything that does not depend on the value is prepared.
+
+    may_be_said: what a call's words decide, None where they decide nothing.
+    """
 
     def __init__(self, attribute: Attribute, settings: Settings, numbers_as_tokens: bool):
-        self._attribute, self._settings, self._as_tokens = attribute, settings, numbers_as_tokens
-        self._spellings = attribute.spellings(settings)
-        self._templates = [
-            f"{key}={_template(spelling, numbers_as_tokens)}"
-            for key, spelling in zip(attribute.arguments, self._spellings, strict=True)
-        ]
+        self.name = attribute.name
+        self.may_be_said = attribute.may_be_said if attribute.decided_by else None
+        self._write, self._settings = attribute.kind.write, settings
         self._synonyms = attribute.kind.synonyms()
+        spellings = attribute.spellings(settings)
+        self._fields = [
+            _field_writer(f"{key}={_template(spelling, numbers_as_tokens)}", spelling, numbers_as_tokens)
+            for key, spelling in zip(attribute.arguments, spellings, strict=True)
+        ]
+        self._first, self._is_apart = self._fields[0], len(self._fields) > 1
 
-    def add_fields(self, item: Object, fields: list[_Field], rng: np.random.Generator | None) -> None:
-        """Appends what the call says of the attribute; `rng` draws among synonyms."""
-        attribute = self._attribute
-        value = item.get(attribute.name)
-        if value is None or not (attribute.decided_by == "" or attribute.may_be_said(item)):
+    def add_fields(
+        self, value: Value, item: Object, fields: list[_Field], synonyms_rng: np.random.Generator | None
+    ) -> None:
+        """Appends what the call says of the attribute, in one argument or in several."""
+        said = self._write(value, item, self._settings)
+        if self._is_apart:
+            fields += [field((number,)) for field, number in zip(self._fields, said, strict=True)]
             return
-        said = attribute.kind.write(value, item, self._settings)
-        if len(self._spellings) > 1:
-            for spelling, template, number in zip(self._spellings, self._templates, said, strict=True):
-                fields.append(self._field(spelling, template, (number,)))
-            return
-        if rng is not None and (group := self._synonyms.get(said)):
-            said = group[rng.integers(len(group))]
-        fields.append(self._field(self._spellings[0], self._templates[0], said))
+        if synonyms_rng is not None and self._synonyms and (group := self._synonyms.get(said)):
+            said = group[synonyms_rng.integers(len(group))]
+        fields.append(self._first(said))
 
-    def _field(self, spelling: Spelling, template: str, said: Said) -> _Field:
-        if spelling.kind != "number":
-            return template.format(said), ()
-        if not self._as_tokens:
-            return template.format(*said), ()
-        number = spelling.number
-        if number.is_scaled:
-            parts = zip(said, number.scale, number.offset, strict=True)
-            return template, tuple((value - offset) / scale for value, scale, offset in parts)
-        return template, said
+
+def _field_writer(template: str, spelling: Spelling, numbers_as_tokens: bool) -> Callable[[Said], _Field]:
+    """What makes an argument of what it says."""
+    if spelling.kind != "number":
+        start, _, end = template.partition("{}")
+        return lambda said: (f"{start}{said}{end}", ())
+    if not numbers_as_tokens:
+        return lambda said: (template.format(*said), ())
+    number = spelling.number
+    if not number.is_scaled:
+        return lambda said: (template, said)
+    scales = tuple(zip(number.scale, number.offset, strict=True))
+
+    def scaled(said: Said) -> _Field:
+        return template, tuple((x - offset) / scale for x, (scale, offset) in zip(said, scales, strict=True))
+
+    return scaled
 
 
 def _template(spelling: Spelling, numbers_as_tokens: bool) -> str:

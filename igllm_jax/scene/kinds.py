@@ -6,6 +6,7 @@ A new kind is one such class and one entry of the table; writer, parser, metrics
 """
 
 import math
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ Value = Any  # of an attribute, in a scene or as predicted: str, int, float or t
 Said = Any  # what the code says of it: a word (str), an integer, or one or several numbers (tuple[float, ...])
 
 ROTATION_UNITS = ("deg", "rad")
+_UNSAYABLE = re.compile("['\n\r\ud800-\udfff]")
 _LARGEST = float(np.finfo(np.float32).max)  # what a float head learns, and what distances can be squared from
 LARGEST_INTEGER = 10**9  # a predicted integer beyond this is unreadable
 
@@ -220,6 +222,12 @@ def number_text(count: int) -> str:
 
 def finite_numbers(value: Any, count: int) -> tuple[float, ...]:
     """`count` finite numbers of a label, from a list or, where it is one, bare. Raises: ValueError."""
+    if type(value) is list and len(value) == count:  # nearly all there are, of files with millions
+        for number in value:
+            if type(number) is not float or not -_LARGEST <= number <= _LARGEST:
+                break
+        else:
+            return tuple(value)
     numbers = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
     if len(numbers) != count or not all(_is_number(number) for number in numbers):
         raise ValueError(number_text(count))
@@ -325,7 +333,7 @@ class Word(Kind):
 
 def is_sayable(word: str) -> bool:
     """Whether a line of code can say it: no quotes, no line breaks, no halves of characters (no tokenizer has them)."""
-    return not any(c in "'\n\r" or "\ud800" <= c <= "\udfff" for c in word)
+    return _UNSAYABLE.search(word) is None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from igllm_jax.errors import UserError
+from igllm_jax.scene import labels
 from igllm_jax.scene.labels import infer_task, npz_name, npz_spec, parse_labels, read_labels, read_points
 from igllm_jax.scene.language import find_language
 from igllm_jax.scene.scene import Object, Scene
@@ -179,3 +180,22 @@ def test_what_no_row_can_hold(changes: dict, message: str) -> None:
         parse_labels(json.dumps([entry(**changes)]), "clevr", where="l.json")
     largest = parse_labels(json.dumps([entry(**{"3d_coords": [1, 2, 3.4028234e38]})]), "clevr", where="l.json")
     assert np.isfinite(np.float32(largest[0].objects[0].location[2]))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+@pytest.mark.parametrize("shape", ["wrapped", "list", "lines"])
+def test_labels_are_read_piece_by_piece(chunk: int, shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "CHUNK", chunk)
+    names = ["a.png", "bé.png", "c数.png"]
+    scenes = [entry(rotation=index + 0.5) | {"image_filename": name} for index, name in enumerate(names)]
+    content = {"wrapped": json.dumps({"info": {"n": [1, {}]}, "scenes": scenes, "more": 12}, indent=1),
+               "list": json.dumps(scenes, ensure_ascii=False),
+               "lines": "\n".join(json.dumps(scene, ensure_ascii=False) for scene in scenes) + "\n"}[shape]  # fmt: skip
+    found = parse_labels(content.encode(), "clevr", where="l.json")
+    assert [scene.image for scene in found] == names
+    assert [scene.objects[0].rotation for scene in found] == [(0.5,), (1.5,), (2.5,)]
+    cut = content[: len(content) // 2].encode()
+    with pytest.raises(UserError, match=r"labels l.json: not JSON \(.* at character \d+\); is the file complete"):
+        parse_labels(cut, "clevr", where="l.json")
+    with pytest.raises(UserError, match=r"labels l.json: not JSON|scene 3: a scene must be a JSON object"):
+        parse_labels((content + "]").encode(), "clevr", where="l.json")
