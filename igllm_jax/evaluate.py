@@ -11,7 +11,7 @@ import numpy as np
 
 from igllm_jax.errors import UserError
 from igllm_jax.scene.checkerboard import CELLS, is_seen, is_seen_from
-from igllm_jax.scene.code import Problem, Reading, read
+from igllm_jax.scene.code import read
 from igllm_jax.scene.kinds import ROTATION_UNITS
 from igllm_jax.scene.labels import infer_task, npz_spec, read_labels, read_points
 from igllm_jax.scene.language import Language, check_rotation_unit, find_language, points_attribute
@@ -84,7 +84,7 @@ def _evaluate_one(
             f"{_example(found.answers)} against {_example([scene.image for scene in scenes])}); is it the right split?"
         )
     kept = [scene for scene, _ in pairs]
-    readings = [read_output(found.answers[name], language, rotation_rep=rotation_rep) for _, name in pairs]
+    readings = [read(found.answers[name], language, rotation_rep=rotation_rep) for _, name in pairs]
     result = report(
         kept,
         readings,
@@ -108,12 +108,6 @@ def _evaluate_one(
         "num_unlabelled": len(found.answers) - len({name for _, name in pairs}),
     }
     return {"metrics": result.pop("metrics"), **settings, **counts, **result}
-
-
-def read_output(text: str, task: Language | str, *, rotation_rep: str) -> Reading:
-    """As `scene.code.read`, but an answer without any text is a problem: no code was written."""
-    reading = read(text, task, rotation_rep=rotation_rep)
-    return reading if text.strip() else Reading((), (Problem(1, "the answer is empty"),))
 
 
 def _example(names) -> str:

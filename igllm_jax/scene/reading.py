@@ -28,14 +28,17 @@ class Reading:
     problems: tuple[Problem, ...]
 
 
-def read(text: str, task: Language | str, *, rotation_rep: str) -> Reading:
+def read(text: str, task: Language | str, *, rotation_rep: str, as_reference: bool = False) -> Reading:
     """The calls that a text holds: one per line that starts with a function and a bracket, however much can be read.
 
     What is in the line is taken argument by argument: a word in single quotes; numbers in the right count, of which an
     unreadable one is 0; integers. An argument that is absent, or has another count, is None. One that is said twice
     counts once, as first said. Lines around a fenced block (```) are talk; other lines are problems, and so is what the
     language forbids: words that it does not have, numbers out of range, what is required and missing, references to
-    calls that do not stand before.
+    calls that do not stand before. An answer without any text is a problem. Indented lines, spaces around `=` and a
+    comma behind the last of some values are fine.
+
+    as_reference: read what the reference's patterns find, so that those three are problems too.
 
     Raises: UserError only where the task does not have that rotation_rep; nothing in `text` raises.
 
@@ -46,12 +49,14 @@ def read(text: str, task: Language | str, *, rotation_rep: str) -> Reading:
     objects: list[Predicted] = []
     object_lines: list[int] = []
     problems: list[Problem] = []
-    lines = text.split("\n")
+    if not text.strip():
+        return Reading((), (Problem(1, "the answer is empty"),))
+    lines = [line if as_reference else line.strip() for line in text.split("\n")]
     fences = [number for number, line in enumerate(lines) if line.startswith("```")]
     for number, line in enumerate(lines):
         table = tables.get(line.partition("(")[0]) if "(" in line else None
         if table is not None:
-            scanner = _Line(line, table)
+            scanner = _Line(line, table, as_reference)
             objects.append(scanner.predicted())
             object_lines.append(number + 1)
             problems += [Problem(number + 1, reason) for reason in scanner.problems]
@@ -108,8 +113,8 @@ def _tables(language: Language, settings: Settings) -> dict[str, _Table]:
 class _Line:
     """Scans one line; what it finds is in `said`, and what it could not read in `problems`."""
 
-    def __init__(self, line: str, table: _Table):
-        self.line, self.table = line, table
+    def __init__(self, line: str, table: _Table, as_reference: bool):
+        self.line, self.table, self.as_reference = line, table, as_reference
         self.position = len(table.function.name) + 1
         self.problems: list[str] = []
         self.said: dict[str, Said] = {}
@@ -135,17 +140,19 @@ class _Line:
         while self._skip(" ,"):
             if self.line[self.position] == ")":
                 rest = self.line[self.position + 1 :].strip()
-                if rest and not rest.startswith("```"):
+                if rest and not rest.startswith("```") and (self.as_reference or rest != ","):
                     self.problems.append(f"text after the closing bracket: {_clip(rest)}")
                 return
             key = self._take(lambda c: c.isalnum() or c == "_")
             if not key:
                 self.problems.append(f"unexpected {_clip(self._take_until(' ,)', at_least=1))}")
                 continue
+            self._skip_around_equals()
             if not self._starts("="):
                 self.problems.append(f"{_clip(key)} is not followed by '='")
                 continue
             self.position += 1
+            self._skip_around_equals()
             if key in seen:
                 self.problems.append(f"{key} is said twice; the first counts")
             self._value(key, is_first=key not in seen)
@@ -174,6 +181,9 @@ class _Line:
         if argument is None:
             self.problems.append(f"{_clip(key)} is not an attribute of task {self.table.language}")
             return
+        has_comma_behind = parts is not None and len(parts) == argument.spelling.count + 1 and not parts[-1].strip()
+        if parts is not None and has_comma_behind and not self.as_reference:
+            parts = parts[:-1]
         said = self._said(key, argument.spelling, word, parts, is_first)
         if said is not None:
             self.said[key] = said
@@ -218,6 +228,10 @@ class _Line:
 
     def _starts(self, character: str) -> bool:
         return self.line.startswith(character, self.position)
+
+    def _skip_around_equals(self) -> None:
+        if not self.as_reference:
+            self._skip(" \t")
 
     def _skip(self, characters: str) -> bool:
         """Skips any of `characters`; whether something is left."""

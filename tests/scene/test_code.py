@@ -153,9 +153,14 @@ READINGS = [
     ("add(x=0.1, y=0.3)```", [(0.1, 0.3)], []),
     ("add(x=0.1, y=0.3)\r\n", [(0.1, 0.3)], []),
     ("add(x=数, y=数)", [(0.0, 0.0)], ["x holds '数'", "y holds '数'"]),
-    (" add(x=0.1, y=0.3)", [], ["not a line of code: ' add"]),
+    (" add(x=0.1, y=0.3)", [(0.1, 0.3)], []),
+    ("\tadd(x = 0.1, y= +0.3)", [(0.1, 0.3)], []),
+    ("add(x=0.1, y=0.3,),", [(0.1, 0.3)], []),
+    ("  ```python\n    add(x=(0.1,), y=0.3)\n  ```\nThat is all.", [(0.1, 0.3)], []),
+    ("add(x==0.1, y=,)", [(0.0, 0.0)], ["x holds '=0.1'", "y holds ''"]),
     ("import os", [], ["not a line of code: 'import os'"]),
-    ("", [], []),
+    ("", [], ["the answer is empty"]),
+    (" \n\n", [], ["the answer is empty"]),
     ("The scene can be produced with:\n```python\nadd(x=0.1, y=0.3)\n```", [(0.1, 0.3)], []),
     ("Talk\n```python\nadd(x=0.1, y=0.3)\noops\n```\ntalk", [(0.1, 0.3)], ["not a line of code: 'oops'"]),
 ]
@@ -168,6 +173,16 @@ def test_reading_2d(text: str, locations: list, reasons: list[str]) -> None:
     assert len(reading.problems) == len(reasons)
     for problem, reason in zip(reading.problems, reasons, strict=True):
         assert problem.reason.startswith(reason)
+
+
+def test_reading_as_the_reference_does_loses_what_its_patterns_do_not_find() -> None:
+    text = "  add(size='large')\nadd(size = 'large', loc=(1, 2, 3,), color='red'),\n"
+    reading = read(text, "clevr", rotation_rep="", as_reference=True)
+    assert reading.objects == (Predicted(color="red"),)
+    assert [problem.line for problem in reading.problems[:1]] == [1] and len(reading.problems) > 3
+    plain = read(text, "clevr", rotation_rep="")
+    assert plain.objects == (Predicted(size="large"), Predicted("large", "red", location=(1.0, 2.0, 3.0)))
+    assert plain.problems == ()
 
 
 def test_reading_takes_each_field_for_itself() -> None:
@@ -229,7 +244,7 @@ def test_one_object_for_each_line_that_starts_as_one(text: str, task_rep: tuple[
     task, rotation_rep = task_rep
     language = find_language(task)
     reading = read(text, task, rotation_rep=rotation_rep)
-    assert len(reading.objects) == sum(line.startswith("add(") for line in text.split("\n"))
+    assert len(reading.objects) == sum(line.strip().startswith("add(") for line in text.split("\n"))
     for item in reading.objects:
         for name, value in item.items():
             attribute = language.functions[0].by_name[name]
@@ -256,7 +271,7 @@ def test_write_then_read_gives_the_scene(task, rotation_rep, numbers_as_tokens, 
     )
     assert written.text.count(FLOAT_TOKEN) == len(written.numbers)
     reading = read(fill(written.text, written.numbers), task, rotation_rep=rotation_rep)
-    assert reading.problems == ()
+    assert reading.problems == (() if scene.objects else (Problem(1, "the answer is empty"),))
     ordered = in_order(scene)
     assert len(reading.objects) == len(ordered)
     for item, found in zip(ordered, reading.objects, strict=True):
