@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from igllm_jax.errors import UserError
 from igllm_jax.scene.checkerboard import CELLS, is_seen, is_seen_from
-from igllm_jax.scene.code import read
+from igllm_jax.scene.code import Reading, read
 from igllm_jax.scene.kinds import ROTATION_UNITS
 from igllm_jax.scene.labels import infer_task, npz_spec, read_labels, read_points
 from igllm_jax.scene.language import Language, check_rotation_unit, find_language, points_attribute
@@ -20,6 +21,8 @@ from igllm_jax.scene.predictions import Predictions, language_of, match_names, r
 from igllm_jax.scene.scene import Scene
 from igllm_jax.scene.tables import as_csv, as_markdown, as_text, confusion_table, main_table, object_count_table
 
+SHOWN_PROBLEMS = 5  # kinds of problems in what could not be read
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 FORMATS = ("table", "markdown", "csv", "json")
 
 
@@ -31,7 +34,7 @@ def evaluate(
     rotation_rep: str | None = None,
     rotation_unit: str | None = None,
     train_split: str | None = None,
-    reference_averages: bool = False,
+    as_reference: bool = False,
     bootstrap: int = 0,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
@@ -39,6 +42,7 @@ def evaluate(
 
     What is None is taken from the predictions file, then from the kind of labels. Images without a prediction are left
     out of every average and counted in `num_missing`, predictions without a label in `num_unlabelled`.
+    as_reference: read and score as the reference does, see `scene.code.read` and `scene.metrics.report`.
 
     Raises: UserError for unreadable files, contradicting settings and predictions of other images.
     """
@@ -58,7 +62,7 @@ def evaluate(
                 _agreed(path, "rotation_unit", rotation_unit, found.rotation_unit) or ROTATION_UNITS[0]
             ),
             train_split=_agreed(path, "train_split", train_split, found.train_split),
-            averaging={"reference_averages": reference_averages, "bootstrap": bootstrap, "seed": seed},
+            averaging={"as_reference": as_reference, "bootstrap": bootstrap, "seed": seed},
         )
         for path, found in loaded.items()
     }
@@ -84,7 +88,8 @@ def _evaluate_one(
             f"{_example(found.answers)} against {_example([scene.image for scene in scenes])}); is it the right split?"
         )
     kept = [scene for scene, _ in pairs]
-    readings = [read(found.answers[name], language, rotation_rep=rotation_rep) for _, name in pairs]
+    how: dict[str, Any] = {"rotation_rep": rotation_rep, "as_reference": averaging["as_reference"]}
+    readings = [read(found.answers[name], language, **how) for _, name in pairs]
     result = report(
         kept,
         readings,
@@ -101,13 +106,28 @@ def _evaluate_one(
         "rotation_rep": rotation_rep,
         "rotation_unit": rotation_unit,
         "train_split": train_split,
-        "reference_averages": averaging["reference_averages"],
+        "as_reference": averaging["as_reference"],
     }
     counts = {
         "num_missing": len(scenes) - len(pairs),
         "num_unlabelled": len(found.answers) - len({name for _, name in pairs}),
     }
-    return {"metrics": result.pop("metrics"), **settings, **counts, **result}
+    problems = _problems([name for _, name in pairs], readings)
+    return {"metrics": result.pop("metrics"), **settings, **counts, **result, "problems": problems}
+
+
+def _problems(names: Sequence[str], readings: Sequence[Reading]) -> list[dict[str, Any]]:
+    """Why texts could not be read entirely: each kind of reason with how many answers have it, the most frequent first.
+
+    Reasons that differ in quoted text alone are one kind; `example` is where the first of them stands.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, reading in zip(names, readings, strict=True):
+        kinds = {re.sub(_QUOTED, "...", problem.reason): problem for problem in reversed(reading.problems)}
+        for kind, problem in kinds.items():
+            example = f"{name}, line {problem.line}: {problem.reason}"
+            found.setdefault(kind, {"reason": kind, "answers": 0, "example": example})["answers"] += 1
+    return sorted(found.values(), key=lambda entry: -entry["answers"])
 
 
 def _example(names) -> str:
@@ -221,9 +241,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bootstrap", type=int, default=0, metavar="N", help="resamples for 95 %% intervals, say 1000")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resamples")
     parser.add_argument(
+        "--as_reference",
         "--reference_averages",
         action="store_true",
-        help="leave out scenes whose l2 is exactly 0 or that have no objects on a side, as the reference does",
+        help="score as the reference does: leave out scenes whose l2 is exactly 0 or that have no objects on a side, "
+        "take the rotation nearest to 6d's rows (default: Gram-Schmidt), read no line that its patterns don't find",
     )
     return parser
 
@@ -242,7 +264,7 @@ def main(argv: list[str]) -> int:
         rotation_rep=arguments.rotation_rep,
         rotation_unit=arguments.rotation_unit,
         train_split=arguments.train_split,
-        reference_averages=arguments.reference_averages,
+        as_reference=arguments.as_reference,
         bootstrap=arguments.bootstrap,
         seed=arguments.seed,
     )
@@ -257,7 +279,11 @@ def main(argv: list[str]) -> int:
 
 def _notes(result: dict[str, Any]) -> list[str]:
     """What a reader of the numbers should know about one report."""
-    notes = []
+    notes = [
+        f"{p['answers']} answers: {p['reason']} (first: {p['example']})" for p in result["problems"][:SHOWN_PROBLEMS]
+    ]
+    if len(result["problems"]) > SHOWN_PROBLEMS:
+        notes.append(f"{len(result['problems']) - SHOWN_PROBLEMS} more kinds of problems; --out has them all")
     if result["num_missing"]:
         total = result["num_scenes"] + result["num_missing"]
         notes.append(f"{result['num_missing']} of {total} labelled images have no prediction and are left out")

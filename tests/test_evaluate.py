@@ -194,8 +194,30 @@ def test_reference_averages(labels: str, tmp_path: Path) -> None:
     found = answers(labels, "clevr")
     found["CLEVR_000000.png"] = "rubbish"
     path = save(tmp_path / "p.json", Predictions(found, task="clevr"))
-    result = evaluate(labels, path, reference_averages=True)[path]
+    result = evaluate(labels, path, as_reference=True)[path]
     assert result["num_left_out"] == 1 and result["metrics"]["ace"] == 0
+
+
+def test_what_could_not_be_read_is_counted_by_reason(
+    labels: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    found = answers(labels, "clevr")
+    found["CLEVR_000003.png"] = "I see a cube\nand a ball"
+    found["CLEVR_000004.png"] = "Sorry"
+    found["CLEVR_000007.png"] = " \n"
+    path = save(tmp_path / "p.json", Predictions(found, task="clevr"))
+    assert evaluate(labels, path)[path]["problems"] == [
+        {
+            "reason": "not a line of code: ...",
+            "answers": 2,
+            "example": "CLEVR_000003.png, line 1: not a line of code: 'I see a cube'",
+        },
+        {"reason": "the answer is empty", "answers": 1, "example": "CLEVR_000007.png, line 1: the answer is empty"},
+    ]
+    main(["--labels", labels, "--predictions", path, "--reference_averages"])  # the flag's old name
+    captured = capsys.readouterr()
+    assert f"note: {path}: 2 answers: not a line of code: ... (first: CLEVR_000003.png, line 1:" in captured.err
+    assert "3 scenes are left out of every average, as the reference does" in captured.err
 
 
 def test_settings_that_contradict_or_do_not_fit(labels: str, tmp_path: Path) -> None:

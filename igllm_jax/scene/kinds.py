@@ -30,10 +30,14 @@ LARGEST_INTEGER = 10**9  # a predicted integer beyond this is unreadable
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run chooses: how rotations are written, and the unit of labels that come in either."""
+    """What a run chooses: how rotations are written, and the unit of labels that come in either.
+
+    as_reference: score what is no rotation as the reference does.
+    """
 
     rotation_rep: str = ""
     rotation_unit: str = "deg"
+    as_reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -595,7 +599,9 @@ class Turn(Kind):
         else:
             representation = self.representation(settings)
             numbers = value or (0.0,) * representation.num_numbers
-            error = symmetry.error_deg(representation.to_matrix(numbers), self.label_matrix(true[name], settings))
+            to_matrix = representation.to_matrix_as_reference if settings.as_reference else None
+            to_matrix = to_matrix or representation.to_matrix
+            error = symmetry.error_deg(to_matrix(numbers), self.label_matrix(true[name], settings))
         return 100.0 * (error <= metric.tolerance) if metric.measure == "within" else error
 
 

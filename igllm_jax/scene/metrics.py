@@ -1,7 +1,7 @@
 """Scores of predicted scenes against true ones, as a language has them.
 
-Predicted calls are matched to true ones of the same function by Hungarian assignment on the distance of what the
-language names for it. Every metric but `ace` and `parsed` is averaged over a scene's matched pairs, then over the
+Predicted calls are matched to true ones of the same function by the distance of what the language names for it
+(assignment.py). Every metric but `ace` and `parsed` is averaged over a scene's matched pairs, then over the
 scenes that have any. What a prediction lacks is scored all the same: no number is 0, no rotation is all numbers zero,
 no word is a wrong word.
 """
@@ -9,12 +9,12 @@ no word is a wrong word.
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
+from igllm_jax.scene.assignment import assign
 from igllm_jax.scene.kinds import Settings, Value, Word
 from igllm_jax.scene.language import Function, Language, find_language
 from igllm_jax.scene.reading import Reading
@@ -39,18 +39,18 @@ class Comparison:
     words: tuple[tuple[str, str, str], ...]
 
 
-def match(scene: Scene, reading: Reading, task: Language | str) -> Pairs:
+def match(scene: Scene, reading: Reading, task: Language | str, *, as_reference: bool = False) -> Pairs:
     """Pairs (true index, predicted index) that make the sum of distances smallest, function by function; as many as
-    the smaller count."""
+    the smaller count. as_reference: how ties are broken, see `assignment.assign`."""
     language = find_language(task)
     if len(language.functions) == 1:
         places = range(len(scene.objects)), range(len(reading.objects))
-        return _match(scene.objects, reading.objects, *places, language.functions[0])
+        return _match(scene.objects, reading.objects, *places, language.functions[0], as_reference)
     found: list[tuple[int, int]] = []
     for function in language.functions:
         true = [i for i, item in enumerate(scene.objects) if item.function == function.name]
         predicted = [i for i, item in enumerate(reading.objects) if item.function == function.name]
-        found += _match(scene.objects, reading.objects, true, predicted, function)
+        found += _match(scene.objects, reading.objects, true, predicted, function, as_reference)
     return tuple(sorted(found, key=lambda pair: pair[1]))
 
 
@@ -60,6 +60,7 @@ def _match(
     true_places: Sequence[int],
     predicted_places: Sequence[int],
     function: Function,
+    as_reference: bool,
 ) -> Pairs:
     if not true_places or not predicted_places:
         return ()
@@ -67,8 +68,8 @@ def _match(
         return ((true_places[0], predicted_places[0]),)
     where = np.array([matched_numbers(true[place], function) for place in true_places])
     there = np.array([matched_numbers(predicted[place], function) for place in predicted_places])
-    rows, columns = linear_sum_assignment(np.linalg.norm(there[:, None] - where[None], axis=-1))
-    return tuple((true_places[column], predicted_places[row]) for row, column in zip(rows, columns, strict=True))
+    pairs = assign(where, there, as_reference=as_reference)
+    return tuple((true_places[one], predicted_places[other]) for one, other in pairs)
 
 
 def matched_numbers(item: Call, function: Function) -> tuple[float, ...]:
@@ -88,11 +89,13 @@ def compare(
     rotation_rep: str = "",
     rotation_unit: str = "deg",
     is_seen: bool | None = None,
+    as_reference: bool = False,
 ) -> Comparison:
     """One scene's scores.
 
     rotation_unit: of labels that come in either unit.
     is_seen: whether the scene lies where training had examples; None where that is not known.
+    as_reference: ties in the matching, and what is no rotation, are settled as the reference settles them.
 
     Example: one object at (0.5, 0.5) read at (0.5, 0.52) has l2 0.02, within_1 0 and within_5 100.
 
@@ -100,8 +103,8 @@ def compare(
     Models", TMLR 2024).
     """
     language = find_language(task)
-    settings = language.settings(rotation_rep, rotation_unit)
-    pairs = match(scene, reading, language)
+    settings = replace(language.settings(rotation_rep, rotation_unit), as_reference=as_reference)
+    pairs = match(scene, reading, language, as_reference=as_reference)
     said_of = _in_true_numbers(scene, reading, pairs, language) if language.references else reading.objects
     collected: dict[str, list[float]] = {}
     words: list[tuple[str, str, str]] = []
@@ -191,13 +194,15 @@ def compare_all(
     rotation_rep: str = "",
     rotation_unit: str = "deg",
     is_seen: Iterable[bool] | None = None,
+    as_reference: bool = False,
 ) -> list[Comparison]:
     """`compare` for scenes and their readings, in order; `is_seen` has one entry per scene."""
     language = find_language(task)
     language.settings(rotation_rep, rotation_unit)
     seen = [None] * len(scenes) if is_seen is None else [bool(flag) for flag in is_seen]
+    how: dict[str, Any] = {"rotation_rep": rotation_rep, "rotation_unit": rotation_unit, "as_reference": as_reference}
     return [
-        compare(scene, reading, language, rotation_rep=rotation_rep, rotation_unit=rotation_unit, is_seen=flag)
+        compare(scene, reading, language, is_seen=flag, **how)
         for scene, reading, flag in zip(scenes, readings, seen, strict=True)
     ]
 
@@ -227,29 +232,29 @@ def report(
     rotation_rep: str = "",
     rotation_unit: str = "deg",
     is_seen: Iterable[bool] | None = None,
-    reference_averages: bool = False,
+    as_reference: bool = False,
     bootstrap: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Everything that is to be said about a set of predictions, ready for JSON.
 
-    reference_averages: leave out of every average the scenes whose l2 is exactly 0 and those without a true or a
-        predicted object.
+    as_reference: score as the reference does. Left out of every average are the scenes whose l2 is exactly 0 and those
+        without a true or a predicted object; six numbers become the nearest rotation instead of the one that
+        Gram-Schmidt gives; ties in the matching stay as SciPy has them. `readings` should be read `as_reference` too.
     bootstrap: number of resamples of the scenes for 95 % intervals, 0 for none; `seed` seeds them.
 
     Gives: `metrics` (None where the labels have it but no pair was matched), `averaged_scenes` (scenes behind each
     metric), `intervals`, `by_object_count`, `confusion`, and counts: `num_scenes`; `num_unparsed`, scenes whose text
     could not be read entirely (what could is scored); `num_unread`, of those the ones without a single object;
-    `num_without_pairs`; `num_left_out` by reference_averages; true, predicted and matched objects. `about` says what
+    `num_without_pairs`; `num_left_out` by as_reference; true, predicted and matched objects. `about` says what
     each metric is, its digits in tables, and whether low is better.
     """
     language = find_language(task)
-    comparisons = compare_all(
-        scenes, readings, language, rotation_rep=rotation_rep, rotation_unit=rotation_unit, is_seen=is_seen
-    )
+    how: dict[str, Any] = {"rotation_rep": rotation_rep, "rotation_unit": rotation_unit, "as_reference": as_reference}
+    comparisons = compare_all(scenes, readings, language, is_seen=is_seen, **how)
     # Reference: its averages leave out scenes with l2 exactly 0, and it stops at scenes without objects on a side. Here
     # every scene counts unless its averages are asked for.
-    is_kept = [not reference_averages or (bool(c.pairs) and c.values.get("l2") != 0.0) for c in comparisons]
+    is_kept = [not as_reference or (bool(c.pairs) and c.values.get("l2") != 0.0) for c in comparisons]
     kept = [comparison for comparison, keep in zip(comparisons, is_kept, strict=True) if keep]
     kept_scenes = [scene for scene, keep in zip(scenes, is_kept, strict=True) if keep]
     values = _table(kept, language)

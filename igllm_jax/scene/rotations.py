@@ -21,12 +21,14 @@ class Representation:
     from_euler_xyz_extrinsic_rad: a label's 3 angles -> the representation's numbers, as the training code has them.
     from_matrix: rotation matrix float64 [3, 3] -> the representation's numbers.
     to_matrix: the representation's numbers, as predicted (finite, perhaps not legal) -> rotation matrix float64 [3, 3].
+    to_matrix_as_reference: the same as the reference's evaluation has it, None where it is the same.
     """
 
     num_numbers: int
     from_euler_xyz_extrinsic_rad: Callable[[Sequence[float]], tuple[float, ...]]
     from_matrix: Callable[[np.ndarray], tuple[float, ...]]
     to_matrix: Callable[[Sequence[float]], np.ndarray]
+    to_matrix_as_reference: Callable[[Sequence[float]], np.ndarray] | None = None
 
 
 def euler_to_matrix(euler_xyz_extrinsic_rad: Sequence[float]) -> np.ndarray:
@@ -81,6 +83,19 @@ def rows_to_matrix(numbers: Sequence[float]) -> np.ndarray:
     first = _direction([given[0], axes[0]], None)
     second = _direction([given[1], axes[1], axes[2], axes[0]], first)
     return np.stack([first, second, np.cross(first, second)])
+
+
+def rows_to_nearest_matrix(numbers: Sequence[float]) -> np.ndarray:
+    """Rotation matrix [3, 3] nearest to the rows (r0, r1, r0 x r1) of six numbers, as the reference's evaluation takes.
+
+    It is the one that `Rotation.from_matrix` gives. Where the rows span no volume there is none; then it is
+    `rows_to_matrix`, so that six zeros are the identity.
+    """
+    first, second = np.asarray(numbers, np.float64).reshape(2, 3)
+    try:
+        return Rotation.from_matrix(np.stack([first, second, np.cross(first, second)])).as_matrix()
+    except (ValueError, np.linalg.LinAlgError):
+        return rows_to_matrix(numbers)
 
 
 def _direction(candidates: list[np.ndarray], normal: np.ndarray | None) -> np.ndarray:
@@ -172,6 +187,7 @@ REPRESENTATIONS: dict[str, Representation] = {
         from_euler_xyz_extrinsic_rad=lambda angles: _numbers(euler_to_matrix(angles)[:2].reshape(-1)),
         from_matrix=lambda matrix: _numbers(np.asarray(matrix, np.float64)[:2].reshape(-1)),
         to_matrix=rows_to_matrix,
+        to_matrix_as_reference=rows_to_nearest_matrix,
     ),
     # x, y, z, w.
     "quat": Representation(

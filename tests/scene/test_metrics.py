@@ -1,11 +1,13 @@
 """Scores by hand, at the edges, and the averages around them."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 
 from igllm_jax.errors import UserError
+from igllm_jax.scene.assignment import assign
 from igllm_jax.scene.code import read
 from igllm_jax.scene.language import find_language
 from igllm_jax.scene.metrics import bootstrap_intervals, compare, match, report, score
@@ -157,7 +159,7 @@ def test_reference_averages_leave_out_exact_and_empty_scenes() -> None:
     scenes = [TWO, TWO, TWO, Scene((), "e")]
     readings = [clevr(RIGHT), near, clevr(""), clevr("")]
     assert report(scenes, readings, "clevr")["metrics"]["l2"] == pytest.approx(0.25)
-    parity = report(scenes, readings, "clevr", reference_averages=True)
+    parity = report(scenes, readings, "clevr", as_reference=True)
     assert parity["metrics"]["l2"] == pytest.approx(0.5)
     assert parity["metrics"]["ace"] == 0.0
     assert (parity["num_left_out"], parity["num_scenes"]) == (3, 4)
@@ -167,6 +169,25 @@ def test_matching_makes_the_sum_of_distances_smallest() -> None:
     scene = Scene(tuple(Object(location=(x, 0.0, 0.0)) for x in (0.0, 1.0, 5.0)), "i")
     reading = clevr("add(loc=(1.1, 0, 0))\nadd(loc=(4, 0, 0))")
     assert sorted(match(scene, reading, "clevr")) == [(1, 0), (2, 1)]
+
+
+def test_objects_without_a_location_are_matched_by_order_of_appearance() -> None:
+    """SciPy's solver takes the second of two true objects first where that costs the same."""
+    scene = Scene(tuple(Object(location=(x, 0.0, 0.0)) for x in (3.0, 1.0, 2.0, 2.0)), "i")
+    reading = clevr("add(color='red')\nadd(loc=(2, 0, 0))\nadd(color='blue')")
+    assert match(scene, reading, "clevr") == ((1, 0), (2, 1), (3, 2))
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        true, found = rng.integers(-1, 2, (rng.integers(1, 6), 2)), rng.integers(-1, 2, (rng.integers(1, 6), 2))
+        pairs, plain = assign(true * 1.0, found * 1.0), assign(true * 1.0, found * 1.0, as_reference=True)
+        distances = np.linalg.norm(true[:, None] - found[None], axis=-1)
+        assert sum(distances[pair] for pair in pairs) == pytest.approx(sum(distances[pair] for pair in plain))
+        assert len({t for t, _ in pairs}) == len({p for _, p in pairs}) == min(len(true), len(found))
+        for (t1, p1), (t2, p2) in itertools.combinations(pairs, 2):  # in the order of the predicted
+            same = (true[t1] == true[t2]).all() or (found[p1] == found[p2]).all()
+            assert p1 < p2 and (t1 < t2 or not same)
+        for unmatched in set(range(len(found))) - {p for _, p in pairs}:
+            assert all(p < unmatched for _, p in pairs if (found[p] == found[unmatched]).all())
 
 
 def test_very_large_predictions_are_scored() -> None:

@@ -11,6 +11,8 @@ from igllm_jax.scene.rotations import (
     euler_to_matrix,
     geodesic_deg,
     matrix_to_euler,
+    rows_to_matrix,
+    rows_to_nearest_matrix,
     yaw_error_deg,
 )
 
@@ -124,3 +126,15 @@ def test_yaw_error_goes_round_the_symmetry() -> None:
     low, high = np.radians(-44), np.radians(44)
     assert yaw_error_deg(low, high, period_rad=np.pi / 2) == pytest.approx(2)
     assert yaw_error_deg(low, high, period_rad=2 * np.pi) == pytest.approx(88)
+
+
+def test_six_numbers_as_the_reference_takes_them() -> None:
+    """The nearest rotation shares the error between both rows; Gram-Schmidt believes the first one."""
+    numbers = (1.0, 0.0, 0.0, 0.5, 1.0, 0.0)
+    half = np.arctan2(0.5, 2.0)  # of the polar factor of [[1, 0], [0.5, 1]]
+    expected = [[np.cos(half), -np.sin(half), 0], [np.sin(half), np.cos(half), 0], [0, 0, 1]]
+    np.testing.assert_allclose(rows_to_nearest_matrix(numbers), expected, atol=1e-12)
+    np.testing.assert_allclose(rows_to_matrix(numbers), np.eye(3), atol=1e-12)
+    np.testing.assert_array_equal(rows_to_nearest_matrix((0.0,) * 6), np.eye(3))
+    exact = REPRESENTATIONS["6d"].from_euler_xyz_extrinsic_rad((0.3, -1.0, 2.0))
+    np.testing.assert_allclose(rows_to_nearest_matrix(exact), euler_to_matrix((0.3, -1.0, 2.0)), atol=1e-12)
