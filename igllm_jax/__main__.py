@@ -1,6 +1,7 @@
 """`igllm COMMAND ...` = `python -m igllm_jax COMMAND ...`."""
 
 import importlib
+import io
 import logging
 import sys
 
@@ -30,6 +31,9 @@ def main() -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}\n{usage}", file=sys.stderr)
         return 2
+    for stream in (sys.stdout, sys.stderr):  # names that are not UTF-8 are printed escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's remarks are not for our users
     try:
         return importlib.import_module(COMMANDS[name][0]).main(arguments)

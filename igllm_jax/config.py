@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from igllm_jax import config_files, versions
+from igllm_jax import config_files, files, versions
 from igllm_jax.config_ranges import RANGES, check_keys, check_values, no_such_key
 from igllm_jax.data.pipeline import DataOptions, Source
 from igllm_jax.errors import UserError
@@ -148,14 +147,12 @@ def check(config: ConfigDict) -> ConfigDict:
 
 
 def write(config: ConfigDict, workdir: Path) -> None:
-    """Writes workdir/language.toml and workdir/config.json (temporary names, then renamed), the latter of the format in
-    which the run was begun."""
+    """Writes workdir/language.toml and workdir/config.json, the latter of the format in which the run was begun."""
     find_language(config.task).save(workdir)
     path = workdir / CONFIG_FILE
     written = _read_json(workdir)[1] if path.exists() else versions.FORMAT
-    temporary = workdir / f".{CONFIG_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps({versions.FORMAT_KEY: written, **json.loads(config.to_json())}, indent=2) + "\n")
-    temporary.rename(path)
+    values = {versions.FORMAT_KEY: written, **json.loads(config.to_json())}
+    files.write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def _read_json(workdir: Path) -> tuple[dict[str, Any], int]:

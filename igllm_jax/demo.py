@@ -15,12 +15,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from igllm_jax import evaluate, generate, make_data, train
+from igllm_jax import evaluate, files, generate, make_data, train
 from igllm_jax.errors import UserError
 from igllm_jax.scene import checkerboard
 from igllm_jax.scene.code import read
 from igllm_jax.scene.labels import read_labels
-from igllm_jax.scene.predictions import read_predictions, write_atomically
+from igllm_jax.scene.predictions import read_predictions
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tiny.py"
 HEADS = {"tanh_mlp_gelu": "float head", "none": "numbers as text"}
@@ -59,7 +59,7 @@ def run_head(head: str, folder: Path, *, steps: int, images: int) -> Result:
     generate.main([*asked, "--limit", str(images), "--batch_size", "50", "--max_new_tokens", "64"])
     labels = f"{data}:{TEST_SPLIT}"
     report = evaluate.evaluate(labels, str(predictions))[str(predictions)]
-    write_atomically(metrics, evaluate.render({str(predictions): report}, "json") + "\n")
+    files.write_text(metrics, evaluate.render({str(predictions): report}, "json") + "\n")
     texts = list(read_predictions(predictions).answers.values())
     readings = [read(text, "twod", rotation_rep="") for text in texts]
     points = np.array([r.objects[0].location if r.objects else (np.nan, np.nan) for r in readings], np.float64)
@@ -97,9 +97,8 @@ def draw(results: dict[str, Result], truth: np.ndarray, path: Path) -> None:
         panel.set(xlim=(0, 1), ylim=(1, 0), xlabel="x", ylabel="y (image sides)")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight", pad_inches=0.1)
-    temporary.rename(path)
+    with files.whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight", pad_inches=0.1)
     pyplot.close(figure)
 
 
@@ -143,8 +142,8 @@ def main(arguments: list[str]) -> int:
     truth = np.array([scene.objects[0].location for scene in scenes])
     rows = table(results)
     draw(results, truth, out / PICTURE)
-    write_atomically(out / PAGE, page(rows, results, truth, options.num_steps))
-    write_atomically(out / TABLE, json.dumps(_summary(results, options), indent=1) + "\n")
+    files.write_text(out / PAGE, page(rows, results, truth, options.num_steps))
+    files.write_text(out / TABLE, json.dumps(_summary(results, options), indent=1) + "\n")
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     print(f"\n{len(truth)} images of the split {TEST_SPLIT!r}, which neither model has seen:\n")
     for row in rows:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from igllm_jax import files
 from igllm_jax.errors import UserError
 from igllm_jax.scene.checkerboard import CELLS, is_seen, is_seen_from
 from igllm_jax.scene.code import Reading, read
@@ -17,7 +18,7 @@ from igllm_jax.scene.kinds import ROTATION_UNITS
 from igllm_jax.scene.labels import infer_task, npz_spec, read_labels, read_points
 from igllm_jax.scene.language import Language, check_rotation_unit, find_language, points_attribute
 from igllm_jax.scene.metrics import report
-from igllm_jax.scene.predictions import Predictions, language_of, match_names, read_predictions, write_atomically
+from igllm_jax.scene.predictions import Predictions, language_of, match_names, read_predictions
 from igllm_jax.scene.scene import Scene
 from igllm_jax.scene.tables import as_csv, as_markdown, as_text, confusion_table, main_table, object_count_table
 
@@ -269,7 +270,7 @@ def main(argv: list[str]) -> int:
         seed=arguments.seed,
     )
     if arguments.out:
-        write_atomically(arguments.out, _json(reports))
+        files.write_text(arguments.out, _json(reports))
     print(render(reports, arguments.format, confusion=arguments.confusion), end="")
     for path, result in reports.items():
         for note in _notes(result):

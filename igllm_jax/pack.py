@@ -7,14 +7,13 @@ so does `tfds.data_source`: records with `image`, `file_name` and `label` (the s
 import argparse
 import contextlib
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from igllm_jax import progress
+from igllm_jax import files, progress
 from igllm_jax.data.examples import check_one_scene_each
 from igllm_jax.data.records import LABELS_FILE
 from igllm_jax.data.tars import Folder, TarReader, open_images
@@ -143,16 +142,10 @@ def pack(data: Path, out: Path, name: str) -> Path:
         with contextlib.redirect_stdout(sys.stderr):  # TFDS tells what it does; our output is the folder's name
             builder.download_and_prepare()
         for split in splits:
-            _write_labels(final / LABELS_FILE.format(split=split.name), split.labels)
+            files.write_text(final / LABELS_FILE.format(split=split.name), json.dumps(split.labels))
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another") from None
     return final
-
-
-def _write_labels(file: Path, labels: list[dict[str, Any]]) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(labels))
-    partial.rename(file)
 
 
 def main(argv: list[str]) -> int:

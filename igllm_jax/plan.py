@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from igllm_jax import config as configs
+from igllm_jax import files
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.parallel.sharding import MESH_AXES
@@ -45,6 +46,8 @@ def main(arguments: list[str]) -> int:
     config, others = configs.load(arguments)
     run = configs.run_options(config)
     options = parse(others)
+    if options.json:
+        files.try_writing(options.json, "--json")
     topology = options.topology
     if topology != "local":
         if find_spec("libtpu") is None:
@@ -61,9 +64,7 @@ def main(arguments: list[str]) -> int:
     plan = complete(plan, run.model, run.optim.trainable)
     print(report(plan))
     if options.json:
-        temporary = options.json.with_name(f".{options.json.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(plan.to_json(), indent=2) + "\n")
-        temporary.rename(options.json)
+        files.write_text(options.json, json.dumps(plan.to_json(), indent=2) + "\n")
     return 0 if plan.fits else 1
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from igllm_jax import files
 from igllm_jax.errors import UserError
 from igllm_jax.scene.code import FLOAT_TOKEN
 
@@ -56,10 +57,8 @@ class Tokenizer:
     def save(self, folder: str | Path) -> Path:
         """Writes `folder`/tokenizer.model, whole or not at all; returns its path."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{MODEL_FILE}.partial"
-        partial.write_bytes(self.model)
-        return partial.rename(folder / MODEL_FILE)
+        files.write_bytes(folder / MODEL_FILE, self.model)
+        return folder / MODEL_FILE
 
     def __reduce__(self):  # sentencepiece's own pickling loses the bytes that the fingerprint needs
         return Tokenizer, (self.model, self.origin)

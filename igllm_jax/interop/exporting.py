@@ -1,7 +1,6 @@
 """Exporting: what was trained, and what it was trained on, in the layouts of PEFT, the reference and Hugging Face."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from igllm_jax import config as configs
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
+from igllm_jax.files import whole_folder
 from igllm_jax.interop import formats, hf_config
 from igllm_jax.interop.files import import_torch, read_json, write_torch
 from igllm_jax.interop.importing import licence_files, merge_kernel
@@ -29,10 +29,9 @@ from igllm_jax.models.vlm import VLMConfig, draw, skeleton
 from igllm_jax.scene.language import Language, find_language, language_in
 from igllm_jax.training.options import RunOptions
 from igllm_jax.weights import base_folder, checkpoint
-from igllm_jax.weights.base_folder_writer import copy_files, settle
+from igllm_jax.weights.base_folder_writer import copy_files
 
 BASE_PARTS = ("vision/", "decoder/")
-UNFINISHED = ".unfinished-export"  # tells a folder that an export left from one that is somebody's
 
 
 @dataclass(frozen=True)
@@ -136,31 +135,11 @@ def export(model: Model, kind: str, out: Path, dtype: str = KEEP) -> dict[str, A
     Raises: UserError where the model has no such form.
     """
     start = time.monotonic()
-    if out.exists():
-        raise UserError(f"{out} exists: give another --out, or remove it")
-    partial = _fresh(out.absolute().with_name(f"{out.name}.export"))
-    try:
+    with whole_folder(out) as partial:
         tensors = FORMATS[kind](model, partial, dtype)
-        settle(partial)
-        (partial / UNFINISHED).unlink()
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     notes = _notes(model) if kind == "peft" else []
     return {"tensors": tensors, "bytes": size, "seconds": time.monotonic() - start, "notes": notes}
-
-
-def _fresh(partial: Path) -> Path:
-    """The folder to write in; what a killed export left there goes."""
-    if (partial / UNFINISHED).exists():
-        shutil.rmtree(partial)
-    elif partial.exists():
-        raise UserError(f"{partial} is in the way, and no export left it: move it, or give another --out")
-    partial.mkdir(parents=True)
-    (partial / UNFINISHED).touch()
-    return partial
 
 
 def _notes(model: Model) -> list[str]:

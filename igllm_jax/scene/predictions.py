@@ -1,19 +1,16 @@
 """The predictions file: JSON with the text that a model wrote for each image, and which label it belongs to."""
 
-import contextlib
 import json
-import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from igllm_jax import files
 from igllm_jax.errors import UserError
 from igllm_jax.scene.language import Language, find_language, parse_language
 
 _MOST_PARTS = 32  # of a name, counted from its end
-_SURROGATES = re.compile("[\ud800-\udfff]")
 SETTINGS = ("task", "language", "rotation_rep", "rotation_unit", "train_split")
 
 
@@ -41,31 +38,13 @@ def write_predictions(
     model_base: str | None,
     model_name: str,
 ) -> None:
-    """Writes the file under a temporary name and renames it, so that it is never seen half written."""
+    """Writes the file, whole or not at all. Raises: UserError where that is not possible."""
     content: dict[str, Any] = {"model_path": model_path, "model_base": model_base, "model_name": model_name}
     # Reference: it has no settings in the file, and its evaluation guesses rotation_rep from the file's name.
     content |= {key: value for key in SETTINGS if (value := getattr(predictions, key)) is not None}
     content["answers"] = {name: {"outputs": text} for name, text in predictions.answers.items()}
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    # names that are not UTF-8 hold halves of characters, which JSON can say but a file can't hold
-    write_atomically(path, _SURROGATES.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n")
-
-
-def write_atomically(path: str | Path, text: str) -> None:
-    """Writes `text` (UTF-8) to a temporary file beside `path` and renames it; makes the folder.
-
-    Raises: UserError where that is not possible.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+    # names that are not UTF-8 hold halves of characters, which JSON can say but a file can't hold: they are escaped
+    files.write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def of_language(language: Language) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 import importlib
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from igllm_jax import files
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -18,9 +19,7 @@ class MetricsWriter:
     def __init__(self, workdir: Path, *, first_step: int, tensorboard: bool, wandb: bool, config: dict[str, Any]):
         self.path = workdir / METRICS_FILE
         keep = [line for line in read(self.path) if line["step"] <= first_step]
-        temporary = workdir / f".{METRICS_FILE}.{os.getpid()}"
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in keep))
-        temporary.rename(self.path)
+        files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in keep))
         self.file = self.path.open("a", buffering=1)
         board = _module("tensorboardX") if tensorboard else None
         self.board = board.SummaryWriter(str(workdir / "tensorboard")) if board else None

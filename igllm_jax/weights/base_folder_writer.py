@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tensorstore
 
-from igllm_jax import versions
+from igllm_jax import files, versions
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig
@@ -26,7 +26,6 @@ DONE_FILE = "done.txt"
 LOCK_FILE = "lock"
 OWN_NAMES = {
     PLAN_FILE, DONE_FILE, LOCK_FILE, base_folder.WEIGHTS, base_folder.SOURCES, base_folder.MODEL_FILE, TOKENIZER_FILE,
-    f".{TOKENIZER_FILE}.partial",
 }  # fmt: skip
 
 
@@ -50,7 +49,8 @@ class BaseFolderWriter:
         if self.folder.exists():
             raise UserError(f"{folder} exists: give another --out, or remove it")
         self.partial.mkdir(parents=True, exist_ok=True)
-        if {path.name for path in self.partial.iterdir()} - OWN_NAMES:
+        others = {path.name for path in self.partial.iterdir()} - OWN_NAMES
+        if any(not name.endswith(files.PARTIAL) for name in others):
             raise UserError(f"{self.partial} is in the way, and no import left it: move it, or give another --out")
         self._lock = (self.partial / LOCK_FILE).open("w")
         try:
@@ -129,7 +129,7 @@ class BaseFolderWriter:
         value = {versions.FORMAT_KEY: versions.FORMAT, "config": base_folder.config_to_json(config), **about}
         (self.partial / base_folder.MODEL_FILE).write_text(json.dumps(value, indent=2) + "\n")
         self._journal.close()
-        settle(self.partial)
+        files.sync_folder(self.partial)
         self.partial.rename(self.folder)
         for name in (PLAN_FILE, DONE_FILE, LOCK_FILE):
             (self.folder / name).unlink()
@@ -140,20 +140,6 @@ class BaseFolderWriter:
         self._journal.close()
         shutil.rmtree(self.partial, ignore_errors=True)
         self._lock.close()
-
-
-def settle(folder: Path) -> None:
-    """Waits until everything in the folder is on the disk, so that its final name never stands for less."""
-    for file in folder.rglob("*"):
-        _wait_for_disk(file)
-
-
-def _wait_for_disk(file: Path) -> None:
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _boot() -> str:
@@ -181,11 +167,7 @@ def chunk_shape(shape: jax.ShapeDtypeStruct) -> list[int]:
     return [*lead, next(fair, most), rest[1]]
 
 
-def copy_files(files: Mapping[str, Path], folder: Path) -> None:
-    """Copies files to their names (with folders) under `folder`, whole or not at all."""
-    for name, source in files.items():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.copyfile(source, temporary)
-        temporary.rename(target)
+def copy_files(sources: Mapping[str, Path], folder: Path) -> None:
+    """Copies `sources` to their names (with folders) under `folder`, whole or not at all."""
+    for name, source in sources.items():
+        files.copy(source, folder / name)

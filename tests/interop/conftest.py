@@ -2,11 +2,11 @@
 
 import pytest
 
-from igllm_jax.weights import base_folder_writer as base_writer
+from igllm_jax import files
 
 
 @pytest.fixture(autouse=True, scope="session")
 def no_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base_writer, "_wait_for_disk", lambda file: None)
+        patch.setattr(files, "_sync", lambda file: None)
         yield

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from igllm_jax import files
 from igllm_jax.interop import exporting, importing
 from igllm_jax.interop.command import main
 from igllm_jax.interop.files import open_weights
@@ -101,12 +102,15 @@ def test_a_disk_that_takes_no_more_is_one_line(tmp_path, folders):
     limited = f"ulimit -f 8; exec {sys.executable} {TOOL} "
     imports = " ".join(flags(folders, "vision", "decoder"))
     exports = f"--model {folders / 'base'} --format llava-hf"
-    for command, again in ((f"import {imports}", "; run the same command again to go on"), (f"export {exports}", "")):
+    for command, told in (
+        (f"import {imports}", ": File too large; run the same command again to go on"),
+        (f"export {exports}", ": cannot be written (File too large)"),
+    ):
         out = tmp_path / command.split()[0]
         ended = subprocess.run(["bash", "-c", f"{limited}{command} --out {out}"], capture_output=True, text=True)
         lines = [line for line in ended.stderr.splitlines() if "tensor/s" not in line]
         assert ended.returncode == 2 and len(lines) == 1, ended.stderr
-        assert lines[0].startswith(f"error: {out}") and lines[0].endswith(f": File too large{again}")
+        assert lines[0].startswith(f"error: {out}") and lines[0].endswith(told)
         assert not out.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["import.partial"]
 
@@ -232,11 +236,11 @@ def test_a_vocabulary_without_room_gets_a_row_for_the_image(tmp_path, folders):
 
 def test_an_export_takes_only_a_folder_that_an_export_left(tmp_path, folders):
     export = ["export", "--model", str(folders / "base"), "--format", "safetensors", "--out", str(tmp_path / "e")]
-    (tmp_path / "e.export").mkdir()
-    (tmp_path / "e.export" / "thesis.tex").write_text("x")
+    (tmp_path / ".e.partial").mkdir()
+    (tmp_path / ".e.partial" / "thesis.tex").write_text("x")
     assert main(export) == 2
-    assert (tmp_path / "e.export" / "thesis.tex").exists() and not (tmp_path / "e").exists()
-    (tmp_path / "e.export" / exporting.UNFINISHED).touch()  # as a killed export leaves it
+    assert (tmp_path / ".e.partial" / "thesis.tex").exists() and not (tmp_path / "e").exists()
+    (tmp_path / ".e.partial" / files.UNFINISHED).touch()  # as a killed export leaves it
     assert main(export) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e"]
     names = {path.name for path in (tmp_path / "e").iterdir()}

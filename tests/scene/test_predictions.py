@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from igllm_jax.errors import UserError
-from igllm_jax.scene.predictions import Predictions, match_names, read_predictions, write_atomically, write_predictions
+from igllm_jax.scene.predictions import Predictions, match_names, read_predictions, write_predictions
 
 MODEL: dict[str, Any] = {"model_path": "run", "model_base": None, "model_name": "step_7"}
 
@@ -54,7 +54,7 @@ def test_a_file_that_is_not_there_or_cannot_be_written(tmp_path: Path) -> None:
         read_predictions(tmp_path / "p.json")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        write_atomically(tmp_path / "file" / "out.json", "{}")
+        write_predictions(tmp_path / "file" / "out.json", Predictions({}), **MODEL)
 
 
 def test_names_match_folder_by_folder() -> None:
