@@ -34,7 +34,7 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):  # names that are not UTF-8 are printed escaped
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's remarks are not for our users
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's remarks are not for our users; errors are raised too
     try:
         return importlib.import_module(COMMANDS[name][0]).main(arguments)
     except UserError as error:

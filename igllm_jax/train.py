@@ -7,12 +7,13 @@ import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from ml_collections import ConfigDict
 
 from igllm_jax import config as configs
+from igllm_jax import files
 from igllm_jax.batch import Batch
 from igllm_jax.data import pipeline
 from igllm_jax.data.examples import load_examples
@@ -40,11 +41,15 @@ def main(arguments: list[str]) -> int:
     config, others = configs.load(arguments)
     parser = argparse.ArgumentParser(prog="igllm train", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="where the run lives; resumed if it is there")
+    parser.add_argument("--step", help="go on from this checkpoint (N or best); later ones are set aside")
     parser.add_argument("--accept_changed_data", action="store_true", help="resume with other data, listed first")
     parser.add_argument("--profile", default="", help="START:STOP, steps to trace into WORKDIR/profile")
     distributed.add_arguments(parser)
     options = parser.parse_args(others)
+    files.try_folder(options.workdir, "--workdir")
     with distributed.session(options):
+        if options.step:
+            set_aside(options.workdir, options.step)
         profile = Profile(options.profile, options.workdir / "profile")
         Run(config, options.workdir, profile, accepts_changed_data=options.accept_changed_data).train()
     return 0
@@ -105,7 +110,8 @@ class Run:
                 write_manifest(self.workdir / DATA_FILE, self.data.manifest())
         held_out = (configs.held_out_options(config), configs.source(config, "val"), self.data_options, self.tokenizer)
         self.held_out = HeldOutEvaluation(*held_out, self.run_model.model, self.layout)
-        self.scores: dict[str, float] = {}
+        self.scores: dict[str, float] = {}  # what was measured at `scored_step`
+        self.scored_step = -1
 
     def _restore(self) -> TrainState | None:
         latest = self.checkpoints.latest()
@@ -146,7 +152,10 @@ class Run:
         batches = self.data.iterate(start)
         try:
             with distributed.stop_signal() as stops:
-                is_stopped = self._loop(start, end, batches, meter, writer, stops)
+                try:
+                    is_stopped = self._loop(start, end, batches, meter, writer, stops)
+                except Exception as error:  # whatever it is, what was learned until then is worth more
+                    self._end_with(error, meter)
                 self._save(meter)
             if is_stopped:
                 self.checkpoints.wait()
@@ -213,6 +222,32 @@ class Run:
         if step % config.train.checkpoint_every == 0:
             self._save(meter)
 
+    def _end_with(self, error: Exception, meter: Meter) -> NoReturn:
+        """Saves what was learned, then raises `error`, saying from where the run goes on where that is the user's."""
+        if self.checkpoints.has_failed:
+            raise error  # it says so itself
+        try:
+            self._save_now(meter)
+        except UserError as failure:
+            told = "" if str(failure) in str(error) else f"; {failure}"
+        else:
+            told = ""
+        latest = self.checkpoints.latest()
+        told += (
+            "; nothing is saved yet" if latest is None else f"; step {latest} is saved, the same command goes on there"
+        )
+        if isinstance(error, UserError):
+            raise type(error)(f"{error}{told}") from None
+        log_line(f"stopped by an error{told}")
+        raise error
+
+    def _save_now(self, meter: Meter) -> None:
+        """Saves the state where it is whole: not inside a step, and not where other processes would have to know."""
+        has_arrays = not any(array.is_deleted() for array in jax.tree.leaves(self.state))
+        if has_arrays and jax.process_count() == 1 and int(self.state.step) > 0:
+            self._save(meter)
+            self.checkpoints.wait()
+
     def _rates(self) -> dict[str, float]:
         used = set(groups(self.run_model.trainable, self.config.optim.trainable).values())
         return {group: rate for group, rate in self.run_model.optim.learning_rates if group in used}
@@ -224,7 +259,9 @@ class Run:
                 found = self.held_out.scores({**self.frozen, **unnest(self.state.params)}, stops)
             else:
                 found = self.held_out.losses(partial(self.eval_step, self.state.params, self.frozen), stops)
-        self.scores.update(found)
+        step = int(self.state.step)
+        self.scores = {**(self.scores if self.scored_step == step else {}), **found}
+        self.scored_step = step
         shown = {f"val/{name}": value for name, value in found.items()}
         log_line(f"step {int(self.state.step)}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
         return shown
@@ -233,9 +270,16 @@ class Run:
         meter.check()
         if self.checkpoints.latest() == int(self.state.step):
             return
-        wanted = self.config.eval.best_metric
-        meta = {**self._meta(), "is_evaluated": self.is_evaluated}
-        self.checkpoints.save(self.state, meta, self.scores.get(wanted))
+        scores = self.scores if self.scored_step == int(self.state.step) else {}
+        meta = {**self._meta(), "is_evaluated": self.is_evaluated, "scores": scores}
+        self.checkpoints.save(self.state, meta, scores.get(self.config.eval.best_metric))
+
+
+def set_aside(workdir: Path, step: str) -> None:
+    """Moves the checkpoints after `step` away, so that the run goes on from there."""
+    if distributed.is_first():
+        checkpoint.go_back(workdir, step)
+    distributed.barrier("set aside")
 
 
 def set_up_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:

@@ -1,11 +1,13 @@
 """Where a run's metrics go: metrics.jsonl always, TensorBoard and W&B where asked for and installed."""
 
+import contextlib
 import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 from igllm_jax import files
+from igllm_jax.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -23,11 +25,13 @@ class MetricsWriter:
         self.file = self.path.open("a", buffering=1)
         board = _module("tensorboardX") if tensorboard else None
         self.board = board.SummaryWriter(str(workdir / "tensorboard")) if board else None
-        # W&B was asked for by name, so its absence is an error
-        self.wandb = importlib.import_module("wandb").init(config=config, dir=str(workdir)) if wandb else None
+        self.wandb = _wandb().init(config=config, dir=str(workdir)) if wandb else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        try:
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            files.refuse(self.path, error)
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
@@ -35,7 +39,8 @@ class MetricsWriter:
             self.wandb.log(values, step=step)
 
     def close(self) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # a line that did not fit was an error when it was written
+            self.file.close()
         if self.board is not None:
             self.board.close()
         if self.wandb is not None:
@@ -63,6 +68,14 @@ def read(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def _wandb() -> Any:
+    """W&B was asked for by name, so its absence is an error."""
+    found = _module("wandb")
+    if found is None:
+        raise UserError("train.wandb is on, but wandb is not installed: pip install wandb, or set train.wandb=False")
+    return found
 
 
 def _module(name: str) -> Any:

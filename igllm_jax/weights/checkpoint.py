@@ -1,8 +1,20 @@
 """Checkpoints of a run: what trains, its optimizer and what belongs to them; the frozen base by reference.
 
-`workdir/checkpoints/STEP/` holds `params` (nested, float32), `optimizer` and `meta` (JSON). STEP counts finished steps.
+`workdir/checkpoints/STEP/` holds `params` (nested, float32), `optimizer` and `meta` (JSON, with a checksum for every
+array, which restoring checks). STEP counts finished steps.
 """
 
+import contextlib
+import errno
+import functools
+import itertools
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +27,13 @@ from orbax.checkpoint import checkpoint_managers
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params, unnest
 from igllm_jax.training.state import TrainState
+from igllm_jax.weights.checksums import checksums
 
 FOLDER = "checkpoints"
+ASIDE = "checkpoints_set_aside"
 SCORE = "score"  # smaller is better
 ITEMS = ("params", "optimizer", "meta")
+CHECKSUMS = "checksums"  # in meta; checkpoints from before they were kept have none
 
 
 class Checkpoints:
@@ -28,6 +43,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, *, keep: int):
+        """Raises: UserError where the folder can't be opened."""
         policies = checkpoint_managers
         best = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
@@ -39,38 +55,67 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self.folder = Path(workdir).absolute() / FOLDER
-        self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
+        self.has_failed = False  # whether a save could not be written
+        try:
+            self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
+        except Exception as error:  # Orbax has no errors of its own
+            raise UserError(f"{self.folder}: can't be opened ({_reason(error)})") from None
 
     def latest(self) -> int | None:
         return self.manager.latest_step()
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None) -> None:
-        """Starts saving `state` in the background. score: smaller is better; None where nothing was measured."""
+        """Starts saving `state` in the background. score: smaller is better; None where nothing was measured at it.
+
+        Raises: UserError where this save, or the one before, found no room; what was saved before stays.
+        """
         step = int(state.step)
         if step in self.manager.all_steps():
             return
+        self._check_room(state)
+        sums = checksums({"params": state.params, "optimizer": state.optimizer})
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(state.optimizer),
-            meta=ocp.args.JsonSave({**meta, "step": step}),
+            meta=ocp.args.JsonSave({**meta, "step": step, CHECKSUMS: sums}),
         )
-        self.manager.save(step, args=items, metrics=None if score is None else {SCORE: float(score)}, force=True)
+        _hush_failed_saves()
+        metrics = None if score is None else {SCORE: float(score)}
+        with self._told():
+            self.manager.save(step, args=items, metrics=metrics, force=True)
+
+    def _check_room(self, state: TrainState) -> None:
+        """Raises: UserError where the disk has less room than the arrays take."""
+        needed = sum(array.nbytes for array in jax.tree.leaves((state.params, state.optimizer)))
+        with self._told():
+            free = shutil.disk_usage(self.folder).free
+            if free < needed:  # what is being saved just now will let an older one go
+                self.manager.wait_until_finished()
+                free = shutil.disk_usage(self.folder).free
+            if free < needed:
+                sizes = f"{needed / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free"
+                raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {sizes}")
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of `step`, sharded as `like` (arrays or ShapeDtypeStructs with shardings), and its meta.
 
-        Raises: UserError where shapes or dtypes are not those of `like` (Orbax would cast in silence).
+        Raises: UserError where shapes or dtypes are not those of `like` (Orbax would cast in silence), and where the
+            checkpoint is damaged.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, (like.params, like.optimizer))
-        self._check(step, target[0])
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(target[0]),
             optimizer=ocp.args.StandardRestore(target[1]),
             meta=ocp.args.JsonRestore(),
         )
-        found = self.manager.restore(step, args=items)
+        with _whole(self.folder, step):
+            self._check(step, target[0])
+            found = self.manager.restore(step, args=items)
+            state = {name: found[name] for name in ("params", "optimizer")}
+            meta = dict(found["meta"])
+            _compare(checksums(state), meta.pop(CHECKSUMS, {}))
         at = jax.device_put(jnp.int32(step), like.step.sharding)
-        return TrainState(at, found["params"], found["optimizer"]), found["meta"]
+        return TrainState(at, found["params"], found["optimizer"]), meta
 
     def _check(self, step: int, target: Any) -> None:
         found = unnest(_metadata(self.folder / str(step)))
@@ -85,16 +130,106 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Until what was saved is on disk."""
-        self.manager.wait_until_finished()
+        """Until what was saved is on disk. Raises: UserError where it could not be written."""
+        with self._told():
+            self.manager.wait_until_finished()
 
     def close(self) -> None:
-        self.manager.wait_until_finished()
-        self.manager.close()
+        """As `wait`, and no more can be saved."""
+        with self._told():
+            self.manager.wait_until_finished()
+            self.manager.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # Orbax and tensorstore hand on whatever a file system said
+            self.has_failed = True
+            good = _steps(self.folder)
+            last = f"the last good one is step {max(good)}" if good else "there is none before it"
+            raise UserError(f"{self.folder}: a checkpoint was not saved ({_reason(error)}); {last}") from None
+
+
+@functools.cache
+def _hush_failed_saves() -> None:
+    """Keeps what tensorstore and asyncio print about each array of a failed save; the save itself raises it once."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def _rank(metrics: Any) -> float:
     return -metrics[SCORE]
+
+
+class _DamagedError(Exception):
+    """What of a checkpoint is not as it was saved."""
+
+
+def _compare(found: dict[str, int], saved: dict[str, int]) -> None:
+    """Raises: _DamagedError naming the first array that is not what was saved."""
+    wrong = [path for path, value in saved.items() if found.get(path) != value]
+    if wrong:
+        count = f" ({len(wrong)} such)" if len(wrong) > 1 else ""
+        raise _DamagedError(f"{wrong[0]} is not what was saved{count}")
+
+
+@contextlib.contextmanager
+def _whole(folder: Path, step: int) -> Iterator[None]:
+    """Turns whatever goes wrong while `folder/step` is read into one line that names a way on. Raises: UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # Orbax, tensorstore, JSON and zstd each have errors of their own
+        others = sorted((other for other in _steps(folder) if other != step), reverse=True)
+        good = next((other for other in others if _is_whole(folder / str(other))), None)
+        way = (
+            "no other step is whole"
+            if good is None
+            else f"the newest whole one is step {good}: take it with --step {good}"
+        )
+        raise UserError(f"checkpoint {folder / str(step)} is damaged ({_reason(error)}); {way}") from None
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        meta = _read_meta(folder)
+        found = {name: _load(folder / name) for name in ("params", "optimizer")}
+        _compare(checksums(found), meta.get(CHECKSUMS, {}))
+    except Exception:  # as above: whatever it is, the checkpoint can't be read
+        return False
+    return True
+
+
+def _reason(error: BaseException) -> str:
+    """The one line of an error that helps: what the system said, where it is a system's error."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 200 else lines[0][:197] + "..."
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "meta" / "metadata").read_bytes())
+    if not isinstance(found, dict):
+        raise _DamagedError("meta is no JSON object")
+    return found
 
 
 def _spelled(array: Any) -> str:
@@ -110,34 +245,82 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def find_step(workdir: Path | str, step: int | str) -> int:
     """The number of `last`, `best` or a step that exists.
 
-    Raises: UserError naming the steps that exist.
+    Raises: UserError naming the steps that exist, and for `best` where no checkpoint was scored.
     """
     folder = Path(workdir).absolute() / FOLDER
-    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+    steps = _steps(folder)
     if not steps:
         raise UserError(f"{workdir} holds no finished checkpoint under {FOLDER}/")
     if step == "last":
         return max(steps)
     if step == "best":
-        # a reader only: the run may be saving just now
-        options = ocp.CheckpointManagerOptions(best_fn=_rank, best_mode="max", read_only=True)
-        with ocp.CheckpointManager(folder, options=options, item_names=ITEMS) as manager:
-            best = manager.best_step()
-        return max(steps) if best is None else best
+        return _best(folder, steps)
     if str(step).isdigit() and int(step) in steps:
         return int(step)
-    raise UserError(
-        f"{workdir} has no checkpoint {step!r}; there are {', '.join(map(str, sorted(steps)))}, last and best"
-    )
+    raise UserError(f"{workdir} has no checkpoint {step!r}; there are {', '.join(map(str, steps))}, last and best")
+
+
+def _best(folder: Path, steps: list[int]) -> int:
+    # a reader only: the run may be saving just now
+    options = ocp.CheckpointManagerOptions(best_fn=_rank, best_mode="max", read_only=True)
+    try:
+        with ocp.CheckpointManager(folder, options=options, item_names=ITEMS) as manager:
+            best = manager.best_step()
+    except Exception as error:  # a damaged file of scores
+        raise UserError(f"{folder}: the scores can't be read ({_reason(error)}); choose a step or last") from None
+    if best is None:
+        raise UserError(
+            f"{folder}: no checkpoint was scored at its step, so none is the best; choose last or one of "
+            f"{', '.join(map(str, steps))}. eval.generate_every and train.checkpoint_every say which steps are both"
+        )
+    return best
+
+
+def go_back(workdir: Path | str, step: int | str) -> int:
+    """Makes `step` the last checkpoint, to train on from there: later ones are moved to `checkpoints_set_aside/`.
+
+    Returns the step's number. Raises: UserError where it does not exist, or nothing can be moved.
+    """
+    found = find_step(workdir, step)
+    folder = Path(workdir).absolute()
+    try:
+        for later in (other for other in _steps(folder / FOLDER) if other > found):
+            (folder / ASIDE).mkdir(exist_ok=True)
+            names = (f"{later}.{number}" if number else str(later) for number in itertools.count())
+            target = next(folder / ASIDE / name for name in names if not (folder / ASIDE / name).exists())
+            (folder / FOLDER / str(later)).rename(target)
+    except OSError as error:
+        raise UserError(f"{folder / ASIDE}: checkpoints can't be moved there ({error.strerror})") from None
+    return found
+
+
+def read_meta(workdir: Path | str, step: int | str = "last") -> dict[str, Any]:
+    """What was saved with a checkpoint: seed, fingerprints, scores. Raises: UserError where it is damaged."""
+    number = find_step(workdir, step)
+    folder = Path(workdir).absolute() / FOLDER
+    with _whole(folder, number):
+        meta = _read_meta(folder / str(number))
+    meta.pop(CHECKSUMS, None)
+    return meta
 
 
 def load_params(workdir: Path | str, step: int | str = "last") -> Params:
     """Everything that trained, as NumPy arrays by path, whatever mesh and number of processes wrote it.
 
-    workdir: of a run. step: a number, "last" or "best".
+    workdir: of a run. step: a number, "last" or "best". Raises: UserError where the checkpoint is damaged.
     """
-    folder = Path(workdir).absolute() / FOLDER / str(find_step(workdir, step)) / "params"
+    number = find_step(workdir, step)
+    folder = Path(workdir).absolute() / FOLDER
+    with _whole(folder, number):
+        tree = _load(folder / str(number) / "params")
+        saved = _read_meta(folder / str(number)).get(CHECKSUMS, {})
+        _compare(checksums({"params": tree}), {path: v for path, v in saved.items() if path.startswith("params/")})
+        return unnest(tree)
+
+
+def _load(folder: Path) -> dict[str, Any]:
+    """The arrays of one item of a checkpoint, NumPy's, nested as they were saved."""
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(folder).item_metadata.tree
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return unnest(checkpointer.restore(folder, restore_args=restore_args))
+        return checkpointer.restore(folder, restore_args=restore_args)
