@@ -17,7 +17,7 @@ _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """Path -> checksum, for a tree of arrays of up to four bytes an element (NumPy's, or JAX's on any mesh).
+    """Path -> checksum, for a tree of arrays (NumPy's, or JAX's of up to four bytes an element on any mesh).
 
     Example: of one float32 zero, `checksums({"w": np.zeros(1, np.float32)})` is `{"w": 0}`.
     """
@@ -42,7 +42,7 @@ def _mixed(bits: Any, index: Any) -> Any:
 
 
 def _of_numpy(array: np.ndarray) -> int:
-    bits = np.ascontiguousarray(array).reshape(-1).view(_UNSIGNED[array.dtype.itemsize])
+    bits = np.ascontiguousarray(array).reshape(-1).view(_UNSIGNED[min(array.dtype.itemsize, 4)])
     total = 0
     for start in range(0, bits.size, _CHUNK):
         part = bits[start : start + _CHUNK].astype(np.uint32)
