@@ -1,5 +1,9 @@
 """Checkpoints: round trip, what is kept, what is refused, and how a notebook opens them."""
 
+import json
+import shutil
+from collections import namedtuple
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +11,8 @@ import pytest
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import nest, unnest
 from igllm_jax.training.state import TrainState, initial_state
-from igllm_jax.weights.checkpoint import Checkpoints, find_step, load_params
+from igllm_jax.weights import checkpoint
+from igllm_jax.weights.checkpoint import Checkpoints, find_step, go_back, load_params, read_meta
 from tests import small
 from tests.training.test_step import OPTIONS
 
@@ -96,3 +101,94 @@ def test_another_shape_or_dtype_is_refused(workdir, state):
     with pytest.raises(UserError, match=f"{path} is float32.* there and float16"):
         checkpoints.restore(4, TrainState(state.step, nest(other), state.optimizer))
     checkpoints.close()
+
+
+@pytest.fixture
+def two_steps(workdir, tmp_path):
+    """A copy of the run, of which steps 2 and 4 are kept."""
+    shutil.copytree(workdir, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def flip(run, step, item):
+    """Flips one bit in the largest file of an item, which holds arrays."""
+    file = max((run / "checkpoints" / str(step) / item).rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("item", ["params", "optimizer"])
+def test_a_flipped_bit_is_noticed_and_the_newest_whole_step_named(two_steps, state, item):
+    flip(two_steps, 4, item)
+    told = r"checkpoints/4 is damaged \(.+\); the newest whole one is step 2: take it with --step 2"
+    checkpoints = Checkpoints(two_steps, keep=1)
+    with pytest.raises(UserError, match=told):
+        checkpoints.restore(4, state)
+    checkpoints.close()
+    if item == "params":
+        with pytest.raises(UserError, match=told):
+            load_params(two_steps)
+        flip(two_steps, 2, "optimizer")
+        with pytest.raises(UserError, match=r"4 is damaged \(.+\); no other step is whole"):
+            load_params(two_steps)
+    assert set(load_params(two_steps, "2")) == set(unnest(state.params))
+
+
+def test_what_differs_from_its_checksum_is_named(two_steps, state):
+    file = two_steps / "checkpoints" / "4" / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    path = next(path for path in meta["checksums"] if path.startswith("params/"))
+    file.write_text(json.dumps(meta | {"checksums": meta["checksums"] | {path: 1}}))
+    with pytest.raises(UserError, match=f"damaged .{path} is not what was saved"):
+        load_params(two_steps)
+    file.write_text("{")
+    checkpoints = Checkpoints(two_steps, keep=1)
+    with pytest.raises(UserError, match="checkpoints/4 is damaged"):
+        checkpoints.restore(4, state)
+    checkpoints.close()
+
+
+def test_a_checkpoint_from_before_there_were_checksums_loads(two_steps, state):
+    file = two_steps / "checkpoints" / "4" / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    assert len(meta.pop("checksums")) > len(unnest(state.params))
+    file.write_text(json.dumps(meta))
+    checkpoints = Checkpoints(two_steps, keep=1)
+    found, meta = checkpoints.restore(4, state)
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, found.params, state.params)
+    assert meta == read_meta(two_steps) == {"seed": 5, "step": 4} and load_params(two_steps)
+
+
+def test_only_what_was_scored_can_be_the_best(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(at(state, 1), {}, None)
+    checkpoints.wait()
+    with pytest.raises(UserError, match=r"no checkpoint was scored at its step.* choose last or one of 1"):
+        find_step(tmp_path, "best")
+    for step, score in ((2, 0.5), (3, None), (4, 0.7), (5, None)):
+        checkpoints.save(at(state, step), {}, score)
+    checkpoints.close()
+    assert find_step(tmp_path, "best") == 2
+    with pytest.raises(UserError, match="there are 2, 4, 5, last and best"):
+        find_step(tmp_path, 3)
+
+
+def test_going_back_moves_later_steps_aside(two_steps):
+    assert go_back(two_steps, "2") == 2 and find_step(two_steps, "last") == 2
+    shutil.copytree(two_steps / "checkpoints" / "2", two_steps / "checkpoints" / "4")
+    go_back(two_steps, 2)
+    assert {path.name for path in (two_steps / checkpoint.ASIDE).iterdir()} == {"4", "4.1"}
+    with pytest.raises(UserError, match="no checkpoint '7'"):
+        go_back(two_steps, "7")
+
+
+def test_a_full_disk_is_one_line_before_anything_is_written(two_steps, state, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage(10, 7, 3))
+    checkpoints = Checkpoints(two_steps, keep=1)
+    with pytest.raises(UserError, match=r"\(No space left on device: .* GB are needed.*is step 4"):
+        checkpoints.save(at(state, 9), {}, None)
+    checkpoints.close()
+    assert checkpoints.has_failed and find_step(two_steps, "last") == 4
