@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from igllm_jax.decoding import ngram_drafts
@@ -53,10 +54,10 @@ class Decoded:
     (N where the end never came). num_steps: int32 [], passes over the weights after the prefill. table: what the next
     batch guesses from, see ngram_drafts.py; None without guesses."""
 
-    tokens: jax.Array
-    numbers: jax.Array
-    lengths: jax.Array
-    num_steps: jax.Array
+    tokens: jax.Array | np.ndarray
+    numbers: jax.Array | np.ndarray
+    lengths: jax.Array | np.ndarray
+    num_steps: jax.Array | np.ndarray
     table: ngram_drafts.Table | None
 
 
