@@ -4,14 +4,13 @@ CLEVR's generator draws numbers from 0 to 360 but hands them to Blender as radia
 cannot be told from labels. Here each cube's turn is read off its image and compared with its label in both units.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from igllm_jax import progress
+from igllm_jax import flags, progress
 from igllm_jax.data.stores import read_whole
 from igllm_jax.data.tars import ImageSource, open_images
 from igllm_jax.errors import UserError
@@ -139,13 +138,11 @@ def _table(differences: list[Difference]) -> str:
 
 def main(argv: list[str]) -> int:
     """Prints how well both units fit, and which one to set. Raises: UserError for anything the user can mend."""
-    parser = argparse.ArgumentParser(prog="igllm check-rotation", description=__doc__)
+    parser = flags.Parser(prog="igllm check-rotation", description=__doc__)
     parser.add_argument("--images", required=True, help="TAR or FOLDER of CLEVR's images, in the size of the labels")
     parser.add_argument("--labels", required=True, help="their LABELS.json")
-    parser.add_argument("--limit", type=int, default=200, help="at most so many images (default: 200)")
+    parser.add_argument("--limit", type=flags.IMAGES, default=200, help="at most so many images (default: 200)")
     arguments = parser.parse_args(argv)
-    if arguments.limit < 1:
-        raise UserError(f"--limit must be 1 or more, not {arguments.limit}")
     images = open_images(arguments.images)
     scenes = parse_labels(read_whole(arguments.labels), TASK, where=arguments.labels)[: arguments.limit]
     differences, used = check_rotation(images, scenes, where=arguments.labels)

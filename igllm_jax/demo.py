@@ -15,14 +15,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from igllm_jax import evaluate, files, generate, make_data, train
+from igllm_jax import config_files, evaluate, files, flags, generate, make_data, train
 from igllm_jax.errors import UserError
 from igllm_jax.scene import checkerboard
 from igllm_jax.scene.code import read
 from igllm_jax.scene.labels import read_labels
 from igllm_jax.scene.predictions import read_predictions
 
-CONFIG = Path(__file__).parent.parent / "configs" / "tiny.py"
+CONFIG = config_files.SHIPPED / "tiny.py"
 HEADS = {"tanh_mlp_gelu": "float head", "none": "numbers as text"}
 TRAIN_SPLIT, TEST_SPLIT = "checkerboard_sparse", "random"
 PICTURE, PAGE, TABLE = "demo.png", "demo.html", "demo.json"
@@ -127,10 +127,10 @@ write <code>add(x=…, y=…)</code> for it, from discs in the white cells alone
 
 def main(arguments: list[str]) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="igllm demo", description=__doc__)
+    parser = flags.Parser(prog="igllm demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder (default: demo_output)")
-    parser.add_argument("--num_steps", type=int, default=700, help="of each training (default: 700)")
-    parser.add_argument("--images", type=int, default=250, help="unseen images to write code for (default: 250)")
+    parser.add_argument("--num_steps", type=flags.STEPS, default=700, help="of each training (default: 700)")
+    parser.add_argument("--images", type=flags.IMAGES, default=250, help="unseen images (default: 250)")
     options = parser.parse_args(arguments)
     if not CONFIG.is_file():
         raise UserError(f"the demo reads {CONFIG}: run it in a clone of the repository")

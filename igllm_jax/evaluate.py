@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from igllm_jax import files
+from igllm_jax import files, flags
 from igllm_jax.errors import UserError
 from igllm_jax.scene.checkerboard import CELLS, is_seen, is_seen_from
 from igllm_jax.scene.code import Reading, read
@@ -223,7 +223,7 @@ def _json(reports: dict[str, dict[str, Any]]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="igllm evaluate", description="Score predictions against labels.")
+    parser = flags.Parser(prog="igllm evaluate", description="Score predictions against labels.")
     parser.add_argument("--labels", required=True, help="LABELS.json, or FILE.npz:SPLIT for 2D")
     parser.add_argument(
         "--predictions",
@@ -239,8 +239,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="METRICS.json", help="write everything as JSON")
     parser.add_argument("--format", choices=FORMATS, default="table", help="what is printed")
     parser.add_argument("--confusion", action="store_true", help="print the confusions of words too")
-    parser.add_argument("--bootstrap", type=int, default=0, metavar="N", help="resamples for 95 %% intervals, say 1000")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the resamples")
+    parser.add_argument(
+        "--bootstrap", type=flags.RESAMPLES, default=0, metavar="N", help="resamples for 95 %% intervals, say 1000"
+    )
+    parser.add_argument("--seed", type=flags.SEED, default=0, help="seed of the resamples")
     parser.add_argument(
         "--as_reference",
         "--reference_averages",
@@ -254,10 +256,6 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Prints the scores and writes them to --out. Raises UserError for anything that the user can mend."""
     arguments = _parser().parse_args(argv)
-    if arguments.bootstrap < 0:
-        raise UserError(f"--bootstrap must be 0 or more, not {arguments.bootstrap}")
-    if arguments.seed < 0:
-        raise UserError(f"--seed must be 0 or more, not {arguments.seed}")
     reports = evaluate(
         arguments.labels,
         arguments.predictions,

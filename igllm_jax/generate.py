@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from igllm_jax import progress
+from igllm_jax import flags, progress
 from igllm_jax.data import images as image_files
 from igllm_jax.data import pipeline, tars
 from igllm_jax.decoding.answers import NUM_DRAFTS, Answer, AnswerGenerator
@@ -76,31 +76,30 @@ def predict(
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="igllm generate", description=__doc__)
+    parser = flags.Parser(prog="igllm generate", description=__doc__)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--workdir", type=Path, help="a run")
     model.add_argument("--model", type=Path, help="a folder of imported weights")
-    parser.add_argument("--step", default="last", help="N, best or last (default)")
+    parser.add_argument("--step", help="N, best or last (default)")
     parser.add_argument("--images", required=True, help="TAR | FOLDER | 2d.npz:SPLIT")
     parser.add_argument("--out", type=Path, required=True, help="where the predictions go (JSON)")
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--limit", type=int, default=0, help="only the first N images")
-    parser.add_argument("--max_new_tokens", type=int, default=1024)
-    parser.add_argument(
-        "--num_drafts", type=int, default=NUM_DRAFTS, help="tokens guessed a step (0: none); answers stay the same"
-    )
+    parser.add_argument("--batch_size", type=flags.BATCH, default=16)
+    parser.add_argument("--limit", type=flags.LIMIT, default=0, help="only the first N images (default: all)")
+    parser.add_argument("--max_new_tokens", type=flags.TOKENS, default=1024)
+    drafts = "tokens guessed a step (0: none); answers stay the same"
+    parser.add_argument("--num_drafts", type=flags.DRAFTS, default=NUM_DRAFTS, help=drafts)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation")
-    parser.add_argument("--tensor", type=int, default=1, help="shard the weights over so many devices")
+    parser.add_argument("--tensor", type=flags.DEVICES, default=1, help="shard the weights over so many devices")
     distributed.add_arguments(parser)
     parser.add_argument("--task", help="with --model: its language, a name or a .toml file (default: its own)")
-    parser.add_argument("--rotation_rep", default="", help="with --model: how it writes rotations")
-    parser.add_argument("--prompt", default="vicuna_v1", help="with --model: the prompt it was trained with")
+    parser.add_argument("--rotation_rep", help="with --model: how it writes rotations")
+    parser.add_argument("--prompt", help="with --model: the prompt it was trained with (default: vicuna_v1)")
     options = parser.parse_args(arguments)
-    for name in ("batch_size", "max_new_tokens", "tensor"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1")
-    if options.num_drafts < 0:
-        parser.error("--num_drafts must be at least 0")
+    for name in ("task", "rotation_rep", "prompt"):
+        if options.workdir and getattr(options, name) is not None:
+            parser.error(f"--{name} goes with --model; the run in --workdir {options.workdir} brings its own")
+    if options.model and options.step is not None:
+        parser.error("--step goes with --workdir; --model has no steps")
     return options
 
 
@@ -125,9 +124,13 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         raise UserError(f"--images {options.images} holds no image")
     layout = MeshLayout.of("decode", make_mesh({"data": -1, "fsdp": 1, "tensor": options.tensor}))
     if options.workdir:
-        trained = load_run(options.workdir, options.step, layout)
+        trained = load_run(options.workdir, options.step or "last", layout)
     else:
-        about = {"task": options.task, "rotation_rep": options.rotation_rep, "prompt": options.prompt}
+        about = {
+            "task": options.task,
+            "rotation_rep": options.rotation_rep or "",
+            "prompt": options.prompt or "vicuna_v1",
+        }
         trained = load_imported(options.model, **about, layout=layout)
     if options.dtype:
         trained = replace(trained, model=replace(trained.model, dtype=options.dtype))

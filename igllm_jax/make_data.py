@@ -5,8 +5,8 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
 
+from igllm_jax import flags
 from igllm_jax.errors import UserError
 from igllm_jax.painter.dataset import PAINTERS, Painter, Recipe, write_dataset
 from igllm_jax.painter.twod import write_twod
@@ -21,26 +21,6 @@ INTERRUPTED = 130  # exit code, as shells have it
 SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # of an image, in pixels
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see `{self.prog} --help`")
-
-
-def _at_least(lowest: int):
-    """An argparse type: a whole number not below `lowest`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = lowest - 1
-        if value < lowest:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {lowest}, got {text!r}")
-        return value
-
-    return parse
-
-
 def _image_size(text: str) -> tuple[int, int]:
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isdecimal() and height.isdecimal()):
@@ -52,30 +32,30 @@ def _image_size(text: str) -> tuple[int, int]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `igllm make-data`."""
-    parser = _Parser(prog="igllm make-data", description=__doc__)
-    tasks = parser.add_subparsers(dest="task", required=True, parser_class=_Parser)
+    parser = flags.Parser(prog="igllm make-data", description=__doc__)
+    tasks = parser.add_subparsers(dest="task", required=True, parser_class=flags.Parser)
     twod = tasks.add_parser("twod", help="points of the plane: 2d.npz with two checkerboards and the whole square")
-    twod.add_argument("--num_train", type=_at_least(1), default=10_000, help="points per checkerboard")
-    twod.add_argument("--num_val", type=_at_least(1), default=1_000, help="points of the split `random`")
+    twod.add_argument("--num_train", type=flags.IMAGES, default=10_000, help="points per checkerboard")
+    twod.add_argument("--num_val", type=flags.IMAGES, default=1_000, help="points of the split `random`")
     for name, help_text in IMAGE_TASKS.items():
         _add_image_options(tasks.add_parser(name, help=help_text), PAINTERS[name])
     for task in tasks.choices.values():
         task.add_argument("--out", type=Path, required=True, help="folder to write into (made if missing)")
-        task.add_argument("--seed", type=_at_least(0), default=0, help="the data are a function of it")
+        task.add_argument("--seed", type=flags.SEED, default=0, help="the data are a function of it")
         task.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     return parser
 
 
 def _add_image_options(task: argparse.ArgumentParser, painter: Painter) -> None:
     task.add_argument("--renderer", choices=["flat"], default="flat", help="flat: quick, shaded, painted with NumPy")
-    task.add_argument("--num_train", type=_at_least(1), default=2_000, help="images of the split train")
-    task.add_argument("--num_val", type=_at_least(1), default=200, help="images of each validation split")
+    task.add_argument("--num_train", type=flags.IMAGES, default=2_000, help="images of the split train")
+    task.add_argument("--num_val", type=flags.IMAGES, default=200, help="images of each validation split")
     task.add_argument("--image_size", type=_image_size, default=painter.image_size, metavar="WxH", help="in pixels")
-    task.add_argument("--workers", type=_at_least(1), default=os.cpu_count() or 1, help="processes (default: cores)")
+    task.add_argument("--workers", type=flags.WORKERS, default=os.cpu_count() or 1, help="processes (default: cores)")
     fewest, most = painter.num_objects or (1, 1)
     if painter.num_objects:
-        task.add_argument("--min_objects", type=_at_least(1), default=fewest, help="fewest objects of a scene")
-        task.add_argument("--max_objects", type=_at_least(1), default=most, help="most objects of a scene")
+        task.add_argument("--min_objects", type=flags.OBJECTS, default=fewest, help="fewest objects of a scene")
+        task.add_argument("--max_objects", type=flags.OBJECTS, default=most, help="most objects of a scene")
     else:
         task.set_defaults(min_objects=fewest, max_objects=most)
 

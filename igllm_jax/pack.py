@@ -4,7 +4,6 @@ The pipeline reads it as `tfds:FOLDER/SPLIT` (also where it was copied to: `tfds
 so does `tfds.data_source`: records with `image`, `file_name` and `label` (the scene as JSON), in the labels' order.
 """
 
-import argparse
 import contextlib
 import json
 import re
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from igllm_jax import files, progress
+from igllm_jax import files, flags, progress
 from igllm_jax.data.examples import check_one_scene_each
 from igllm_jax.data.records import LABELS_FILE
 from igllm_jax.data.tars import Folder, TarReader, open_images
@@ -150,7 +149,7 @@ def pack(data: Path, out: Path, name: str) -> Path:
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code. Raises: UserError for anything the user can mend."""
-    parser = argparse.ArgumentParser(prog="igllm pack", description=__doc__)
+    parser = flags.Parser(prog="igllm pack", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with images/SPLIT.tar and labels/SPLIT.json")
     parser.add_argument("--out", type=Path, required=True, help="folder to write NAME/1.0.0 into")
     parser.add_argument("--name", help="name of the data set (default: the name of the --data folder)")

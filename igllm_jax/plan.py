@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from igllm_jax import config as configs
-from igllm_jax import files
+from igllm_jax import files, flags
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.parallel.sharding import MESH_AXES
@@ -43,20 +43,19 @@ TPU_ENVIRONMENT = {
 
 def main(arguments: list[str]) -> int:
     """The command. Exit code 1 where the plan does not fit."""
-    config, others = configs.load(arguments)
-    run = configs.run_options(config)
+    own, others = configs.split(arguments)
     options = parse(others)
     if options.json:
         files.try_writing(options.json, "--json")
+    run = configs.run_options(configs.load(own)[0])
     topology = options.topology
     if topology != "local":
         if find_spec("libtpu") is None:
             raise UserError(f"--topology {topology} needs libtpu's compiler: pip install libtpu (Linux on x86-64)")
         topology = find_topology(topology).name
-    own = tuple(argument for argument in arguments if argument not in others)
     batch_size = options.batch or run.batch_size
     mesh = _mesh(options.mesh, run, topology, options.what)
-    request = PlanRequest(_spelled(own), topology, options.what, batch_size, options.length, mesh)
+    request = PlanRequest(tuple(own), topology, options.what, batch_size, options.length, mesh)
     prompt = run.model.vision.num_patches + PROMPT.answer_offset
     if options.length <= prompt:
         raise UserError(f"--length {options.length} leaves no answer: image and prompt take {prompt} positions")
@@ -69,29 +68,16 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="igllm plan", description=__doc__.split("\n")[0])
+    parser = flags.Parser(prog="igllm plan", description=__doc__.split("\n")[0])
+    configs.add_arguments(parser)
     parser.add_argument("--topology", required=True, help="v5e:4x4, or v5e-16, or local")
     parser.add_argument("--mesh", default="", help="data=1,fsdp=16,tensor=1 (default: the config's)")
-    parser.add_argument(
-        "--batch", type=int, default=0, help="examples per step, over all chips (default: the config's)"
-    )
+    parser.add_argument("--batch", type=flags.BATCH, help="examples per step, over all chips (default: the config's)")
     parser.add_argument("--what", choices=("train", "decode"), default="train")
-    parser.add_argument("--length", type=int, default=LENGTH, help="positions of a row, image included")
+    parser.add_argument("--length", type=flags.TOKENS, default=LENGTH, help="positions of a row, image included")
     parser.add_argument("--largest_batch", action="store_true", help="find the largest batch per chip that fits")
     parser.add_argument("--json", type=Path, help="write the plan there")
-    options = parser.parse_args(arguments)
-    if options.batch < 0 or options.length < 1:
-        parser.error("--batch and --length are positive")
-    return options
-
-
-def _spelled(own: tuple[str, ...]) -> tuple[str, ...]:
-    """`--config X` as `--config=X`, so that every argument stands alone."""
-    spelled: list[str] = []
-    rest = iter(own)
-    for argument in rest:
-        spelled.append(argument if "=" in argument else f"{argument}={next(rest)}")
-    return tuple(spelled)
+    return parser.parse_args(arguments)
 
 
 def _mesh(text: str, run: RunOptions, topology: str, what: str) -> tuple[int, int, int]:

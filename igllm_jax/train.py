@@ -3,7 +3,6 @@
 Reads from top to bottom: arguments, data, model, state, loop. What a step does is in training/step.py.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from igllm_jax import config as configs
-from igllm_jax import files
+from igllm_jax import files, flags
 from igllm_jax.batch import Batch
 from igllm_jax.data import pipeline
 from igllm_jax.data.examples import load_examples
@@ -38,8 +37,9 @@ TOKENIZER_TEXTS = 2000  # answers that a small tokenizer is trained on
 
 def main(arguments: list[str]) -> int:
     """The command."""
-    config, others = configs.load(arguments)
-    parser = argparse.ArgumentParser(prog="igllm train", description=__doc__)
+    own, others = configs.split(arguments)
+    parser = flags.Parser(prog="igllm train", description=__doc__)
+    configs.add_arguments(parser)
     parser.add_argument("--workdir", type=Path, required=True, help="where the run lives; resumed if it is there")
     parser.add_argument("--step", help="go on from this checkpoint (N or best); later ones are set aside")
     parser.add_argument("--accept_changed_data", action="store_true", help="resume with other data, listed first")
@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> int:
     distributed.add_arguments(parser)
     options = parser.parse_args(others)
     files.try_folder(options.workdir, "--workdir")
+    config = configs.load(own)[0]
     with distributed.session(options):
         if options.step:
             set_aside(options.workdir, options.step)

@@ -61,8 +61,8 @@ def test_existing_outputs_need_overwrite(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["twod"], "--out"),
-        (["twod", "--out", "x", "--num_train", "0"], "at least 1, got '0'"),
-        (["twod", "--out", "x", "--num_val", "many"], "at least 1, got 'many'"),
+        (["twod", "--out", "x", "--num_train", "0"], "from 1 to 1099511627776, got '0'"),
+        (["twod", "--out", "x", "--num_val", "many"], "got 'many'"),
         (["threed", "--out", "x"], "invalid choice: 'threed'"),
         ([], "task"),
     ],

@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from igllm_jax import flags
 from igllm_jax.errors import UserError
 from igllm_jax.interop import exporting, importing
 from igllm_jax.interop.sources import DTYPES, KEEP, ImportRequest
@@ -36,7 +37,7 @@ def _how_to_go_on(options: argparse.Namespace) -> str:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="convert_weights.py", description="PyTorch weights in and out.")
+    parser = flags.Parser(prog="convert_weights.py", description="PyTorch weights in and out.")
     commands = parser.add_subparsers(dest="command", required=True)
     into = commands.add_parser("import", help="to a folder for model.base, igllm generate --model and notebooks")
     into.add_argument("--vision", type=Path, metavar="DIR", help="a CLIPVisionModel or CLIPModel")
@@ -46,7 +47,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     into.add_argument("--adapter", type=Path, metavar="DIR", help="a PEFT adapter, or a checkpoint of the reference")
     into.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.model (default: the decoder's)")
     into.add_argument(
-        "--feature_layer", type=int, help="hidden state of the tower (default: as the configs say, or -2)"
+        "--feature_layer",
+        type=flags.whole(-1025, 1024),
+        help="hidden state of the tower (default: as the configs say, or -2)",
     )
     into.add_argument("--merge_lora", action="store_true", help="add the adapter to the weights instead of keeping it")
     into.add_argument(

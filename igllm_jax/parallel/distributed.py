@@ -18,6 +18,7 @@ from jax._src import distributed as runtime  # barriers and keys have no public 
 from jax._src.clusters import ClusterEnv  # nor has what JAX knows of TPU pods
 from jax.experimental import multihost_utils
 
+from igllm_jax import flags
 from igllm_jax.errors import UserError
 from igllm_jax.parallel.rendezvous import meet
 
@@ -54,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of a command that may run as many processes; each also as an environment variable."""
     group = parser.add_argument_group("many processes (each flag also as IGLLM_COORDINATOR, IGLLM_NUM_PROCESSES, ...)")
     group.add_argument("--coordinator", help="HOST:PORT of process 0")
-    group.add_argument("--num_processes", type=int)
-    group.add_argument("--process_id", type=int)
+    group.add_argument("--num_processes", type=flags.PROCESSES)
+    group.add_argument("--process_id", type=flags.PROCESS)
     group.add_argument(
         "--distributed",
         choices=MODES,

@@ -2,12 +2,15 @@
 
 import contextlib
 import importlib
+import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from igllm_jax import files
 from igllm_jax.errors import UserError
+from igllm_jax.training.monitor import log_line
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -20,7 +23,12 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, *, first_step: int, tensorboard: bool, wandb: bool, config: dict[str, Any]):
         self.path = workdir / METRICS_FILE
-        keep = [line for line in read(self.path) if line["step"] <= first_step]
+        lines, has_damage = _read(self.path)
+        if has_damage:
+            aside = _free_name(self.path)
+            shutil.copyfile(self.path, aside)
+            log_line(f"{self.path} has lines that can't be read; it is kept as {aside.name}, and the others go on")
+        keep = [line for line in lines if line["step"] <= first_step]
         files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in keep))
         self.file = self.path.open("a", buffering=1)
         board = _module("tensorboardX") if tensorboard else None
@@ -58,16 +66,33 @@ class NullMetricsWriter:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line that was cut off is left out."""
+    """The lines of a metrics.jsonl that can be read, each with its `step`."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The lines, and whether others are damaged. A last line that was cut off is none: a killed run leaves it."""
     if not path.is_file():
-        return []
-    lines = []
-    for line in path.read_text().splitlines():
+        return [], False
+    lines, has_damage = [], False
+    *whole, last = path.read_bytes().split(b"\n")
+    for index, line in enumerate([*whole, last]):
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+            found = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            has_damage |= index < len(whole)
+            continue
+        if isinstance(found, dict) and type(found.get("step")) is int:
+            lines.append(found)
+        else:
+            has_damage = True
+    return lines, has_damage
+
+
+def _free_name(path: Path) -> Path:
+    return next(
+        free for number in itertools.count(1) if not (free := path.with_name(f"{path.name}.damaged-{number}")).exists()
+    )
 
 
 def _wandb() -> Any:
