@@ -45,7 +45,7 @@ def _source(folder: Path) -> samples.Source:
 @cache
 def _tokenizer() -> Tokenizer:
     with tempfile.TemporaryDirectory() as folder:
-        return train_small([answer(text) for text in samples.texts()], folder)
+        return train_small([answer(text, "clevr") for text in samples.texts()], folder)
 
 
 # labels
