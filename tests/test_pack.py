@@ -242,6 +242,8 @@ def test_damaged_packed_sets(data, tmp_path, monkeypatch):
     refused(features, lambda whole: b"[" * 9999, r"features.json: not JSON")
     refused(features, lambda whole: b"{}", r"cannot be read .*copy the set again, or pack it again")
     refused(features, lambda whole: whole.replace(b"core.features", b"core.nothing"), r"its description cannot be read")
+    only_text = {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text", "text": {}}
+    refused(features, lambda whole: json.dumps(only_text).encode(), r"its description cannot be read \(TypeError")
     refused(info, lambda whole: b"[]", r"its description cannot be read")
     refused(info, lambda whole: whole.replace(b'"3"', b'"4"'), r"val_ID.json: holds 3 scenes, .* 4 records")
     refused(records, lambda whole: whole[: len(whole) // 2], r"record|its records cannot be read")

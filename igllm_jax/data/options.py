@@ -33,7 +33,8 @@ class PixelOptions:
         numbers mean no colour; "legacy" is Pillow's `convert("RGB")`: 16 bits are cut at 255, hidden colours show.
     pixel_range: (black, white) of images of 32-bit or float numbers, which are refused where it is empty.
     exif: "apply" turns an image as its EXIF data say, "ignore" takes it as it is stored.
-    max_image_side, max_image_pixels: in pixels; max_image_aspect: the long side over the short one; 0 for no limit.
+    max_image_side, max_image_pixels: in pixels; max_image_aspect: the long side over the short one; 0 for no limit of
+        ours (Pillow itself refuses images above 178 956 970 pixels).
     """
 
     pixels: str = "exact"
@@ -101,8 +102,8 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         _check_choice("on_bad_sample", self.on_bad_sample)
-        if not 0 <= self.max_bad_share < 1:
-            raise UserError(f"data.max_bad_share={self.max_bad_share} must be a share of the scenes, from 0 to below 1")
+        if not 0 <= self.max_bad_share <= 1:
+            raise UserError(f"data.max_bad_share={self.max_bad_share} must be a share of the scenes, from 0 to 1")
         _ = self.pixel_options  # checks its own
 
     @property

@@ -55,14 +55,14 @@ class Records(Names):
         with _damage_said(spec, "its description"):
             info = self._builder.info
             self.num_examples = {name: int(split.num_examples) for name, split in info.splits.items()}
+            kind, has = info.file_format, set(info.features)
         if self._split not in info.splits:
             raise UserError(f"{spec}: there is no split {self._split}; choose one of {', '.join(sorted(info.splits))}")
-        if info.file_format.name != "ARRAY_RECORD":
+        if kind is None or kind.name != "ARRAY_RECORD":
             raise UserError(
-                f"{spec}: is stored as {info.file_format.value}, which has no random access; "
+                f"{spec}: is stored as {kind.value if kind else 'nothing known'}, which has no random access; "
                 "prepare it with file_format='array_record' (tfds build --file_format=array_record)"
             )
-        has = set(info.features)
         if not ({"image", "file_name", "label"} <= has or {"image", "file_name", "objects"} <= has):
             raise UserError(
                 f"{spec}: its records have {', '.join(sorted(has))}; needed are image, file_name and label or objects "

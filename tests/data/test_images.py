@@ -202,7 +202,7 @@ def test_unknown_choices():
         decoded(content, exif="turn")
     with pytest.raises(UserError, match=r"data.on_bad_sample='drop' is unknown; choose one of error, skip"):
         samples.options(on_bad_sample="drop")
-    with pytest.raises(UserError, match=r"data.max_bad_share=1 must be a share of the scenes"):
-        samples.options(max_bad_share=1)
+    with pytest.raises(UserError, match=r"data.max_bad_share=1.5 must be a share of the scenes"):
+        samples.options(max_bad_share=1.5)
     with pytest.raises(UserError, match=r"its EXIF data are damaged .*; data.exif=ignore"):
         decoded(file_of(noise(3, 3), exif=b"neither big nor little"))

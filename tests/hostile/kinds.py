@@ -44,5 +44,6 @@ def files_below(folder: Path) -> Files:
 def all_kinds() -> dict[str, Kind]:
     """The kinds of every part, by name."""
     from tests.hostile.data_kinds import DATA_KINDS
+    from tests.hostile.run_kinds import RUN_KINDS
 
-    return {**DATA_KINDS}
+    return {**DATA_KINDS, **RUN_KINDS}

@@ -1,0 +1,130 @@
+"""Kinds of input that runs and converters read: a run's config, overrides, vocabularies, weight files."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igllm_jax import config as configs
+from igllm_jax.data.tokens import Tokenizer, train_small
+from igllm_jax.interop.files import open_weights
+from tests.data import samples
+from tests.hostile import mutate
+from tests.hostile.kinds import Kind, files_below
+from tests.hostile.mutate import Files
+
+_CONFIG = f"--config={Path(__file__).parents[2] / 'configs' / 'tiny.py'}:task=clevr"
+_TEXT = "add(size='large', rotation=[1.5])\n"
+
+
+# a run's config
+
+
+def _run(folder: Path) -> Files:
+    configs.write(configs.load([_CONFIG])[0], folder)
+    return files_below(folder)
+
+
+def _parts(config: Any) -> Any:
+    """Everything that a config is made into."""
+    return configs.model_config(config), configs.data_options(config), configs.optim_options(config)
+
+
+def _read_run(folder: Path) -> Any:
+    config = configs.read(folder)
+    _parts(config), configs.loss_options(config)
+    configs.check_resume(configs.load([_CONFIG])[0], config)
+    return config
+
+
+def _run_differs(folder: Path, config: Any) -> str:
+    """What it says of learning is what the file says, since it passed for the same run."""
+    values = json.loads((folder / "config.json").read_bytes())
+    ours, theirs = config.to_dict()["optim"], values.get("optim", {})
+    return "" if all(ours[key] == value for key, value in theirs.items()) else "other settings"
+
+
+# overrides of the command line
+
+_VALUES = (
+    "", "0", "-1", "1e400", "nan", "inf", "1e9", "True", "None", "x", "(1,2)", "()", "[", "'", "9" * 400, "0.5", "é",
+    "\ud800",
+)  # fmt: skip
+
+
+def _overrides(folder: Path) -> Files:
+    return {"overrides.json": json.dumps([]).encode()}
+
+
+def _draw_overrides(rng: random.Random, files: Files) -> Files:
+    keys = [*configs.flatten(configs.load([_CONFIG])[0]), "optim", "nothing", "", "data.train", "optim.lr.x"]
+    drawn = [f"--config.{rng.choice(keys)}={rng.choice(_VALUES)}" for _ in range(rng.choice((1, 1, 2)))]
+    return {"overrides.json": json.dumps(drawn).encode()}
+
+
+def _load(folder: Path) -> Any:
+    config, others = configs.load([_CONFIG, *json.loads((folder / "overrides.json").read_bytes())])
+    assert not others
+    _parts(config), configs.loss_options(config)
+    return config
+
+
+# vocabularies
+
+
+def _vocabulary(folder: Path) -> Files:
+    train_small([*samples.texts(), _TEXT], folder)
+    return files_below(folder)
+
+
+def _tokenize(folder: Path) -> Any:
+    tokenizer = Tokenizer.load(folder)
+    ids = tokenizer.encode(_TEXT, bos=True)
+    _ = tokenizer.float_id, tokenizer.splits_digits, tokenizer.splits_lines
+    tokenizer.forbidden_sequences(), tokenizer.float_token_in_bytes()
+    return tokenizer.decode(ids)
+
+
+# weight files
+
+
+def _arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal((3, 5)).astype(np.float32) for name in ("a.weight", "b.weight", "c.bias")}
+
+
+def _safetensors(folder: Path) -> Files:
+    from safetensors.numpy import save_file
+
+    save_file(_arrays(), folder / "model.safetensors")
+    return files_below(folder)
+
+
+def _read_weights(folder: Path) -> dict[str, np.ndarray]:
+    weights = open_weights(folder)
+    return {name: weights.read(name) for name in weights.infos}
+
+
+def _safetensors_differ(folder: Path, found: dict[str, np.ndarray]) -> str:
+    """The safetensors package reads the same, bit for bit, where it reads anything."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        wanted = load_file(folder / "model.safetensors")
+    except SafetensorError:  # it refuses files with bytes of no tensor, which take nothing from those that are there
+        return ""
+    is_same = found.keys() == wanted.keys() and all(
+        found[name].shape == array.shape and found[name].tobytes() == array.tobytes() for name, array in wanted.items()
+    )
+    return "" if is_same else "other tensors"
+
+
+RUN_KINDS = {
+    "run config": Kind(_run, _read_run, mutate.of_json, _run_differs, lambda name: name == "config.json"),
+    "overrides": Kind(_overrides, _load, _draw_overrides),
+    "tokenizer": Kind(_vocabulary, _tokenize),
+    "safetensors": Kind(_safetensors, _read_weights, mutate.of_bytes, _safetensors_differ),
+}
