@@ -261,7 +261,7 @@ def train_sources(config: ConfigDict) -> list[tuple[Source, float]]:
 
 def _weighted(entry: Any) -> tuple[Source, float]:
     parts = list(entry) if isinstance(entry, list | tuple) else [entry]
-    *names, weight = parts
+    *names, weight = parts or [None]
     is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if len(names) not in (1, 2) or not all(isinstance(name, str) for name in names) or not is_number:
         raise UserError(

@@ -117,3 +117,10 @@ def test_runs_from_before_keep_their_pixels(tmp_path):
         configs.check_resume(config, before)
     assert configs.keep_meaning(config, tmp_path) == ["data.pixels='legacy'", "data.exif='ignore'"]
     configs.check_resume(config, before)
+
+
+def test_a_source_of_nothing_is_refused():
+    config, _ = configs.load(["--config=configs/clevr.py"])
+    config.data.sources = ((),)
+    with pytest.raises(UserError, match=r"data.sources: \(\) must be \(images, weight\)"):
+        configs.train_sources(config)
