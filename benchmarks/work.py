@@ -92,8 +92,8 @@ def write_run(folder: Path, workdir: Path, pictures: str) -> None:
     Raises: SystemExit where its prompt is not the one that the sides know.
     """
     from igllm_jax import config as configs
-    from igllm_jax import generate
     from igllm_jax.data import pipeline, tars
+    from igllm_jax.data.eval_images import image_batches, reader
     from igllm_jax.weights import trained_model
 
     trained = trained_model.load_run(workdir, "last")
@@ -104,7 +104,7 @@ def write_run(folder: Path, workdir: Path, pictures: str) -> None:
     write_weights(folder, {path: np.asarray(value, np.float32) for path, value in trained.params.items()})
     write_spec(folder, configs.read(workdir))
     source = tars.open_images(pictures)
-    [(_, found)] = generate.batches(source, trained.data, len(source), 0)
+    [found] = image_batches(reader(source, trained.data), len(source), len(source), trained.data.image_size)
     np.save(folder / "images.npy", found)
     np.savez(folder / "batch.npz", tokens=np.array([[*before, *after]], np.int32))
 

@@ -256,6 +256,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Prints the scores and writes them to --out. Raises UserError for anything that the user can mend."""
     arguments = _parser().parse_args(argv)
+    if arguments.out:
+        files.try_writing(arguments.out)
     reports = evaluate(
         arguments.labels,
         arguments.predictions,

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from igllm_jax import flags, progress
-from igllm_jax.data import images as image_files
-from igllm_jax.data import pipeline, tars
+from igllm_jax import files, flags, progress
+from igllm_jax.data import tars
+from igllm_jax.data.eval_images import image_batches, reader
 from igllm_jax.decoding.answers import NUM_DRAFTS, Answer, AnswerGenerator
 from igllm_jax.errors import UserError
 from igllm_jax.parallel import distributed
@@ -20,26 +20,6 @@ from igllm_jax.parallel.sharding import MeshLayout, make_mesh, one_device
 from igllm_jax.scene.language import find_language
 from igllm_jax.scene.predictions import Predictions, of_language, write_predictions
 from igllm_jax.weights.trained_model import Trained, load_imported, load_run
-
-
-def batches(
-    source: Any, options: pipeline.DataOptions, size: int, limit: int, rows: Sequence[int] | None = None
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """(names, uint8 [R, S, S, 3]) of the first `limit` images (0: all), `size` at a time.
-
-    rows: which rows of each batch to read (default: all, R = size); past the last image they are zeros.
-    """
-    names = list(source.names)[: limit or None]
-    rows = range(size) if rows is None else rows
-    for start in range(0, len(names), size):
-        part = np.zeros((len(rows), options.image_size, options.image_size, 3), np.uint8)
-        for index, row in enumerate(rows):
-            if start + row < len(names):
-                image = source.read(start + row, options.pixel_options)
-                part[index] = image_files.preprocess(
-                    image, options.image_size, options.image_aspect_ratio, options.image_mean
-                )
-        yield names[start : start + size], part
 
 
 def predict(
@@ -64,14 +44,16 @@ def predict(
     prepared = writer.prepare(trained.params)
     size = writer.batch_size(batch_size)
     count = min(len(source), limit or len(source))
-    found = batches(source, trained.data, size, limit, layout.rows(size))
+    names, read = list(source.names)[:count], reader(source, trained.data)
+    found: Iterable[np.ndarray] = image_batches(read, count, size, trained.data.image_size, list(layout.rows(size)))
     if jax.process_index() == 0:
         found = progress.track(found, total=-(-count // size), label="generate", unit="batch")
     answers: dict[str, Answer] = {}
-    for names, images in found:
+    for start, images in zip(range(0, count, size), found, strict=True):
         if stops():
             raise distributed.Stopped
-        answers.update(zip(names, writer(prepared, images, size, len(names)), strict=True))
+        here = names[start : start + size]
+        answers.update(zip(here, writer(prepared, images, size, here), strict=True))
     return answers
 
 
@@ -119,6 +101,8 @@ def main(arguments: list[str]) -> int:
 
 
 def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.never) -> int:
+    if distributed.is_first():
+        files.try_writing(options.out)
     source = tars.open_images(options.images)
     if not len(source):
         raise UserError(f"--images {options.images} holds no image")

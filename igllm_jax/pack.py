@@ -154,6 +154,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write NAME/1.0.0 into")
     parser.add_argument("--name", help="name of the data set (default: the name of the --data folder)")
     arguments = parser.parse_args(argv)
+    files.try_folder(arguments.out)
     name = arguments.name or re.sub(r"\W+", "_", arguments.data.resolve().name).lower()
     folder = pack(arguments.data, arguments.out, name)
     print(folder)

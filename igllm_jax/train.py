@@ -31,6 +31,7 @@ from igllm_jax.training.step import jit_step, make_eval_step, make_train_step
 from igllm_jax.training.validation import HeldOutEvaluation
 from igllm_jax.weights import checkpoint
 from igllm_jax.weights.run_model import RunModel
+from igllm_jax.weights.trained_model import TOKENIZER_FINGERPRINT
 
 TOKENIZER_TEXTS = 2000  # answers that a small tokenizer is trained on
 
@@ -120,7 +121,7 @@ class Run:
             return None
         state, meta = self.checkpoints.restore(latest, self.run_model.abstract_state())
         self.is_data_kept = check_resumed(self.data, meta, self.workdir, accepts=self.accepts_changed_data)
-        for key in ("seed", "tokenizer fingerprint"):
+        for key in ("seed", TOKENIZER_FINGERPRINT):
             value = self._meta()[key]
             if meta.get(key) != value:
                 raise UserError(
@@ -135,7 +136,7 @@ class Run:
         return {
             "seed": self.config.seed,
             **data_meta(self.data),
-            "tokenizer fingerprint": self.tokenizer.fingerprint,
+            TOKENIZER_FINGERPRINT: self.tokenizer.fingerprint,
         }
 
     # the loop

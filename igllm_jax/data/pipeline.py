@@ -8,10 +8,8 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from typing import Any, NoReturn
 
 import grain
@@ -21,6 +19,7 @@ from absl import flags
 
 from igllm_jax import progress
 from igllm_jax.batch import Batch
+from igllm_jax.data.eval_images import image_batches
 from igllm_jax.data.examples import Examples, load_examples
 from igllm_jax.data.manifest import Manifest, manifest
 from igllm_jax.data.names import digest
@@ -36,7 +35,6 @@ __all__ = [
     "EvalData",
     "Source",
     "TrainPipeline",
-    "eval_batches",
     "padding_share",
     "prompt_layout",
     "prompt_tokens",
@@ -315,29 +313,10 @@ class EvalData:
         batch_size: global B. rows: those of each global batch built here, ascending, default all.
         """
         wanted = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
-        starts = iter(range(0, len(self._examples), batch_size))
-        prefetch = max(1, self._options.prefetch)
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, prefetch)) as pool:
-            ahead: list[Future[Batch]] = [pool.submit(self._batch, at + wanted) for at in islice(starts, prefetch)]
-            try:
-                while ahead:
-                    batch = ahead.pop(0).result()
-                    ahead += [pool.submit(self._batch, at + wanted) for at in islice(starts, 1)]
-                    yield batch
-            finally:
-                for future in ahead:
-                    future.cancel()
-
-    def _batch(self, wanted: np.ndarray) -> Batch:
-        here = [int(index) for index in wanted if index < len(self._examples)]
-        empty = np.zeros((0, *[self._options.image_size] * 2, 3), np.uint8)
-        images = np.stack([self._examples.image(index) for index in here]) if here else empty
-        rows = [self._maker.row(self.scenes[index], None) for index in here]
-        return stack(rows, images, self.length, len(wanted), self._pad_id)
-
-
-def eval_batches(
-    source: Source, options: DataOptions, tokenizer: Tokenizer, *, batch_size: int, limit: int = 0
-) -> Iterator[Batch]:
-    """The source once, as EvalData gives it."""
-    return EvalData(source, options, tokenizer, limit=limit).batches(batch_size)
+        count, ahead = len(self._examples), max(1, self._options.prefetch)
+        read, side = self._examples.image, self._options.image_size
+        found = image_batches(read, count, batch_size, side, wanted.tolist(), ahead=ahead)
+        for start, images in zip(range(0, count, batch_size), found, strict=True):
+            here = [int(index) for index in start + wanted if index < count]
+            made = [self._maker.row(self.scenes[index], None) for index in here]
+            yield stack(made, images[: len(here)], self.length, len(wanted), self._pad_id)

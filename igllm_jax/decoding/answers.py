@@ -1,5 +1,6 @@
 """Answers for images: the decoder's programs on a mesh, and the text of what they write."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -98,16 +99,26 @@ class AnswerGenerator:
         ways = self.layout.mesh.shape["data"] * self.layout.mesh.shape["fsdp"]
         return -(-wanted // ways) * ways
 
-    def __call__(self, prepared: dict[str, Any], images: np.ndarray, batch_size: int, count: int) -> list[Answer]:
-        """Answers of the first `count` rows, in order. prepared: what `prepare` made.
+    def __call__(
+        self, prepared: dict[str, Any], images: np.ndarray, batch_size: int, names: Sequence[str]
+    ) -> list[Answer]:
+        """Answers of the first rows, as many as there are names, in order. prepared: what `prepare` made.
 
         images: uint8 [R, S, S, 3], those of the R rows of the global batch that `layout.rows(batch_size)` names.
+        names: of the images, for errors. Raises: UserError naming the first image whose logits are not finite.
         """
+        count = len(names)
         is_used = np.asarray(self.layout.rows(batch_size)) < count
         found = self.decode(prepared, *self.layout.shard((images, is_used), batch_size), *self.known)
         if self.known:
             self.known = (found.table,)
         decoded = jax.device_get(replace(found, table=None))
+        wrong = np.flatnonzero(~decoded.is_finite[:count])
+        if wrong.size:
+            raise UserError(
+                f"image {names[wrong[0]]}: logits are not finite, so weights are damaged or too large for the dtype; "
+                "try --dtype float32, or another --step"
+            )
         return [self._answer(decoded.tokens[r], decoded.numbers[r], int(decoded.lengths[r])) for r in range(count)]
 
     def _answer(self, tokens: np.ndarray, numbers: np.ndarray, length: int) -> Answer:

@@ -51,12 +51,14 @@ class DecodeOptions:
 class Decoded:
     """tokens: int32 [B, N], the end token and what follows it filled with the end token. numbers: float32 [B, N],
     the float head's reading where the token is the float token, 0 elsewhere. lengths: int32 [B], tokens before the end
-    (N where the end never came). num_steps: int32 [], passes over the weights after the prefill. table: what the next
-    batch guesses from, see ngram_drafts.py; None without guesses."""
+    (N where the end never came). is_finite: bool [B], whether all logits and numbers of the row were. num_steps: int32
+    [], passes over the weights after the prefill. table: what the next batch guesses from, see ngram_drafts.py; None
+    without guesses."""
 
     tokens: jax.Array | np.ndarray
     numbers: jax.Array | np.ndarray
     lengths: jax.Array | np.ndarray
+    is_finite: jax.Array | np.ndarray
     num_steps: jax.Array | np.ndarray
     table: ngram_drafts.Table | None
 
@@ -153,6 +155,7 @@ class _Loop:
     numbers: jax.Array
     recent: jax.Array  # [B, M] the last tokens written, newest last
     is_done: jax.Array
+    is_finite: jax.Array  # [B] whether all logits and numbers were
     table: ngram_drafts.Table | None
 
     @classmethod
@@ -171,6 +174,7 @@ class _Loop:
             numbers=jnp.zeros(shape, jnp.float32),
             recent=jnp.full((batch, max(memory, ngram_drafts.LONGEST if num_drafts else 1)), -1, jnp.int32),
             is_done=~is_used,
+            is_finite=jnp.ones(batch, bool),
             table=table,
         )
 
@@ -212,7 +216,9 @@ class _Step:
         recent = jnp.stack([window[:, i : i + memory] for i in range(width)], axis=1).reshape(-1, memory)
         token = _likeliest(jnp.where(_is_allowed(recent, logits.shape[0], options), logits, -jnp.inf))
         number = jnp.where(token == options.number_id, self.model.numbers(state.T), 0.0)
-        token, number = (z.reshape(batch, width) for z in (token, number))
+        # The largest logit is NaN where any is. Rows that are done read what no one asked for, so they are left out.
+        is_finite = jnp.isfinite(jnp.max(logits, axis=0)) & jnp.isfinite(number)
+        token, number, is_finite = (z.reshape(batch, width) for z in (token, number, is_finite))
         is_accepted = _is_accepted(loop, token, guesses, options)
         counts = loop.counts + jnp.sum(is_accepted, axis=1)
         newest = (counts - loop.counts)[:, None] + jnp.arange(memory)
@@ -223,6 +229,7 @@ class _Step:
             tokens=_put(loop.tokens, token, loop.counts),
             numbers=_put(loop.numbers, number, loop.counts),
             recent=jnp.take_along_axis(jnp.concatenate([loop.recent, token], axis=1), newest, axis=1),
+            is_finite=loop.is_finite & (jnp.all(is_finite, axis=1) | loop.is_done),
             is_done=loop.is_done | is_end | (counts >= options.max_new_tokens),
             table=loop.table and ngram_drafts.learn(loop.table, recent, token.ravel(), is_accepted.ravel()),
         )
@@ -311,7 +318,8 @@ def _decode(
     is_written = jnp.arange(most) < loop.counts[:, None]
     tokens = jnp.where(is_written, loop.tokens[:, :most], options.end_id)
     lengths = jnp.sum(is_written & (tokens != options.end_id), axis=1)
-    return Decoded(tokens, jnp.where(is_written, loop.numbers[:, :most], 0.0), lengths, loop.num_steps, loop.table)
+    numbers = jnp.where(is_written, loop.numbers[:, :most], 0.0)
+    return Decoded(tokens, numbers, lengths, loop.is_finite, loop.num_steps, loop.table)
 
 
 def _is_accepted(

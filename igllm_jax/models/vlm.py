@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from igllm_jax.batch import PromptLayout
+from igllm_jax.errors import UserError
 from igllm_jax.models.clip import VisionConfig, VisionTower
 from igllm_jax.models.float_heads import FLOAT_HEADS
 from igllm_jax.models.llama import Decoder, DecoderConfig
@@ -26,7 +27,7 @@ class VLMConfig:
     """What the model is. projector: of PROJECTORS. head: of FLOAT_HEADS. dtype: in which it computes ("bfloat16" or
     "float32").
 
-    Raises: ValueError naming the key of a value that can't be.
+    Raises: ValueError naming the key of a value that can't be, UserError for two that can't be together.
     """
 
     vision: VisionConfig
@@ -41,6 +42,8 @@ class VLMConfig:
             raise ValueError(f"model.projector is {self.projector!r}; choose one of {tuple(PROJECTORS)}")
         if self.head not in FLOAT_HEADS:
             raise ValueError(f"head is {self.head!r}; choose one of {tuple(FLOAT_HEADS)}")
+        if self.decoder.attention == "cudnn" and self.dtype == "float32":
+            raise UserError("model.decoder.attention=cudnn takes no float32, which the dtype is; choose xla or chunked")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "VLMConfig":

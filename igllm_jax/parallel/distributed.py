@@ -27,6 +27,7 @@ HEARTBEAT_SECONDS = 20  # a process that is silent for so long is gone, and the 
 SHUTDOWN_SECONDS = 60
 BARRIER_SECONDS = 600
 COLLECTIVES = ("Gloo", "gloo", "NCCL")  # libraries whose errors tell of a lost process
+_TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 MODES = ("auto", "slurm", "tpu", "off")
 _waits: Counter[str] = Counter()  # how often each barrier was met: the service wants a new name every time
 _stopped: list[bool] = []  # grows when a signal ended this process's work early
@@ -83,9 +84,9 @@ def find_cluster(options: argparse.Namespace, environment: Mapping[str, str]) ->
         if missing:
             raise UserError(f"{', '.join(missing)}: missing; --coordinator, --num_processes, --process_id go together")
         return _explicit(given)
-    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
-    if mode == "slurm" or (mode == "auto" and "SLURM_PROCID" in environment and int(tasks) > 1):
-        return _slurm(environment, int(tasks))
+    tasks = next((_whole(name, environment) for name in _TASKS if environment.get(name)), 1)
+    if mode == "slurm" or (mode == "auto" and environment.get("SLURM_PROCID") and tasks > 1):
+        return _slurm(environment, tasks)
     workers = [name for name in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
     return "tpu" if mode == "tpu" or (mode == "auto" and len(workers) > 1) else None
 
@@ -104,13 +105,15 @@ def _explicit(given: Mapping[str, str]) -> Cluster:
 
 def _slurm(environment: Mapping[str, str], tasks: int) -> Cluster:
     """One task per node takes all of its devices; several tasks on a node take one device each, as numbered there."""
-    try:
-        nodes, job = environment["SLURM_STEP_NODELIST"], int(environment["SLURM_JOB_ID"])
-        own, local = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
-        num_nodes = int(environment["SLURM_STEP_NUM_NODES"])
-    except KeyError as error:
-        raise UserError(f"{error.args[0]} is not set: start the command with srun") from None
-    port = environment.get("IGLLM_PORT") or str(61_440 + job % 4096)  # two jobs on a node hardly meet
+    names = ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES")
+    missing = [name for name in ("SLURM_STEP_NODELIST", *names) if not environment.get(name)]
+    if missing:
+        raise UserError(f"{missing[0]} is not set: start the command with srun")
+    nodes = environment["SLURM_STEP_NODELIST"]
+    job, own, local, num_nodes = (_whole(name, environment) for name in names)
+    port = (
+        _whole("IGLLM_PORT", environment) if environment.get("IGLLM_PORT") else 61_440 + job % 4096
+    )  # jobs hardly meet
     # SLURM that binds devices itself (--gpus-per-task) leaves one in sight, which is number 0
     is_bound = len(environment.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")) == 1
     devices = None if tasks == num_nodes or is_bound else (local,)
@@ -135,10 +138,12 @@ def session(options: argparse.Namespace) -> Iterator[None]:
     """
     cluster, stopped_code = find_cluster(options, os.environ), _setting("IGLLM_STOPPED_CODE", 0)
     if cluster is None:
+        _check_backend()
         yield
     else:
         start(cluster)
         try:
+            _check_backend()
             yield
         except BaseException as error:
             _leave(error)
@@ -148,11 +153,28 @@ def session(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _setting(name: str, default: int) -> int:
-    """A whole number from the environment. Raises: UserError for anything else."""
-    text = os.environ.get(name) or str(default)
-    if not text.isdigit():
-        raise UserError(f"{name} is {text!r}: expected a whole number")
+    """A whole number from the environment, the default where it is absent or empty. Raises: UserError."""
+    return _whole(name, os.environ) if os.environ.get(name) else default
+
+
+def _whole(name: str, environment: Mapping[str, str]) -> int:
+    text = environment[name].strip()
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UserError(f"{name} is {environment[name]!r}: expected a whole number")
     return int(text)
+
+
+def _check_backend() -> None:
+    """Raises: UserError where $JAX_PLATFORMS names a backend that is not there."""
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"JAX finds no device (JAX_PLATFORMS={wanted!r}: {reason[:300]}); name one that is there, such as cpu, or "
+            "install JAX for the one that you want"
+        ) from None
 
 
 def start(cluster: Cluster | str) -> None:

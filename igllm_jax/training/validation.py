@@ -74,7 +74,8 @@ class HeldOutEvaluation:
         answers: list[Answer] = []
         scenes = self.data.scenes[: self.options.generate_samples]
         for batch in self._batches(len(scenes), generator.layout, size, stops):
-            answers += generator(prepared, np.asarray(batch.images), size, min(size, len(scenes) - len(answers)))
+            names = [scene.image for scene in scenes[len(answers) : len(answers) + size]]
+            answers += generator(prepared, np.asarray(batch.images), size, names)
         data = self.data_options
         task = find_language(data.task)
         readings = [code.read(answer.text, task, rotation_rep=data.rotation_rep) for answer in answers]

@@ -18,6 +18,7 @@ from igllm_jax.weights import base_folder, checkpoint
 from igllm_jax.weights.run_model import RunModel
 
 MAX_LENGTH = 2048  # positions of a row, the image's included: what LLaVA and the reference train with
+TOKENIZER_FINGERPRINT = "tokenizer fingerprint"  # in the meta of a checkpoint
 IMPORTED_TASK = "clevr"  # whose code imported weights write where nothing says it
 
 
@@ -40,16 +41,28 @@ def load_run(workdir: Path, step: str, layout: MeshLayout | None = None) -> Trai
     layout = one_device() if layout is None else layout
     run_model = RunModel.of(options, layout)
     values = checkpoint.load_params(workdir, found)
+    tokenizer = Tokenizer.load(workdir)
+    check_tokenizer(workdir, found, tokenizer)
     trained = {path: put(values[path], shape.sharding) for path, shape in run_model.trainable.items()}
     about = {"model_path": str(workdir), "model_base": options.base or None}
     return Trained(
         run_model.model,
         {**run_model.load_frozen(), **trained},
-        Tokenizer.load(workdir),
+        tokenizer,
         options.data,
         options.train_split,
         {**about, "model_name": Path(workdir).resolve().name},
     )
+
+
+def check_tokenizer(workdir: Path, step: int, tokenizer: Tokenizer) -> None:
+    """Raises: UserError where the checkpoint was trained with another tokenizer than the one that lies there."""
+    saved = checkpoint.read_meta(workdir, step).get(TOKENIZER_FINGERPRINT)
+    if saved not in (None, tokenizer.fingerprint):
+        raise UserError(
+            f"{Path(workdir) / TOKENIZER_FILE} is not the tokenizer that step {step} was trained with "
+            f"({tokenizer.fingerprint}, not {saved}): bring back the one that the run began with"
+        )
 
 
 def load_imported(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from igllm_jax.data import cache
 from igllm_jax.data.examples import Examples, load_examples
-from igllm_jax.data.pipeline import TrainPipeline, eval_batches
+from igllm_jax.data.pipeline import EvalData, TrainPipeline
 from igllm_jax.errors import UserError
 from tests.data import samples
 from tests.data.test_pipeline import assert_same
@@ -31,7 +31,7 @@ def test_cached_equals_uncached(source, tiny, tmp_path):
         fresh, kept = (TrainPipeline([source], o, tiny, seed=0, batch_size=3) for o in (plain, options))
         for step in range(4):
             assert_same(fresh.batch(step), kept.batch(step))
-    for one, other in zip(*(eval_batches(source, o, tiny, batch_size=4) for o in (plain, cached)), strict=True):
+    for one, other in zip(*(EvalData(source, o, tiny).batches(4) for o in (plain, cached)), strict=True):
         assert_same(one, other)
     with TrainPipeline(
         [source], dataclasses.replace(cached, num_workers=1), tiny, seed=0, batch_size=3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from igllm_jax.data.options import Source
-from igllm_jax.data.pipeline import EvalData, TrainPipeline, eval_batches, padding_share
+from igllm_jax.data.pipeline import EvalData, TrainPipeline, padding_share
 from igllm_jax.data.prompts import code_of
 from igllm_jax.errors import UserError
 from igllm_jax.scene.code import read
@@ -182,7 +182,7 @@ def test_mixture_resumes(source, tiny, tmp_path):
 
 def test_eval_goes_through_the_labels_once(source, tiny):
     options = samples.options()
-    batches = list(eval_batches(source, options, tiny, batch_size=5))
+    batches = list(EvalData(source, options, tiny).batches(5))
     assert [int(batch.weight.sum()) for batch in batches] == [5, 5, 5, 5, 3]
     assert len({batch.tokens.shape for batch in batches}) == 1
     assert batches[-1].images.shape == (5, 7, 7, 3) and not batches[-1].is_answer[3:].any()
@@ -193,7 +193,7 @@ def test_eval_goes_through_the_labels_once(source, tiny):
         ordered = sorted(scene.objects, key=lambda item: item.pixel[0])
         assert [item.material for item in objects] == [item.material for item in ordered]
         assert [item.shape for item in objects] == [item.shape for item in ordered]
-    assert sum(batch.weight.sum() for batch in eval_batches(source, options, tiny, batch_size=5, limit=7)) == 7
+    assert sum(batch.weight.sum() for batch in EvalData(source, options, tiny, limit=7).batches(5)) == 7
     held_out = EvalData(source, options, tiny)
     assert held_out.scenes == scenes and held_out.length == batches[0].tokens.shape[1]
     for _ in range(2):  # again and again

@@ -10,6 +10,7 @@ import pytest
 
 from igllm_jax.batch import PromptLayout
 from igllm_jax.decoding.decode import DecodeOptions, make_decode, prepare
+from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import skeleton
 from tests import small
 
@@ -128,3 +129,20 @@ def test_tied_embeddings_and_no_float_head_decode():
     config = small.model(tied=True, head="none", rank=0)
     found = jax.jit(make_decode(config, OPTIONS))(prepare(small.params(config), config), images(), USED)
     assert found.tokens.shape == (8, 17) and not np.any(np.asarray(found.numbers))
+
+
+@pytest.mark.parametrize("part", ["decoder/head/kernel", "decoder/layers/v/kernel", "float_head/"])
+def test_rows_whose_logits_or_numbers_are_not_finite_are_told(params, decoded, part):
+    """One weight is infinite; rows that only fill the batch don't count."""
+    assert np.asarray(decoded.is_finite).all()
+    path = next(name for name in params if name.startswith(part))
+    broken = {**params, path: params[path].at[(0,) * params[path].ndim].set(jnp.inf)}
+    found = jax.jit(make_decode(CONFIG, OPTIONS))(prepare(broken, CONFIG), images(), jnp.arange(8) < 5)
+    is_finite = np.asarray(found.is_finite)
+    assert is_finite[5:].all() and not is_finite[:5].all()
+
+
+def test_cudnn_attention_in_float32_is_one_line():
+    with pytest.raises(UserError, match=r"attention=cudnn takes no float32"):
+        small.model(attention="cudnn")
+    assert small.model(attention="cudnn", dtype="bfloat16").decoder.attention == "cudnn"

@@ -269,6 +269,22 @@ SLURM = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_ID", "IGLLM_PORT"])
+@pytest.mark.parametrize("value", ["four", "-1", "1e3", "9" * 12])
+def test_environment_values_that_are_no_numbers_are_one_line(name, value):
+    environment = {**SLURM, name: value}
+    environment.pop("SLURM_STEP_NUM_TASKS")
+    with pytest.raises(UserError, match=f"{name} is '{value}': expected a whole number"):
+        distributed.find_cluster(options(), environment)
+
+
+def test_empty_environment_values_are_absent():
+    empty = dict.fromkeys(SLURM, "")
+    assert distributed.find_cluster(options(), empty) is None
+    with pytest.raises(UserError, match="SLURM_STEP_NODELIST is not set: start the command with srun"):
+        distributed.find_cluster(options(distributed="slurm"), empty)
+
+
 def test_what_the_launcher_gives_is_found():
     find = distributed.find_cluster
     assert find(options(), {}) is None
