@@ -16,11 +16,12 @@ from igllm_jax.data.tars import ImageSource, open_images
 from igllm_jax.errors import UserError
 from igllm_jax.painter.camera import Camera, fit_camera
 from igllm_jax.painter.yaw import seen_yaw_deg, smooth
-from igllm_jax.scene.kinds import ROTATION_UNITS, Turn
+from igllm_jax.scene.kind import ROTATION_UNITS
 from igllm_jax.scene.labels import parse_labels
 from igllm_jax.scene.language import Language, find_language
 from igllm_jax.scene.rotations import yaw_error_deg
 from igllm_jax.scene.scene import Object, Scene
+from igllm_jax.scene.turn import Turn
 
 TASK = "clevr"  # whose labels come in either unit
 FEWEST_OBJECTS = 3  # that give the camera of an image away

@@ -14,9 +14,10 @@ from igllm_jax import files, flags
 from igllm_jax.errors import UserError
 from igllm_jax.scene.checkerboard import CELLS, is_seen, is_seen_from
 from igllm_jax.scene.code import Reading, read
-from igllm_jax.scene.kinds import ROTATION_UNITS
+from igllm_jax.scene.kind import ROTATION_UNITS
 from igllm_jax.scene.labels import infer_task, npz_spec, read_labels, read_points
-from igllm_jax.scene.language import Language, check_rotation_unit, find_language, points_attribute
+from igllm_jax.scene.language import Language, check_rotation_unit, find_language
+from igllm_jax.scene.language_parts import points_attribute
 from igllm_jax.scene.metrics import report
 from igllm_jax.scene.predictions import Predictions, language_of, match_names, read_predictions
 from igllm_jax.scene.scene import Scene

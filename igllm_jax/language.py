@@ -16,9 +16,10 @@ from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.errors import UserError
 from igllm_jax.scene.code import FLOAT_TOKEN, Written, write
 from igllm_jax.scene.examples import example_scene, scene_label
-from igllm_jax.scene.kinds import Settings, Spelling
+from igllm_jax.scene.kind import Settings, Spelling
 from igllm_jax.scene.labels import entries, npz_spec, point_scenes
-from igllm_jax.scene.language import Attribute, Language, find_language
+from igllm_jax.scene.language import Language, find_language
+from igllm_jax.scene.language_parts import Attribute
 from igllm_jax.scene.scene import Scene
 
 CALLS = 2  # of the example, for each function

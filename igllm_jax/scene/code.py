@@ -15,8 +15,9 @@ from functools import lru_cache
 import numpy as np
 
 from igllm_jax.errors import UserError
-from igllm_jax.scene.kinds import NumberFormat, Said, Settings, Spelling, Value
-from igllm_jax.scene.language import Attribute, Language, find_language
+from igllm_jax.scene.kind import NumberFormat, Said, Settings, Spelling, Value
+from igllm_jax.scene.language import Language, find_language
+from igllm_jax.scene.language_parts import Attribute
 from igllm_jax.scene.reading import FLOAT_TOKEN, Problem, Reading, read, scene_of
 from igllm_jax.scene.scene import Object, Predicted, Scene
 

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from igllm_jax.errors import UserError
-from igllm_jax.scene.kinds import Value
-from igllm_jax.scene.language import Function, Language
+from igllm_jax.scene.kind import Value
+from igllm_jax.scene.language import Language
+from igllm_jax.scene.language_parts import Function
 from igllm_jax.scene.scene import Object, Scene, label_entry
 
 

@@ -12,7 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from igllm_jax.errors import UserError
-from igllm_jax.scene.language import SHIPPED, Language, find_language, points_attribute
+from igllm_jax.scene.language import SHIPPED, Language, find_language
+from igllm_jax.scene.language_parts import points_attribute
 from igllm_jax.scene.scene import Object, Scene
 
 CHUNK = 1 << 20  # bytes that are read at a time; a file of 100 000 scenes is never whole in memory

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from igllm_jax.scene.assignment import assign
-from igllm_jax.scene.kinds import Settings, Value, Word
-from igllm_jax.scene.language import Function, Language, find_language
+from igllm_jax.scene.kind import Settings, Value
+from igllm_jax.scene.kinds import Word
+from igllm_jax.scene.language import Language, find_language
+from igllm_jax.scene.language_parts import Function
 from igllm_jax.scene.reading import Reading
 from igllm_jax.scene.scene import Call, Object, Predicted, Scene
 
@@ -273,15 +275,16 @@ def report(
         "averaged_scenes": averaged_scenes,
         "by_object_count": _by_object_count(kept_scenes, kept, language),
         "confusion": _confusion(kept),
-        "about": {
-            name: {"text": metric.text, "digits": metric.digits, "is_better_low": metric.is_better_low}
-            for name, metric in language.metrics.items()
-            if name in metrics
-        },
+        "about": _about(metrics, language),
     }
     if bootstrap:
         result["intervals"] = bootstrap_intervals(values, bootstrap, seed)
     return result
+
+
+def _about(names: Iterable[str], language: Language) -> dict[str, dict[str, Any]]:
+    metrics = {name: language.metrics[name] for name in names}
+    return {n: {"text": m.text, "digits": m.digits, "is_better_low": m.is_better_low} for n, m in metrics.items()}
 
 
 def _table(comparisons: Sequence[Comparison], language: Language) -> dict[str, np.ndarray]:

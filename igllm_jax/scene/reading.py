@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from igllm_jax.scene.kinds import LARGEST_INTEGER, Said, Settings, Spelling, Value, integer_problem
-from igllm_jax.scene.language import Attribute, Function, Language, find_language
+from igllm_jax.scene.kind import LARGEST_INTEGER, Said, Settings, Spelling, Value
+from igllm_jax.scene.kinds import integer_problem
+from igllm_jax.scene.language import Language, find_language
+from igllm_jax.scene.language_parts import Attribute, Function
 from igllm_jax.scene.scene import Object, Predicted, Scene
 
 FLOAT_TOKEN = "数"

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from igllm_jax.errors import UserError
-from igllm_jax.scene.kinds import Value
-from igllm_jax.scene.language import Function, Language, find_language
+from igllm_jax.scene.kind import Value
+from igllm_jax.scene.language import Language, find_language
+from igllm_jax.scene.language_parts import Function
 
 
 class Call(Mapping[str, Value]):

@@ -258,7 +258,7 @@ def test_one_object_for_each_line_that_starts_as_one(text: str, task_rep: tuple[
 
 @pytest.mark.parametrize(("task", "rotation_rep"), TASK_REPS)
 @pytest.mark.parametrize("numbers_as_tokens", [True, False])
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 9))
 def test_write_then_read_gives_the_scene(task, rotation_rep, numbers_as_tokens, data, seed) -> None:
     """With attributes shuffled and synonyms drawn; numbers to the three digits that the text has."""

@@ -18,7 +18,8 @@ from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.scene.code import FLOAT_TOKEN, fill, read, scene_of, write
 from igllm_jax.scene.examples import example_scene, scene_label
-from igllm_jax.scene.kinds import ATTRIBUTE_KINDS, Kind, Settings, Spelling
+from igllm_jax.scene.kind import Kind, Settings, Spelling
+from igllm_jax.scene.kinds import ATTRIBUTE_KINDS
 from igllm_jax.scene.language import SHIPPED, Language, check_rotation_unit, find_language, parse_language
 from igllm_jax.scene.metrics import compare
 from igllm_jax.scene.rotations import euler_to_matrix, matrix_to_euler
