@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from igllm_jax.errors import UserError
 from igllm_jax.scene.code import read, write
+from igllm_jax.scene.kinds import ATTRIBUTE_KINDS
 from igllm_jax.scene.labels import parse_labels
-from igllm_jax.scene.language import SHIPPED, find_language
+from igllm_jax.scene.language import SHIPPED, find_language, parse_language
+from igllm_jax.scene.language_parts import ROLES
 from igllm_jax.scene.predictions import SETTINGS, read_predictions
 from igllm_jax.scene.scene import Scene
 
@@ -61,3 +64,17 @@ def test_the_predictions_example_is_read(tmp_path: Path) -> None:
     assert not reading.problems
     assert reading.objects[0].location == (1.285, -2.458, 0.35)
     assert all(f"`{name}`" in PAGE for name in SETTINGS)
+
+
+def test_the_language_on_its_page_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "languages.md").read_text()
+    text = page.partition("```toml\n")[2].partition("```\n\nA mistake")[0]
+    language = parse_language(text, "room.toml")
+    assert [function.name for function in language.functions] == ["wall", "door"]
+    with pytest.raises(UserError) as caught:
+        parse_language(text.replace('to = "wall"', 'to = "roof"'), "room.toml")
+    assert str(caught.value) in page.replace("\n", " ")
+    kinds = re.findall(r"^\| `(\w+)` \| .* \| (`\w+`.*) \|$", page, re.MULTILINE)
+    measures = {name: tuple(re.findall(r"`(\w+)`", text)) for name, text in kinds}
+    assert measures == {name: kind.measures for name, kind in ATTRIBUTE_KINDS.items()}
+    assert all(f"`{role}`" in page for role in ROLES)

@@ -38,7 +38,7 @@ def test_a_language_is_its_file(name: str, head: str, tmp_path: Path, monkeypatc
     for seed, (split, count) in enumerate((("train", 16), ("val", 5))):
         DRAW["write_split"](find_language(file), tmp_path, split, count, seed)
     places = {f"data.{s}.{part}": tmp_path / part / f"{s}.{end}" for s in ("train", "val")
-              for part, end in (("images", "tar"), ("labels", "jsonl"))}  # fmt: skip
+              for part, end in (("images", "tar"), ("labels", "json"))}  # fmt: skip
     sizes = {**SMALL, "data.max_length": 1024, "eval.generate_every": 10 if name == "drawing" else 0}
     settings = {**sizes, **places, "eval.generate_samples": 4, "eval.max_new_tokens": 24}
     changes = [f"--config.{key}={value}" for key, value in settings.items()]

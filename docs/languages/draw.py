@@ -2,7 +2,7 @@
 
     python docs/languages/draw.py LANGUAGE.toml FOLDER [NUM_TRAIN [NUM_VAL]]
 
-writes FOLDER/images/{train,val}.tar and FOLDER/labels/{train,val}.jsonl. It knows roles, not attributes: what has a
+writes FOLDER/images/{train,val_ID}.tar and FOLDER/labels/{train,val_ID}.json. It knows roles, not attributes: what has a
 radius is a disc, what has a start and an end a line, what has a size a box, what has a width a gap on a line; of places
 in three dimensions it draws the plan.
 """
@@ -78,12 +78,11 @@ def write_split(language: Language, folder: Path, split: str, count: int, seed: 
             entry.size = len(png.getvalue())
             tar.addfile(entry, io.BytesIO(png.getvalue()))
             labels.append(scene_label(scene, language))
-    lines = "".join(json.dumps(label) + "\n" for label in labels)
-    (folder / "labels" / f"{split}.jsonl").write_text(lines)
+    (folder / "labels" / f"{split}.json").write_text(json.dumps({"scenes": labels}))
 
 
 if __name__ == "__main__":
     _, file, out, *counts = sys.argv
     wanted = [int(count) for count in counts] + [2000, 200][len(counts) :]
-    for number, (name, size) in enumerate(zip(("train", "val"), wanted, strict=True)):
+    for number, (name, size) in enumerate(zip(("train", "val_ID"), wanted, strict=True)):
         write_split(find_language(file), Path(out), name, size, seed=number)

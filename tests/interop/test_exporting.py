@@ -13,8 +13,9 @@ from igllm_jax.errors import UserError
 from igllm_jax.interop import exporting, importing
 from igllm_jax.interop.files import open_weights
 from igllm_jax.models.params import nest
+from igllm_jax.scene.language import LANGUAGE_FILE, find_language
 from igllm_jax.training.state import TrainState
-from igllm_jax.weights import base_folder, checkpoint
+from igllm_jax.weights import base_folder, checkpoint, trained_model
 from tests.bases import read_arrays
 from tests.interop import made
 
@@ -142,3 +143,20 @@ def test_a_run_from_random_initialisation_exports_what_it_drew(tmp_path):
     expected = initialise(model, config.seed)
     for path in ("decoder/layers/q/kernel", "vision/position_embedding"):
         np.testing.assert_allclose(found.read(path), expected[path], atol=1e-6)
+
+
+def test_the_language_travels_with_the_weights(tmp_path, run):
+    """Out of the run, into an export, into what is imported from it, and to who writes with that."""
+    workdir, _, base = run
+    exporting.export(exporting.from_run(workdir, "last"), "peft", tmp_path / "out")
+    assert (tmp_path / "out" / LANGUAGE_FILE).read_text() == find_language("clevr").text
+    file = tmp_path / "out" / LANGUAGE_FILE
+    file.write_text(file.read_text().replace('name = "clevr"', 'name = "mine"'))
+    sources = {"vision": base.parent / "vision", "decoder": base.parent / "decoder", "adapter": tmp_path / "out"}
+    importing.run(importing.ImportRequest(out=tmp_path / "imported", **sources))
+    loaded = trained_model.load_imported(tmp_path / "imported", task=None, rotation_rep="", prompt="short")
+    assert loaded.data.task.name == "mine"
+    asked = trained_model.load_imported(tmp_path / "imported", task="twod", rotation_rep="", prompt="short")
+    assert asked.data.task.name == "twod"
+    again = exporting.from_folder(tmp_path / "imported")
+    assert again.language is loaded.data.task
