@@ -19,7 +19,7 @@ from igllm_jax.models.llama import REMAT_POLICIES
 from igllm_jax.models.lora import DROPOUT_KINDS
 from igllm_jax.models.projectors import PROJECTORS
 from igllm_jax.parallel.sharding import LAYOUTS
-from igllm_jax.scene.kinds import ROTATION_UNITS
+from igllm_jax.scene.kind import ROTATION_UNITS
 from igllm_jax.training.optim import TRAINABLE
 
 

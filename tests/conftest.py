@@ -6,6 +6,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from tests import runs  # noqa: F401  makes the folder that all workers share, before they start
@@ -21,6 +22,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # several steps in flight dead-lock fake devices
 
 install_import_hook(["igllm_jax.models", "igllm_jax.training", "igllm_jax.decoding"], "beartype.beartype")
+
+settings.register_profile("any machine", deadline=None)  # a busy one is no failure
+settings.load_profile("any machine")
 
 LONGEST_FILES = ("test_processes.py", "test_train.py", "test_mixture.py")  # up to a minute a test
 
