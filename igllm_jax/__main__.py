@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("igllm_jax.train", "train, or resume a run"),
     "generate": ("igllm_jax.generate", "write scene code for images"),
     "evaluate": ("igllm_jax.evaluate", "score predictions against labels"),
+    "render": ("igllm_jax.render.command", "draw labels and predicted code again, and export them"),
     "plan": ("igllm_jax.plan", "say whether a run fits a machine, without the machine"),
 }
 

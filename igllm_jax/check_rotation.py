@@ -14,8 +14,8 @@ from igllm_jax import flags, progress
 from igllm_jax.data.stores import read_whole
 from igllm_jax.data.tars import ImageSource, open_images
 from igllm_jax.errors import UserError
-from igllm_jax.painter.camera import Camera, fit_camera
-from igllm_jax.painter.yaw import seen_yaw_deg, smooth
+from igllm_jax.render.camera import Camera, fit_camera
+from igllm_jax.render.yaw import seen_yaw_deg, smooth
 from igllm_jax.scene.kind import ROTATION_UNITS
 from igllm_jax.scene.labels import parse_labels
 from igllm_jax.scene.language import Language, find_language

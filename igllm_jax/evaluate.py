@@ -14,10 +14,12 @@ from igllm_jax import files, flags
 from igllm_jax.errors import UserError
 from igllm_jax.scene.checkerboard import CELLS, is_seen, is_seen_from
 from igllm_jax.scene.code import Reading, read
+from igllm_jax.scene.detection import AP_METRICS, THRESHOLDS, average_precision, item_of
 from igllm_jax.scene.kind import ROTATION_UNITS
 from igllm_jax.scene.labels import infer_task, npz_spec, read_labels, read_points
 from igllm_jax.scene.language import Language, check_rotation_unit, find_language
 from igllm_jax.scene.language_parts import points_attribute
+from igllm_jax.scene.measures import add_measures
 from igllm_jax.scene.metrics import report
 from igllm_jax.scene.predictions import Predictions, language_of, match_names, read_predictions
 from igllm_jax.scene.scene import Scene
@@ -39,6 +41,8 @@ def evaluate(
     as_reference: bool = False,
     bootstrap: int = 0,
     seed: int = 0,
+    has_precision: bool = False,
+    renders: str | Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Reports, see `scene.metrics.report`, of one or several predictions files: path -> report.
 
@@ -46,12 +50,16 @@ def evaluate(
     out of every average and counted in `num_missing`, predictions without a label in `num_unlabelled`.
     as_reference: read and score as the reference does, see `scene.code.read` and `scene.metrics.report`.
 
+    has_precision: add `scene.detection.AP_METRICS`. renders: for each predictions file the folder that
+    `igllm render` made of it; adds `render.scores.RENDER_METRICS` and the average precision.
+
     Raises: UserError for unreadable files, contradicting settings and predictions of other images.
     """
     paths = [predictions] if isinstance(predictions, str) else list(predictions)
     loaded = {path: read_predictions(path) for path in paths}
     settled = _settle_language(labels, loaded, task)
     scenes = read_labels(labels, settled)
+    folders = dict(zip(paths, _folders(paths, renders), strict=True))
     return {
         path: _evaluate_one(
             labels,
@@ -65,9 +73,19 @@ def evaluate(
             ),
             train_split=_agreed(path, "train_split", train_split, found.train_split),
             averaging={"as_reference": as_reference, "bootstrap": bootstrap, "seed": seed},
+            has_precision=has_precision,
+            folder=folders[path],
         )
         for path, found in loaded.items()
     }
+
+
+def _folders(paths: Sequence[str], renders: str | Sequence[str]) -> list[str | None]:
+    """For each predictions file the folder of its renders, or None. Raises: UserError for another number of them."""
+    folders = [renders] if isinstance(renders, str) else list(renders)
+    if folders and len(folders) != len(paths):
+        raise UserError(f"{len(folders)} --renders for {len(paths)} --predictions; give one for each, in their order")
+    return [*folders] if folders else [None] * len(paths)
 
 
 def _evaluate_one(
@@ -81,14 +99,13 @@ def _evaluate_one(
     rotation_unit: str,
     train_split: str | None,
     averaging: dict[str, Any],
+    has_precision: bool,
+    folder: str | None,
 ) -> dict[str, Any]:
     names = match_names([scene.image for scene in scenes], found.answers)
     pairs = [(scene, name) for scene, name in zip(scenes, names, strict=True) if name is not None]
     if not pairs:
-        raise UserError(
-            f"predictions {path}: none of its {len(found.answers)} images is among the {len(scenes)} of {labels} ("
-            f"{_example(found.answers)} against {_example([scene.image for scene in scenes])}); is it the right split?"
-        )
+        raise _none_fits(labels, scenes, path, found)
     kept = [scene for scene, _ in pairs]
     how: dict[str, Any] = {"rotation_rep": rotation_rep, "as_reference": averaging["as_reference"]}
     readings = [read(found.answers[name], language, **how) for _, name in pairs]
@@ -101,6 +118,12 @@ def _evaluate_one(
         is_seen=_seen_cells(labels, kept, train_split, language) if train_split else None,
         **averaging,
     )
+    sampling = {"bootstrap": averaging["bootstrap"], "seed": averaging["seed"]}
+    if has_precision or folder is not None:
+        sure = [found.confidences.get(name, ()) for _, name in pairs]
+        _add_precision(result, kept, readings, sure, language, **sampling)
+    if folder is not None:
+        _add_renders(result, Path(folder), kept, readings, language, **sampling)
     settings = {
         "labels": labels,
         "predictions": path,
@@ -109,6 +132,7 @@ def _evaluate_one(
         "rotation_unit": rotation_unit,
         "train_split": train_split,
         "as_reference": averaging["as_reference"],
+        "renders": folder,
     }
     counts = {
         "num_missing": len(scenes) - len(pairs),
@@ -130,6 +154,51 @@ def _problems(names: Sequence[str], readings: Sequence[Reading]) -> list[dict[st
             example = f"{name}, line {problem.line}: {problem.reason}"
             found.setdefault(kind, {"reason": kind, "answers": 0, "example": example})["answers"] += 1
     return sorted(found.values(), key=lambda entry: -entry["answers"])
+
+
+def _none_fits(labels: str, scenes: Sequence[Scene], path: str, found: Predictions) -> UserError:
+    return UserError(
+        f"predictions {path}: none of its {len(found.answers)} images is among the {len(scenes)} of {labels} ("
+        f"{_example(found.answers)} against {_example([scene.image for scene in scenes])}); is it the right split?"
+    )
+
+
+def _add_precision(
+    result: dict[str, Any],
+    scenes: Sequence[Scene],
+    readings: Sequence[Reading],
+    confidences: Sequence[Sequence[float]],
+    language: Language,
+    **sampling: int,
+) -> None:
+    """Adds the average precision, where labels have words. Calls that say no log-probability have a confidence of 1."""
+    pairs = []
+    for scene, reading, said in zip(scenes, readings, confidences, strict=True):
+        known = said if len(said) == len(reading.objects) else [1.0] * len(reading.objects)
+        predicted = [item_of(thing, language, sure) for thing, sure in zip(reading.objects, known, strict=True)]
+        pairs.append(([item_of(thing, language) for thing in scene.objects], predicted))
+    if not any(item.words for true, _ in pairs for item in true):
+        return
+    values = {name: average_precision(pairs, threshold) for name, threshold in THRESHOLDS.items()}
+    num_objects = np.array([len(scene.objects) for scene in scenes])
+    counts = dict.fromkeys(values, len(scenes))
+    add_measures(result, AP_METRICS, values, counts, num_objects=num_objects, **sampling)
+
+
+def _add_renders(
+    result: dict[str, Any],
+    folder: Path,
+    scenes: Sequence[Scene],
+    readings: Sequence[Reading],
+    language: Language,
+    **sampling: int,
+) -> None:
+    """Adds the scores of the drawings in `folder`."""
+    from igllm_jax.render.scores import RENDER_METRICS, render_scores  # pictures need Pillow, other scores don't
+
+    values, counts = render_scores(folder, scenes, readings, language)
+    num_objects = np.array([len(scene.objects) for scene in scenes])
+    add_measures(result, RENDER_METRICS, values, counts, num_objects=num_objects, **sampling)
 
 
 def _example(names) -> str:
@@ -243,6 +312,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bootstrap", type=flags.RESAMPLES, default=0, metavar="N", help="resamples for 95 %% intervals, say 1000"
     )
+    parser.add_argument("--ap", action="store_true", help="average precision: words right, within 0.125 to 1 units")
+    parser.add_argument(
+        "--renders",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="what igllm render made of the predictions: PSNR, SSIM, mask IoU, IR3D-Bench's metrics, and --ap",
+    )
     parser.add_argument("--seed", type=flags.SEED, default=0, help="seed of the resamples")
     parser.add_argument(
         "--as_reference",
@@ -269,6 +346,8 @@ def main(argv: list[str]) -> int:
         as_reference=arguments.as_reference,
         bootstrap=arguments.bootstrap,
         seed=arguments.seed,
+        has_precision=arguments.ap,
+        renders=arguments.renders,
     )
     if arguments.out:
         files.write_text(arguments.out, _json(reports))
@@ -289,6 +368,9 @@ def _notes(result: dict[str, Any]) -> list[str]:
     if result["num_missing"]:
         total = result["num_scenes"] + result["num_missing"]
         notes.append(f"{result['num_missing']} of {total} labelled images have no prediction and are left out")
+    num_drawn = result["averaged_scenes"].get("psnr", 0)
+    if result["renders"] and num_drawn < result["num_scenes"]:
+        notes.append(f"{result['renders']} has the drawings of {num_drawn} of {result['num_scenes']} scenes")
     if result["num_unlabelled"]:
         notes.append(f"{result['num_unlabelled']} predictions belong to no labelled image and are left out")
     if result["num_without_pairs"]:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 from igllm_jax import flags
 from igllm_jax.errors import UserError
-from igllm_jax.painter.dataset import PAINTERS, Painter, Recipe, write_dataset
-from igllm_jax.painter.twod import write_twod
+from igllm_jax.render.arguments import image_size
+from igllm_jax.render.compose.composers import COMPOSERS, Composer
+from igllm_jax.render.dataset import write_dataset
+from igllm_jax.render.recipe import Recipe
+from igllm_jax.render.renderers import RENDERERS
+from igllm_jax.render.twod import write_twod
 
 IMAGE_TASKS = {
     "clevr": "several solids on a ground; CoGenT A in train and val_ID, B in val_OOD",
@@ -18,16 +22,6 @@ IMAGE_TASKS = {
     "shapenet": "toys of several classes; val_OOD_texture paints them otherwise, val_OOD_shape has other models",
 }
 INTERRUPTED = 130  # exit code, as shells have it
-SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # of an image, in pixels
-
-
-def _image_size(text: str) -> tuple[int, int]:
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, such as 480x320, got {text!r}")
-    if not all(SMALLEST_SIDE <= int(side) <= LARGEST_SIDE for side in (width, height)):
-        raise argparse.ArgumentTypeError(f"expected sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, got {text!r}")
-    return int(width), int(height)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     twod.add_argument("--num_train", type=flags.IMAGES, default=10_000, help="points per checkerboard")
     twod.add_argument("--num_val", type=flags.IMAGES, default=1_000, help="points of the split `random`")
     for name, help_text in IMAGE_TASKS.items():
-        _add_image_options(tasks.add_parser(name, help=help_text), PAINTERS[name])
+        _add_image_options(tasks.add_parser(name, help=help_text), COMPOSERS[name])
     for task in tasks.choices.values():
         task.add_argument("--out", type=Path, required=True, help="folder to write into (made if missing)")
         task.add_argument("--seed", type=flags.SEED, default=0, help="the data are a function of it")
@@ -46,14 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_image_options(task: argparse.ArgumentParser, painter: Painter) -> None:
-    task.add_argument("--renderer", choices=["flat"], default="flat", help="flat: quick, shaded, painted with NumPy")
+def _add_image_options(task: argparse.ArgumentParser, composer: Composer) -> None:
+    task.add_argument("--renderer", choices=list(RENDERERS), default="flat", help="flat: quick, shaded, by NumPy")
     task.add_argument("--num_train", type=flags.IMAGES, default=2_000, help="images of the split train")
     task.add_argument("--num_val", type=flags.IMAGES, default=200, help="images of each validation split")
-    task.add_argument("--image_size", type=_image_size, default=painter.image_size, metavar="WxH", help="in pixels")
+    task.add_argument("--image_size", type=image_size, default=composer.image_size, metavar="WxH", help="in pixels")
     task.add_argument("--workers", type=flags.WORKERS, default=os.cpu_count() or 1, help="processes (default: cores)")
-    fewest, most = painter.num_objects or (1, 1)
-    if painter.num_objects:
+    fewest, most = composer.num_objects or (1, 1)
+    if composer.num_objects:
         task.add_argument("--min_objects", type=flags.OBJECTS, default=fewest, help="fewest objects of a scene")
         task.add_argument("--max_objects", type=flags.OBJECTS, default=most, help="most objects of a scene")
     else:
@@ -73,7 +67,7 @@ def make_twod(arguments: argparse.Namespace) -> list[Path]:
 
 
 def make_images(arguments: argparse.Namespace) -> list[Path]:
-    """Paints the images and writes their labels; returns the paths of both."""
+    """Draws the images and writes their labels; returns the paths of both."""
     if arguments.min_objects > arguments.max_objects:
         raise UserError(
             f"--min_objects {arguments.min_objects} is more than --max_objects {arguments.max_objects}; change one"

@@ -10,10 +10,10 @@ import pytest
 from igllm_jax import check_rotation, make_data
 from igllm_jax.check_rotation import Difference, image_differences, verdict
 from igllm_jax.errors import UserError
-from igllm_jax.painter import clevr_camera, paint
-from igllm_jax.painter.dataset import make_example
-from igllm_jax.painter.recipe import Recipe
-from igllm_jax.painter.yaw import seen_yaw_deg, smooth
+from igllm_jax.render import clevr_camera, draw_objects
+from igllm_jax.render.dataset import make_example
+from igllm_jax.render.recipe import Recipe
+from igllm_jax.render.yaw import seen_yaw_deg, smooth
 from igllm_jax.scene.scene import Object, Scene
 
 
@@ -88,7 +88,7 @@ def test_a_cubes_yaw_is_read_off_its_picture(yaw_deg: float, material: str) -> N
     cube = Object(
         size="large", color="blue", material=material, shape="cube", location=(0.5, -0.5, 0.7), rotation=(yaw_deg,)
     )
-    picture = smooth(np.asarray(paint(Scene((cube,), "i"), "clevr")))
+    picture = smooth(np.asarray(draw_objects(Scene((cube,), "i"), "clevr")))
     seen = seen_yaw_deg(picture, camera, cube.replace(rotation=None), [cube])
     assert seen is not None and abs((seen - yaw_deg + 45) % 90 - 45) <= 3
     in_front = Object(size="large", color="red", material="rubber", shape="sphere", location=(2.25, -2.0, 1.86))

@@ -12,13 +12,17 @@ PACKAGE = Path(__file__).parent.parent / "igllm_jax"
 # Rooms (folders) and the modules beside them, each of which imports itself and what stands before it alone. Everything
 # else at the package's root is a command, which may import all of these, and other commands.
 ORDER = (
-    "errors", "batch", "progress", "files", "versions", "flags", "scene", "models", "data", "painter", "render",
+    "errors", "batch", "progress", "files", "versions", "flags", "scene", "models", "data", "render",
     "parallel", "decoding", "planning", "training", "config_ranges", "config_files", "config", "weights", "interop",
 )  # fmt: skip
 COMMANDS = {module.removeprefix("igllm_jax.").partition(".")[0] for module, _ in __main__.COMMANDS.values()}
 COMMANDS |= {"__init__", "__main__", "plan_compile"}  # plan_compile: plan's second process
 # third-party packages of rooms that are read by people and programs without the others
-LIGHT = {"scene": {"numpy", "scipy"}, "painter": {"numpy", "scipy", "PIL"}}
+LIGHT = {
+    "scene": {"numpy", "scipy"},
+    # trimesh is imported where a .glb is asked for; the others are of a script for Blender that is only read
+    "render": {"numpy", "scipy", "PIL", "trimesh", "bpy", "bmesh", "mathutils"},
+}
 
 
 def modules():

@@ -16,8 +16,8 @@ from PIL import Image
 
 from igllm_jax import make_data
 from igllm_jax.errors import UserError
-from igllm_jax.painter.dataset import PAINTERS
-from igllm_jax.painter.output import finished_outputs
+from igllm_jax.render.compose.composers import COMPOSERS
+from igllm_jax.render.output import finished_outputs
 from igllm_jax.scene.checkerboard import is_seen
 from igllm_jax.scene.labels import read_labels
 
@@ -95,7 +95,7 @@ def test_a_failed_overwrite_keeps_what_was_there(tmp_path: Path) -> None:
 
 def test_make_data_does_not_import_jax() -> None:
     """Workers start in a fraction of a second, and no accelerator is taken, only while this holds."""
-    program = "import sys, igllm_jax.make_data, igllm_jax.painter.twod; sys.exit('jax' in sys.modules)"
+    program = "import sys, igllm_jax.make_data, igllm_jax.render.twod; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -115,7 +115,7 @@ def test_clevr_leaves_the_released_layout(tmp_path: Path) -> None:
         scenes = read_labels(tmp_path / f"labels/{split}.json", "clevr")
         assert len(scenes) == count and all(3 <= len(scene.objects) <= 10 for scene in scenes)
         assert set(content["scenes"][0]) == {
-            *("image_index", "image_filename", "split", "objects", "relationships", "directions")
+            *("image_index", "image_filename", "split", "objects", "relationships", "directions", "rendering")
         }
         with tarfile.open(tmp_path / f"images/{split}.tar") as tar:
             assert tar.getnames() == [scene.image for scene in scenes]
@@ -153,7 +153,7 @@ def test_bad_image_arguments(tmp_path: Path, arguments: list[str], message: str)
     assert not (tmp_path / "x").exists()
 
 
-def test_sigterm_during_painting_leaves_nothing(tmp_path: Path) -> None:
+def test_sigterm_during_drawing_leaves_nothing(tmp_path: Path) -> None:
     program = "import sys; from igllm_jax.make_data import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["clevr", "--out", str(tmp_path / "x"), "--num_train", "100000", "--workers", "2"]
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.DEVNULL)
@@ -168,7 +168,7 @@ def test_sigterm_during_painting_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["so3", "sixdof", "shapenet"])
 def test_other_tasks_leave_the_same_layout(tmp_path: Path, task: str) -> None:
     assert run(task, "--renderer", "flat", "--out", tmp_path, *SMALL, "--workers", 1) == 0
-    splits = PAINTERS[task].splits
+    splits = COMPOSERS[task].splits
     assert sorted(all_bytes(tmp_path)) == sorted(
         [f"images/{split}.tar" for split in splits] + [f"labels/{split}.json" for split in splits]
     )
@@ -180,8 +180,8 @@ def test_other_tasks_leave_the_same_layout(tmp_path: Path, task: str) -> None:
             assert tar.getnames() == [scene.image for scene in scenes]
 
 
-def test_every_painter_has_its_words_on_the_command_line() -> None:
-    assert set(make_data.IMAGE_TASKS) == set(PAINTERS)
+def test_every_composer_has_its_words_on_the_command_line() -> None:
+    assert set(make_data.IMAGE_TASKS) == set(COMPOSERS)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):

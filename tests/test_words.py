@@ -24,10 +24,9 @@ IN_ROOMS = {
     "models": {"turn": "apply_rope", "rotations": "rope_cos_sin"},
     "decoding": {"turn": "apply_rope", "rotations": "rope_cos_sin"},
     "interop": {"table": "rules", "tables": "formats"},
-    "painter": {"cast": "visibility", "coats": "materials", "Coat": "Material"},
     "render": {"cast": "visibility", "coats": "materials", "Coat": "Material"},
 }
-NOT_YET = ("data", "scene", "painter")  # rooms that have still to be gone through; nothing is added here
+NOT_YET = ("data", "scene")  # rooms that have still to be gone through; nothing is added here
 
 
 def identifiers(path):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,6 +11,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.scene.language import Language, find_language, parse_language
 
 _MOST_PARTS = 32  # of a name, counted from its end
+LOG_PROBABILITIES = "log_probabilities"  # of an answer, if it has them: one number a call
 SETTINGS = ("task", "language", "rotation_rep", "rotation_unit", "train_split")
 
 
@@ -19,7 +20,8 @@ class Predictions:
     """answers: image name -> the text that was written. The settings are None where the file does not say them.
 
     task: the language's name. language: its file's text, where it is none of those that come along.
-    train_split: for 2D, the split that the model was trained on.
+    train_split: for 2D, the split that the model was trained on. confidences: image name -> the log-probability of each
+    call of the text, of those answers that say it.
     """
 
     answers: dict[str, str]
@@ -28,6 +30,7 @@ class Predictions:
     rotation_unit: str | None = None
     train_split: str | None = None
     language: str | None = None
+    confidences: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def write_predictions(
@@ -47,7 +50,7 @@ def write_predictions(
     files.write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def of_language(language: Language) -> dict[str, str]:
+def of_language(language: Language) -> dict[str, Any]:
     """The settings of Predictions that say the language."""
     return {"task": language.name} | ({} if language.is_shipped else {"language": language.text})
 
@@ -80,7 +83,19 @@ def read_predictions(path: str | Path) -> Predictions:
     for key, value in settings.items():
         if value is not None and not isinstance(value, str):
             raise UserError(f"predictions {path}: {key} must be text, not {value!r}")
-    return Predictions({name: _printable(answer["outputs"]) for name, answer in answers.items()}, **settings)
+    confidences = {
+        name: _confidences(path, name, answer[LOG_PROBABILITIES])
+        for name, answer in answers.items()
+        if answer.get(LOG_PROBABILITIES) is not None
+    }
+    texts = {name: _printable(answer["outputs"]) for name, answer in answers.items()}
+    return Predictions(texts, **settings, confidences=confidences)
+
+
+def _confidences(path: str | Path, name: str, numbers: Any) -> tuple[float, ...]:
+    if isinstance(numbers, list) and all(type(number) in (int, float) and number == number for number in numbers):
+        return tuple(float(number) for number in numbers)
+    raise UserError(f"predictions {path}: {LOG_PROBABILITIES} of {name!r} must be a list of numbers, one a call")
 
 
 def _printable(text: str) -> str:

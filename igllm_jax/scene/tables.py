@@ -56,7 +56,8 @@ def _cell(report: Mapping[str, Any], name: str, digits: int) -> str:
 
 def object_count_table(report: Mapping[str, Any]) -> Rows:
     """Header and rows: one row per number of true objects, one column per metric."""
-    names = list(report["about"])
+    groups = report["by_object_count"].values()
+    names = [name for name in report["about"] if any(name in group["metrics"] for group in groups)]
     rows = [["objects", "scenes", *names]]
     for count, group in report["by_object_count"].items():
         cells = [format_value(report["about"][name]["digits"], group["metrics"].get(name)) for name in names]

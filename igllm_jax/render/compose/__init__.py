@@ -1,0 +1,1 @@
+"""Random scenes of each task, by its rules: `composers.COMPOSERS`."""

@@ -1,0 +1,1 @@
+"""Scenes as files for other programs: `exporters.EXPORTERS`."""

@@ -1,0 +1,1 @@
+"""The renderer `flat`: quick, shaded, drawn with NumPy."""

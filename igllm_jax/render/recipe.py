@@ -1,0 +1,22 @@
+"""What the images of a data set depend on, beside their split and index."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from igllm_jax.render.spec import SceneSpec
+
+VisiblePixels = Callable[[SceneSpec], np.ndarray]  # int [N]: how many pixels show each of the scene's N objects
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """width, height: of the image, in pixels. min_objects, max_objects: of a scene, for tasks with several."""
+
+    task: str
+    seed: int
+    width: int
+    height: int
+    min_objects: int
+    max_objects: int
