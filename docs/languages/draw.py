@@ -3,8 +3,8 @@
     python docs/languages/draw.py LANGUAGE.toml FOLDER [NUM_TRAIN [NUM_VAL]]
 
 writes FOLDER/images/{train,val_ID}.tar and FOLDER/labels/{train,val_ID}.json. It knows roles, not attributes: what has
-a radius is a disc, what has a start and an end a line, what has a size a box, what has a width a gap on a line; of places
-in three dimensions it draws the plan.
+a radius is a disc, what has a start and an end a line, what has a size a box, what has a width a gap on a line; points
+in three dimensions are drawn as the plan shows them.
 """
 
 import io
