@@ -4,17 +4,23 @@ CLEVR's generator draws numbers from 0 to 360 but hands them to Blender as radia
 cannot be told from labels. Here each cube's turn is read off its image and compared with its label in both units.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 
 from igllm_jax import flags, progress
 from igllm_jax.data.stores import read_whole
 from igllm_jax.data.tars import ImageSource, open_images
 from igllm_jax.errors import UserError
+from igllm_jax.render.arguments import add_renderer, renderer_options
 from igllm_jax.render.camera import Camera, fit_camera
+from igllm_jax.render.drawn_yaw import cube_leads
+from igllm_jax.render.renderers import RendererOptions, run_jobs
+from igllm_jax.render.scenes import scene_spec, standard_stage
 from igllm_jax.render.yaw import seen_yaw_deg, smooth
 from igllm_jax.scene.kind import ROTATION_UNITS
 from igllm_jax.scene.labels import parse_labels
@@ -94,12 +100,30 @@ def _camera(scene: Scene, width: int, height: int) -> Camera | None:
 
 def verdict(differences: Sequence[Difference]) -> str | None:
     """The unit, one of ROTATION_UNITS, that the images follow; None where they do not tell."""
-    off = {unit: np.array([one.by_unit[unit] for one in differences]) for unit in ROTATION_UNITS}
-    one, other = ROTATION_UNITS
-    ahead = np.sign(off[other] - off[one])[np.abs(off[other] - off[one]) > APART_DEG]
-    unit = one if ahead.sum() > 0 else other
+    unit, ahead = _leads(differences, APART_DEG)
     is_clear = abs(ahead.sum()) > DEVIATIONS * np.sqrt(len(ahead))
-    return unit if is_clear and near_share(off[unit]) >= FEWEST_NEAR else None
+    off = np.array([one.by_unit[unit] for one in differences])
+    return unit if is_clear and near_share(off) >= FEWEST_NEAR else None
+
+
+def _leads(differences: Sequence[Difference], apart: float) -> tuple[str, np.ndarray]:
+    """The unit that more cubes are nearer to; and for each that tells them `apart`: 1 for the first unit, else -1."""
+    one, other = (np.array([found.by_unit[unit] for found in differences]) for unit in ROTATION_UNITS)
+    ahead = np.sign(other - one)[np.abs(other - one) > apart]
+    return ROTATION_UNITS[0 if ahead.sum() > 0 else 1], ahead
+
+
+def confidence(differences: Sequence[Difference], apart: float = APART_DEG) -> str:
+    """In words: how many cubes are nearer to the unit ahead, and how often chance alone would show such a lead.
+
+    Source: the sign test; cubes are taken to be independent.
+    """
+    unit, ahead = _leads(differences, apart)
+    if not len(ahead):
+        return "no cube tells the units apart"
+    nearer = int((ahead == (1 if unit == ROTATION_UNITS[0] else -1)).sum())
+    chance = float(binomtest(nearer, len(ahead)).pvalue)
+    return f"{nearer} of {len(ahead)} cubes that tell are nearer to {unit}, confidence 1 - {chance:.2g}"
 
 
 def near_share(off_deg: np.ndarray) -> float:
@@ -143,9 +167,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--images", required=True, help="TAR or FOLDER of CLEVR's images, in the size of the labels")
     parser.add_argument("--labels", required=True, help="their LABELS.json")
     parser.add_argument("--limit", type=flags.IMAGES, default=200, help="at most so many images (default: 200)")
+    parser.add_argument(
+        "--workers", type=flags.WORKERS, default=os.cpu_count() or 1, help="with --renderer (default: cores)"
+    )
+    add_renderer(parser)
+    parser.set_defaults(renderer=None)  # reads the cubes' edges off the images alone
     arguments = parser.parse_args(argv)
+    options = renderer_options(arguments)
     images = open_images(arguments.images)
     scenes = parse_labels(read_whole(arguments.labels), TASK, where=arguments.labels)[: arguments.limit]
+    if arguments.renderer is not None:
+        return _compare_drawings(options, arguments.workers, images, scenes)
     differences, used = check_rotation(images, scenes, where=arguments.labels)
     print(f"{len(differences)} cubes in {used} images: how far labels are from what the images show")
     print(_table(differences))
@@ -154,6 +186,36 @@ def main(argv: list[str]) -> int:
         print("the images do not tell: neither unit fits clearly better and well; give more images with --limit")
     else:
         print(f"the images follow {unit}: set --config.data.rotation_unit={unit}")
+        print(confidence(differences))
     if len(scenes) > used:
         print(f"note: {len(scenes) - used} images are left out: their labels do not give the camera", file=sys.stderr)
+    return 0
+
+
+def drawn_differences(
+    images: ImageSource, scenes: Sequence[Scene], options: RendererOptions, *, workers: int
+) -> list[Difference]:
+    """As `check_rotation`, by drawing each scene again in both units: how far edges are off, from 0 (not) to 2."""
+    jobs = []
+    for scene in scenes:
+        picture = np.asarray(images.read(images.find(scene.image)))
+        camera = _camera(scene, picture.shape[1], picture.shape[0])
+        if camera is not None and any(thing.shape == "cube" and thing.rotation for thing in scene.objects):
+            stage = standard_stage("clevr", camera)
+            specs = {unit: scene_spec(scene.objects, "clevr", stage, rotation_unit=unit) for unit in ROTATION_UNITS}
+            jobs.append((picture, specs))
+    results = run_jobs(cube_leads, jobs, options, count=len(jobs), workers=workers)
+    tracked = progress.track(results, total=len(jobs), label="drawing both readings", unit="image")
+    return [Difference(lead) for leads in tracked for lead in leads]
+
+
+def _compare_drawings(options: RendererOptions, workers: int, images: ImageSource, scenes: Sequence[Scene]) -> int:
+    differences = drawn_differences(images, scenes, options, workers=workers)
+    unit, ahead = _leads(differences, 0.0)
+    said = confidence(differences, 0.0)
+    print(f"{len(differences)} cubes, drawn in both units by {options.name}: {said}")
+    if abs(ahead.sum()) > DEVIATIONS * np.sqrt(len(ahead)):
+        print(f"the images follow {unit}: set --config.data.rotation_unit={unit}")
+    else:
+        print("the images do not tell: neither unit fits clearly better; give more images with --limit")
     return 0

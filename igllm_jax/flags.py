@@ -45,3 +45,4 @@ STEPS = whole(1, 1_000_000_000)
 SEED = whole(0, 2**32 - 1)
 RESAMPLES = whole(0, 1_000_000)
 OBJECTS = whole(1, 1000)
+SAMPLES = whole(1, 65_536)  # rays of a pixel

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from igllm_jax import check_rotation, make_data
-from igllm_jax.check_rotation import Difference, image_differences, verdict
+from igllm_jax.check_rotation import Difference, confidence, image_differences, verdict
 from igllm_jax.errors import UserError
 from igllm_jax.render import clevr_camera, draw_objects
 from igllm_jax.render.dataset import make_example
@@ -56,6 +56,7 @@ def any_turn(item: dict) -> None:
 def test_labels_in_degrees(folder: Path, capsys: pytest.CaptureFixture) -> None:
     said = run(folder, nothing, capsys)
     assert "the images follow deg: set --config.data.rotation_unit=deg" in said
+    assert re.search(r"\d\d of \d\d cubes that tell are nearer to deg, confidence 1 - \d", said)
     medians = {unit: float(re.search(rf"^{unit} +([\d.]+)", said, re.M).group(1)) for unit in ("deg", "rad")}
     assert medians["deg"] < 3 and 12 < medians["rad"] < 33
     assert re.match(r"\d\d cubes in 20 images", said)
@@ -64,6 +65,22 @@ def test_labels_in_degrees(folder: Path, capsys: pytest.CaptureFixture) -> None:
 
 def test_labels_in_radians(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert "the images follow rad: set --config.data.rotation_unit=rad" in run(folder, to_radians, capsys)
+
+
+@pytest.mark.parametrize(("change", "unit"), [(nothing, "deg"), (to_radians, "rad"), (any_turn, None)])
+def test_both_readings_drawn_again(folder: Path, capsys: pytest.CaptureFixture, change, unit: str | None) -> None:
+    said = run(folder, change, capsys, "--renderer", "flat", "--workers", "1")
+    if unit is None:
+        assert "the images do not tell" in said
+    else:
+        nearer, of = map(int, re.search(rf"(\d+) of (\d+) cubes that tell are nearer to {unit}", said).groups())
+        assert nearer > 0.9 * of and of > 20 and f"set --config.data.rotation_unit={unit}" in said
+
+
+def test_the_confidence_is_that_of_a_sign_test() -> None:
+    cubes = [Difference({"deg": 1.0, "rad": 30.0})] * 9 + [Difference({"deg": 30.0, "rad": 1.0})]
+    assert confidence(cubes) == "9 of 10 cubes that tell are nearer to deg, confidence 1 - 0.021"  # 22 of 1024
+    assert confidence([Difference({"deg": 3.0, "rad": 4.0})]) == "no cube tells the units apart"
 
 
 def test_labels_that_say_nothing_about_the_images(folder: Path, capsys: pytest.CaptureFixture) -> None:

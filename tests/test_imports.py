@@ -23,6 +23,7 @@ LIGHT = {
     # trimesh is imported where a .glb is asked for; the others are of a script for Blender that is only read
     "render": {"numpy", "scipy", "PIL", "trimesh", "bpy", "bmesh", "mathutils"},
 }
+BLENDER_SIDE = sorted((PACKAGE / "render/blender").glob("worker*.py"))  # run by Blender's Python, without us
 
 
 def modules():
@@ -98,9 +99,16 @@ def test_no_circles():
 
 @pytest.mark.parametrize("part", LIGHT)
 def test_light_rooms_stay_light(part):
-    for path in (PACKAGE / part).rglob("*.py"):
+    for path in set((PACKAGE / part).rglob("*.py")) - set(BLENDER_SIDE):
         heavy = imported(path)[1] - LIGHT[part] - set(sys.stdlib_module_names)
         assert not heavy, f"{path.name} imports {heavy}"
+
+
+@pytest.mark.parametrize("path", BLENDER_SIDE, ids=lambda path: path.name)
+def test_what_runs_in_blender_needs_blender_alone(path):
+    ours, others = imported(path)
+    blender = {"bpy", "bmesh", "mathutils", *(beside.stem for beside in BLENDER_SIDE)}
+    assert not ours and others <= blender | set(sys.stdlib_module_names)
 
 
 def test_grain_stays_in_the_pipeline():

@@ -17,7 +17,9 @@ from PIL import Image
 from igllm_jax import make_data
 from igllm_jax.errors import UserError
 from igllm_jax.render.compose.composers import COMPOSERS
+from igllm_jax.render.compose.shifts import SHIFTS
 from igllm_jax.render.output import finished_outputs
+from igllm_jax.render.unfinished import Unfinished
 from igllm_jax.scene.checkerboard import is_seen
 from igllm_jax.scene.labels import read_labels
 
@@ -145,6 +147,13 @@ def test_an_image_depends_on_seed_and_index_not_on_how_many(tmp_path: Path) -> N
         (["--image_size", "4x4"], "sides of 16 to 4096"),
         (["--min_objects", "5", "--max_objects", "4"], "--min_objects 5 is more than --max_objects 4"),
         (["--renderer", "oil"], "invalid choice: 'oil'"),
+        (["--samples", "8"], "--samples is of the renderer blender; add --renderer blender"),
+        (["--renderer", "blender", "--blender", "/no/blender"], "--blender /no/blender: there is no such program"),
+        (
+            ["--renderer", "blender", "--blender", sys.executable, "--clevr_assets", "/no"],
+            "--clevr_assets /no: base_scene.blend is not there",
+        ),
+        (["--shard", "3/2"], "expected K/N with K from 1 to N, such as 1/4, got '3/2'"),
     ],
 )
 def test_bad_image_arguments(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -153,16 +162,59 @@ def test_bad_image_arguments(tmp_path: Path, arguments: list[str], message: str)
     assert not (tmp_path / "x").exists()
 
 
-def test_sigterm_during_drawing_leaves_nothing(tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_goes_on_and_leaves_the_same_bytes(tmp_path: Path) -> None:
     program = "import sys; from igllm_jax.make_data import main; sys.exit(main(sys.argv[1:]))"
-    arguments = ["clevr", "--out", str(tmp_path / "x"), "--num_train", "100000", "--workers", "2"]
-    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.glob("x/.unfinished-*/images/train.tar")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.terminate()
-    assert process.wait(timeout=30) == make_data.INTERRUPTED
-    assert list((tmp_path / "x").iterdir()) == []
+    options = ["clevr", "--num_train", "40", "--num_val", "1", "--image_size", "60x40", "--workers", "1"]
+    arguments = [sys.executable, "-c", program, *options, "--out", str(tmp_path / "x")]
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        before = len(list(tmp_path.glob("x/.examples/*/*/*.json")))
+        process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("x/.examples/*/*/*.json"))) < before + 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(end)
+        assert process.wait(timeout=30) == (make_data.INTERRUPTED if end == signal.SIGTERM else -signal.SIGKILL)
+        assert [path.name for path in (tmp_path / "x").iterdir()] == [".examples"]
+    assert before >= 3  # the second run began with what the first one left
+    run(*options, "--out", tmp_path / "x")
+    run(*options, "--out", tmp_path / "y")
+    assert all_bytes(tmp_path / "x") == all_bytes(tmp_path / "y")
+
+
+def test_what_another_run_left_is_not_mixed_in(tmp_path: Path) -> None:
+    unfinished = Unfinished(tmp_path, {"seed": 3}, restart=False)
+    unfinished.put("train", 0, b"png", {"image_index": 0})
+    assert list(Unfinished(tmp_path, {"seed": 3}, restart=True).missing({"train": 2})) == [("train", 1)]
+    with pytest.raises(UserError, match="part of a data set with seed 3, not 4; finish it with the same options"):
+        Unfinished(tmp_path, {"seed": 4}, restart=False)
+    assert list(Unfinished(tmp_path, {"seed": 4}, restart=True).missing({"train": 1})) == [("train", 0)]
+
+
+def test_shards_make_up_the_whole(tmp_path: Path) -> None:
+    for shard in ("2/2", "1/2"):
+        assert not (tmp_path / "parts/labels").exists()
+        run("clevr", "--out", tmp_path / "parts", *SMALL, "--workers", 1, "--shard", shard)
+    run("clevr", "--out", tmp_path / "whole", *SMALL, "--workers", 1)
+    assert all_bytes(tmp_path / "parts") == all_bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_a_domain_shift_changes_the_looks_and_not_the_words(shift: str, tmp_path: Path) -> None:
+    run("clevr", "--out", tmp_path / "plain", *SMALL, "--workers", 1)
+    run("clevr", "--out", tmp_path / "shifted", *SMALL, "--workers", 1, "--domain_shift", shift)
+    plain, shifted = (json.loads((tmp_path / name / "labels/train.json").read_text()) for name in ("plain", "shifted"))
+    assert shifted["info"]["domain_shift"] == shift and plain["info"]["domain_shift"] is None
+    for one, other in zip(plain["scenes"], shifted["scenes"], strict=True):
+        changed = {key for key in other["rendering"] if other["rendering"][key] != one["rendering"][key]}
+        assert changed == ({"lights", "ambient"} if shift == "lights" else {shift})
+        if shift != "camera":
+            assert other["objects"] == one["objects"]
+    with (
+        tarfile.open(tmp_path / "plain/images/train.tar") as one_tar,
+        tarfile.open(tmp_path / "shifted/images/train.tar") as other_tar,
+    ):
+        for name in one_tar.getnames():
+            assert one_tar.extractfile(name).read() != other_tar.extractfile(name).read()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("task", ["so3", "sixdof", "shapenet"])

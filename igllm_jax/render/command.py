@@ -14,7 +14,8 @@ from pathlib import Path
 from igllm_jax import files, flags, progress
 from igllm_jax.data.tars import open_images
 from igllm_jax.errors import UserError
-from igllm_jax.render.arguments import image_size
+from igllm_jax.render.arguments import add_renderer, image_size, renderer_options
+from igllm_jax.render.blender.environment import setup
 from igllm_jax.render.export.exporters import EXPORTERS
 from igllm_jax.render.folder import (
     EXPORTS,
@@ -27,14 +28,14 @@ from igllm_jax.render.folder import (
     write_rendering,
 )
 from igllm_jax.render.jobs import Job, LabelFile, Reader, code_job, label_jobs, read_label_file
-from igllm_jax.render.pool import run_all
-from igllm_jax.render.renderers import RENDERERS
+from igllm_jax.render.renderers import Renderer, run_jobs
 from igllm_jax.render.roles import check_renderable, default_rotation_rep, must_say_rotation_rep
 from igllm_jax.scene.kind import ROTATION_UNITS
 from igllm_jax.scene.labels import infer_task
 from igllm_jax.scene.language import Language, find_language
 from igllm_jax.scene.predictions import Predictions, language_of, read_predictions
 
+BLEND = "blend"  # written by the renderer itself
 DEFAULT_SIZE = (480, 320)  # CLEVR's
 INTERRUPTED = 130  # exit code, as shells have it
 
@@ -46,11 +47,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--predictions", metavar="P.json", help="what igllm generate wrote for the images of --labels")
     parser.add_argument("--images", metavar="TAR", help="the labels' images, tar or folder: copied beside the pictures")
     parser.add_argument("--code", metavar="FILE", help="a text of scene code instead; - reads standard input")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write into (made if missing)")
-    parser.add_argument("--renderer", choices=list(RENDERERS), default="flat", help="flat: quick, shaded, by NumPy")
+    parser.add_argument("--out", type=Path, help="folder to write into (made if missing)")
+    parser.add_argument("--setup", action="store_true", help="make .venv-blender here (1 GB) for --renderer blender")
+    add_renderer(parser)
     parser.add_argument(
         "--export",
-        choices=list(EXPORTERS),
+        choices=[*EXPORTERS, BLEND],
         action="append",
         default=[],
         help="each scene as a file too (repeatable)",
@@ -68,10 +70,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code. Raises: UserError for anything the user can mend."""
     arguments = build_parser().parse_args(argv)
+    if arguments.setup:
+        print(f"{setup()}: Blender is ready; use it by --renderer blender")
+        return 0
+    if arguments.out is None:
+        raise UserError("give --out, a folder to write into")
     if (arguments.labels is None) == (arguments.code is None):
         raise UserError("give either --labels (with --predictions or without) or --code")
     if arguments.code is not None and (arguments.predictions or arguments.images):
         raise UserError("--code is drawn alone; leave out --predictions and --images, or give --labels instead")
+    if BLEND in arguments.export and arguments.renderer != "blender":
+        raise UserError("--export blend: the file is written by Blender; add --renderer blender")
     _clear(arguments.out, overwrite=arguments.overwrite)
     try:
         index = render_code(arguments) if arguments.code is not None else render_labels(arguments)
@@ -189,20 +198,19 @@ def _agreed(key: str, given: str | None, said: str | None) -> str | None:
 
 def _draw_all(jobs: Iterable[Job], count: int, arguments: argparse.Namespace) -> Iterator[RenderedScene]:
     """Draws the jobs in several processes, with progress."""
-    work = functools.partial(
-        draw_job, folder=arguments.out, renderer=arguments.renderer, exports=tuple(dict.fromkeys(arguments.export))
-    )
-    done = run_all(work, jobs, count=count, workers=arguments.workers, chunk=1)
+    work = functools.partial(draw_job, folder=arguments.out, exports=tuple(dict.fromkeys(arguments.export)))
+    done = run_jobs(work, jobs, renderer_options(arguments), count=count, workers=arguments.workers, chunk=1)
     return progress.track(done, total=count, label="drawing", unit="scene")
 
 
-def draw_job(job: Job, *, folder: Path, renderer: str, exports: tuple[str, ...]) -> RenderedScene:
+def draw_job(renderer: Renderer, job: Job, *, folder: Path, exports: tuple[str, ...]) -> RenderedScene:
     """Draws and exports both sides of a scene; every file is whole or not there."""
     name = job.entry.name
     if job.picture is not None:
         write_picture(folder / INPUT / f"{name}.png", job.picture)
     for side, spec in job.specs.items():
-        write_rendering(folder, side, name, RENDERERS[renderer](spec))
+        write_rendering(folder, side, name, renderer.draw(spec))
         for kind in exports:
-            files.write_bytes(folder / EXPORTS / side / f"{name}.{kind}", EXPORTERS[kind](spec), is_synced=False)
+            content = renderer.blend(spec) if kind == BLEND else EXPORTERS[kind](spec)
+            files.write_bytes(folder / EXPORTS / side / f"{name}.{kind}", content, is_synced=False)
     return job.entry

@@ -4,6 +4,7 @@ import re
 from collections.abc import Container, Mapping
 
 from igllm_jax.render.materials import COLORS, FINISHES, PLAIN_MATERIALS, PLANE_MATERIALS, solid_material
+from igllm_jax.render.meshes import Model, model_part
 from igllm_jax.render.roles import Roles, Thing, words_of
 from igllm_jax.render.spec import Material, ObjectSpec, Part, Vector, matrix, vector
 from igllm_jax.render.toys import PLANE, UNKNOWN_PIECES, Piece, toy
@@ -21,15 +22,15 @@ def object_name(word: str | None, index: int) -> str:
     return f"{re.sub('[^A-Za-z0-9_-]', '_', word or 'object')[:LONGEST_WORD]}_{index}"
 
 
-def solid(roles: Roles, index: int) -> ObjectSpec:
+def solid(roles: Roles, index: int, paint: Material | None = None) -> ObjectSpec:
     """A sphere, cube or cylinder of CLEVR; at the origin where there is no location.
 
     Words that CLEVR does not have, as predictions may hold, make it a small light grey rubber sphere: the picture then
-    shows where the object is and that its words are unknown.
+    shows where the object is and that its words are unknown. paint: where that is not what its words say.
     """
     kind = roles.shape if roles.shape in SOLIDS else "sphere"
     bevel = 0.0 if kind == "sphere" else BEVEL
-    part = Part(kind, solid_material(roles.color, roles.material), bevel=bevel)
+    part = Part(kind, paint or solid_material(roles.color, roles.material), bevel=bevel)
     return _object(roles, index, (part,), SIZES.get(roles.size or "", SIZES["small"]))
 
 
@@ -43,6 +44,11 @@ def toy_object(roles: Roles, index: int, scale: float, materials: Mapping[str, M
     paints = {**default, **(materials or {})}
     parts = tuple(_part(one, paints[one.role]) for one in pieces or UNKNOWN_PIECES)
     return _object(roles, index, parts, scale)
+
+
+def mesh_object(model: Model, roles: Roles, index: int, scale: float, paint: Material | None = None) -> ObjectSpec:
+    """A mesh from a file, `scale` units from its middle to its longest sides, in its own look or painted."""
+    return _object(roles, index, (model_part(model, paint),), scale)
 
 
 def plain_words(thing: Thing, language: Language) -> list[str]:

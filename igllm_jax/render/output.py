@@ -18,6 +18,17 @@ from igllm_jax.errors import UserError
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM)
 
 
+def check_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> list[str]:
+    """Those of `names` that exist in `folder`. Raises: UserError when there are some and `overwrite` is false."""
+    existing = [name for name in names if (folder / name).exists()]
+    if existing and not overwrite:
+        raise UserError(
+            f"{folder / existing[0]} exists already ({len(existing)} of {len(names)} outputs do); "
+            "choose another --out, or give --overwrite to replace them"
+        )
+    return existing
+
+
 @contextlib.contextmanager
 def finished_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
     """Yields a hidden folder to write `names` (paths relative to `folder`) into; moves them into `folder` on success.
@@ -26,19 +37,14 @@ def finished_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> 
     names: in the order of moving, so what marks the set as complete comes last.
     Raises: UserError when outputs exist and `overwrite` is false, or when `folder` can't be made or written.
     """
-    existing = [name for name in names if (folder / name).exists()]
-    if existing and not overwrite:
-        raise UserError(
-            f"{folder / existing[0]} exists already ({len(existing)} of {len(names)} outputs do); "
-            "choose another --out, or give --overwrite to replace them"
-        )
+    existing = check_outputs(folder, names, overwrite=overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     except OSError as error:
         raise UserError(f"can't write into {folder}: {error.strerror}; choose another --out") from error
     try:
-        with _interruptible():
+        with interruptible():
             for name in names:
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
             yield partial
@@ -56,7 +62,7 @@ def finished_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> 
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Turns SIGTERM into KeyboardInterrupt meanwhile, so that a stopped run cleans up as an interrupted one does."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -12,7 +12,12 @@ VisiblePixels = Callable[[SceneSpec], np.ndarray]  # int [N]: how many pixels sh
 
 @dataclass(frozen=True)
 class Recipe:
-    """width, height: of the image, in pixels. min_objects, max_objects: of a scene, for tasks with several."""
+    """width, height: of the image, in pixels. min_objects, max_objects: of a scene, for tasks with several.
+
+    domain_shift: one of `compose.shifts.SHIFTS`, or None. meshes: a folder of models to show instead of the toys.
+    rotation_unit: of clevr's labels; "rad" for pictures whose numbers from 0 to 360 are taken for radians, as CLEVR's
+    generator hands them to Blender. None is the task's own.
+    """
 
     task: str
     seed: int
@@ -20,3 +25,6 @@ class Recipe:
     height: int
     min_objects: int
     max_objects: int
+    domain_shift: str | None = None
+    meshes: str | None = None
+    rotation_unit: str | None = None

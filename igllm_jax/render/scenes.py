@@ -38,7 +38,7 @@ STORED, STANDARD, RECOVERED = "stored", "standard", "recovered"  # where a camer
 Builder = Callable[[Roles, int, Camera, Mapping[str, Material]], ObjectSpec]
 # task -> what its objects look like; tasks that are not here show CLEVR's solids
 BUILDERS: dict[str, Builder] = {
-    "clevr": lambda roles, index, camera, paint: solid(roles, index),
+    "clevr": lambda roles, index, camera, paint: solid(roles, index, paint.get("body")),
     "so3": lambda roles, index, camera, paint: toy_object(roles, index, so3_scale(camera), paint),
     "sixdof": lambda roles, index, camera, paint: toy_object(roles, index, SIXDOF_SCALE, paint),
     "shapenet": lambda roles, index, camera, paint: toy_object(roles, index, SHAPENET_SCALE, paint),

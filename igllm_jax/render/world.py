@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from igllm_jax.render.camera import Camera
-from igllm_jax.render.spec import Material, ObjectSpec
+from igllm_jax.render.meshes import box
+from igllm_jax.render.spec import FILE, Material, ObjectSpec
+
+FLAT = 1e-9  # least half-side of the box around a mesh, so that a sheet has an inverse
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,17 @@ class WorldPart:
 
 
 def world_parts(thing: ObjectSpec, owner: int = 0) -> list[WorldPart]:
-    """The parts of one object in the scene."""
+    """The parts of one object in the scene. A mesh from a file stands as the box around it, with its own kind."""
     location, rotation = np.array(thing.location), np.array(thing.rotation)
-    return [
-        WorldPart(
-            kind=part.kind,
-            center=location + thing.scale * (rotation @ np.array(part.center)),
-            axes=thing.scale * (rotation @ np.array(part.axes)),
-            material=part.material,
-            owner=owner,
-        )
-        for part in thing.parts
-    ]
+    parts = []
+    for part in thing.parts:
+        center, axes = np.array(part.center), np.array(part.axes)
+        if part.kind == FILE and part.file is not None:
+            low, high = box(part.file)
+            center, axes = center + axes @ ((low + high) / 2), axes @ np.diag(np.maximum((high - low) / 2, FLAT))
+        center, axes = location + thing.scale * (rotation @ center), thing.scale * (rotation @ axes)
+        parts.append(WorldPart(part.kind, center, axes, part.material, owner))
+    return parts
 
 
 def all_world_parts(objects: Sequence[ObjectSpec]) -> list[WorldPart]:
@@ -62,7 +64,7 @@ def _reach_down(part: WorldPart) -> float:
     x, y, z = part.axes[2]
     if part.kind == "sphere":
         return float(np.sqrt(x * x + y * y + z * z))
-    if part.kind == "cube":
+    if part.kind in ("cube", FILE):
         return float(abs(x) + abs(y) + abs(z))
     if part.kind == "cylinder":
         return float(np.hypot(x, y) + abs(z))

@@ -51,7 +51,7 @@ def test_a_seed_gives_the_picture_and_the_label_that_it_always_gave(golden: dict
 def test_a_label_holds_all_that_its_picture_was_drawn_from(task: str) -> None:
     for split in COMPOSERS[task].splits:
         spec = compose_example(recipe(task), split, 3)
-        label = json.loads(json.dumps(label_entry(spec, task)))
+        label = json.loads(json.dumps(label_entry(spec, recipe(task))))
         assert from_json(to_json(spec)) == spec
         scene = Scene.from_label(label, task)
         stage, source = label_stage(label, scene, task, 1, 1)

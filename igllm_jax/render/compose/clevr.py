@@ -11,6 +11,7 @@ import numpy as np
 
 from igllm_jax.errors import UserError
 from igllm_jax.render.camera import Camera, clevr_camera
+from igllm_jax.render.compose.shifts import own_camera
 from igllm_jax.render.labels import pixel_of
 from igllm_jax.render.lights import GROUND, clevr_lights
 from igllm_jax.render.materials import COLORS
@@ -43,12 +44,12 @@ TRIES_PER_SCENE = 1000
 
 
 def compose(rng: np.random.Generator, recipe: Recipe, split: str, visible_pixels: VisiblePixels) -> SceneSpec:
-    """A random scene of `split` that keeps CLEVR's rules. Rotations are in degrees, 0 to 360.
+    """A random scene of `split` that keeps CLEVR's rules. Rotations are 0 to 360 in the recipe's unit.
 
     Raises: UserError when so many objects find no room.
     """
     x, y, z = rng.uniform(-CAMERA_JITTER, CAMERA_JITTER, 3)
-    camera = clevr_camera(recipe.width, recipe.height, (x, y, z))
+    camera = own_camera(rng, clevr_camera(recipe.width, recipe.height, (x, y, z)), recipe.domain_shift)
     lights = clevr_lights(rng.uniform(-LIGHT_JITTER, LIGHT_JITTER, (3, 3)))
     count = int(rng.integers(recipe.min_objects, recipe.max_objects + 1))
     fewest = MIN_SHARE_VISIBLE * recipe.width * recipe.height
@@ -56,10 +57,9 @@ def compose(rng: np.random.Generator, recipe: Recipe, split: str, visible_pixels
         objects = _arrange(rng, camera, count, CONDITIONS[split])
         if objects is None:
             continue
-        solids = tuple(
-            solid(roles_of(thing, find_language("clevr"), rotation_rep="", rotation_unit="deg"), index)
-            for index, thing in enumerate(objects)
-        )
+        unit = recipe.rotation_unit or "deg"
+        roles = (roles_of(thing, find_language("clevr"), rotation_rep="", rotation_unit=unit) for thing in objects)
+        solids = tuple(solid(one, index) for index, one in enumerate(roles))
         spec = SceneSpec(camera, lights, GROUND, solids, label=label(objects, camera))
         if visible_pixels(spec).min() >= fewest:
             return spec

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from igllm_jax.render.compose import clevr, poses, shapenet
+from igllm_jax.render.compose.shifts import shift_stage
 from igllm_jax.render.flat.draw import visible_pixels
 from igllm_jax.render.recipe import Recipe, VisiblePixels
 from igllm_jax.render.spec import SceneSpec
@@ -46,4 +47,5 @@ def compose(
     visible_pixels: counts the pixels of each object, for rules that ask for them; by default as `flat` draws it.
     Raises: UserError when a scene can't be made up.
     """
-    return COMPOSERS[recipe.task].compose(rng, recipe, split, visible_pixels)
+    spec = COMPOSERS[recipe.task].compose(rng, recipe, split, visible_pixels)
+    return shift_stage(rng, spec, recipe.domain_shift)

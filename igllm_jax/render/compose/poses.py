@@ -9,10 +9,12 @@ import math
 import numpy as np
 
 from igllm_jax.render.camera import Camera, clevr_camera
+from igllm_jax.render.compose.shifts import own_camera
 from igllm_jax.render.labels import pixel_of
 from igllm_jax.render.lights import CLEVR_LIGHTS, GROUND
 from igllm_jax.render.materials import PLANE_MATERIALS, PLANE_MATERIALS_OOD
-from igllm_jax.render.objects import ORIGIN, toy_object
+from igllm_jax.render.meshes import find_models
+from igllm_jax.render.objects import ORIGIN, mesh_object, toy_object
 from igllm_jax.render.recipe import Recipe, VisiblePixels
 from igllm_jax.render.roles import Roles
 from igllm_jax.render.spec import Ground, ObjectSpec, SceneSpec
@@ -56,8 +58,12 @@ def so3_scale(camera: Camera) -> float:
     return SO3_SCALE * min(camera.width, camera.height) / max(camera.width, camera.height)
 
 
-def plane_object(turn: np.ndarray, *, scale: float, ood: bool = False) -> ObjectSpec:
-    """The airplane at the origin, as object 0. ood: in the paint that training never shows."""
+def plane_object(turn: np.ndarray, *, scale: float, ood: bool = False, meshes: str | None = None) -> ObjectSpec:
+    """The airplane, or the first of `meshes`, at the origin, as object 0. ood: in paint that training never shows."""
+    if meshes is not None:
+        model = find_models(meshes)[0]
+        roles = Roles(shape=model.word, rotation=turn, words=(("shape", model.word),))
+        return mesh_object(model, roles, 0, scale, PLANE_MATERIALS_OOD["hull"] if ood else None)
     roles = Roles(shape=PLANE, rotation=turn, words=(("shape", PLANE),))
     return toy_object(roles, 0, scale, PLANE_MATERIALS_OOD if ood else PLANE_MATERIALS)
 
@@ -70,26 +76,27 @@ def compose_so3(rng: np.random.Generator, recipe: Recipe, split: str, visible_pi
         turn = random_turn(rng)
         while geodesic_deg(turn, np.eye(3)) <= SO3_HOLE_DEG:
             turn = random_turn(rng)
-    camera = clevr_camera(recipe.width, recipe.height)
-    thing = Object(shape=PLANE, rotation=matrix_to_euler(turn), pixel=pixel_of(camera, ORIGIN))
-    plane = plane_object(turn, scale=so3_scale(camera))
+    camera = own_camera(rng, clevr_camera(recipe.width, recipe.height), recipe.domain_shift)
+    plane = plane_object(turn, scale=so3_scale(camera), meshes=recipe.meshes)
+    shape = dict(plane.words)["shape"]
+    thing = Object(shape=shape, rotation=matrix_to_euler(turn), pixel=pixel_of(camera, ORIGIN))
     return SceneSpec(camera, CLEVR_LIGHTS, None, (plane,), label={"objects": [label_entry(thing, recipe.task)]})
 
 
 def compose_sixdof(rng: np.random.Generator, recipe: Recipe, split: str, visible_pixels: VisiblePixels) -> SceneSpec:
     """A random scene of sixdof. The toy is wholly in the picture and above the ground."""
     ood = split == "val_OOD"
-    camera = clevr_camera(recipe.width, recipe.height)
+    camera = own_camera(rng, clevr_camera(recipe.width, recipe.height), recipe.domain_shift)
     while True:
         turn = random_turn(rng)
         x, y = rng.uniform(-SIXDOF_REACH, SIXDOF_REACH, 2)
         lift = rng.uniform(0, SIXDOF_LIFT)
-        at_origin = plane_object(turn, scale=SIXDOF_SCALE, ood=ood)
+        at_origin = plane_object(turn, scale=SIXDOF_SCALE, ood=ood, meshes=recipe.meshes)
         location = (float(x), float(y), float(lift - lowest(world_parts(at_origin))))
         plane = dataclasses.replace(at_origin, location=location)
         if inside_image(world_parts(plane), camera, MARGIN):
             break
-    rotation = matrix_to_euler(turn)
-    thing = Object(shape=PLANE, location=location, rotation=rotation, pixel=pixel_of(camera, location))
+    shape, rotation = dict(plane.words)["shape"], matrix_to_euler(turn)
+    thing = Object(shape=shape, location=location, rotation=rotation, pixel=pixel_of(camera, location))
     ground = SIXDOF_GROUND_OOD if ood else GROUND
     return SceneSpec(camera, CLEVR_LIGHTS, ground, (plane,), label={"objects": [label_entry(thing, recipe.task)]})

@@ -1,0 +1,53 @@
+"""Folders of meshes as models with words, and the boxes around them."""
+
+import numpy as np
+import pytest
+
+from igllm_jax.errors import UserError
+from igllm_jax.render.meshes import box, find_models, is_test_model, model_part
+from igllm_jax.render.objects import mesh_object
+from igllm_jax.render.roles import Roles
+from igllm_jax.render.world import lowest, world_parts
+
+TETRAHEDRON = "v 0 0 0\nv 4 0 0\nv 0 3 0\nv 0 0 2\nf 1 2 3\nf 1 2 4\nf 1 3 4\nf 2 3 4\n"  # y up
+
+
+def test_files_and_shapenets_layout_give_words(tmp_path):
+    (tmp_path / "mug.glb").write_bytes(b"")
+    (tmp_path / "my toy.obj").write_text(TETRAHEDRON)
+    (tmp_path / "notes.txt").write_text("")
+    for model in ("b", "a", "d", "c"):
+        folder = tmp_path / "02958343" / model / "models"
+        folder.mkdir(parents=True)
+        (folder / "model_normalized.obj").write_text(TETRAHEDRON)
+    models = find_models(str(tmp_path))
+    assert [model.word for model in models] == ["car_0", "car_1", "car_2", "car_3", "mug", "my_toy"]
+    assert "/02958343/a/" in models[0].file and models[0].name == "car" and models[4].name == "mug"
+    assert [is_test_model(model, models) for model in models] == [False, False, False, True, False, False]
+
+
+def test_the_box_has_z_up_and_the_part_reaches_one(tmp_path):
+    pytest.importorskip("trimesh")
+    (tmp_path / "x.obj").write_text(TETRAHEDRON)
+    (model,) = find_models(str(tmp_path))
+    low, high = box(model.file)
+    assert np.allclose(low, (0, -2, 0)) and np.allclose(high, (4, 0, 3))
+    part = model_part(model, None)
+    corners = np.array(part.center) + np.array([low, high]) @ np.array(part.axes).T
+    assert np.allclose(corners, [(-1, -0.5, -0.75), (1, 0.5, 0.75)])
+    (placed,) = world_parts(mesh_object(model, Roles(shape="x", location=(1.0, 0.0, 2.0)), 0, 2.0))
+    assert np.allclose(placed.center, (1, 0, 2)) and lowest([placed]) == pytest.approx(0.5)
+
+
+def test_what_is_no_mesh_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"expected files that end in \.glb"):
+        find_models(str(tmp_path))
+    pytest.importorskip("trimesh")
+    (tmp_path / "x.obj").write_text("nothing")
+    with pytest.raises(UserError, match=r"x\.obj"):
+        box(str(tmp_path / "x.obj"))
+    for name in ("a b.obj", "a_b.obj"):
+        (tmp_path / name).write_text(TETRAHEDRON)
+    find_models.cache_clear()
+    with pytest.raises(UserError, match="are both 'a_b'; rename one"):
+        find_models(str(tmp_path))
