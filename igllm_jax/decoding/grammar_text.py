@@ -48,15 +48,19 @@ class TextAutomaton:
         self.calls, self._as_tokens = calls, numbers_as_tokens
         language = calls.language
         self.start, self.done = self.add(), self.add()
-        between = self.add()
-        self.path(self.start, f" {language.answer_start}".encode(), between)
+        between = first = self.add()
+        if not language.answer_start + language.answer_end:  # no space stands before an answer without any text
+            first = self.add()
+            self.path(self.start, [END], self.done)
+        self.path(self.start, f" {language.answer_start}".encode(), first)
         self.path(between, [*language.answer_end.encode(), END], self.done)
         self.path(self.done, [END], self.done)
         for number, function in enumerate(language.functions):
             if language.answer_end.startswith(f"{function.name}("):
                 raise UserError(f"language {language.name}: answer_end begins like a call of {function.name}; change it")
             opened = self.add()
-            self.path(between, f"{function.name}(".encode(), opened, Event("call", number))
+            for state in {first, between}:
+                self.path(state, f"{function.name}(".encode(), opened, Event("call", number))
             self._add_arguments(number, opened, between)
 
     def add(self, *, longest: int = 0, depth: int = -1) -> int:
