@@ -3,9 +3,9 @@
 `compile_grammar` makes a Grammar from a language and a tokenizer, once. A row's state is a small integer vector;
 `advance`, `mask` and `forced` are gathers into the grammar's tables, and work on NumPy and on JAX arrays alike.
 
-What is allowed: the sentence around the code, calls in any number, their arguments in any order (or in the written one),
-each once; words that the language has, or open ones of bounded length; numbers within their range, as float tokens or as
-text with at most twelve digits before the point; references to calls that stand before. What every call must say comes
+What is allowed: the sentence around the code, calls in any number, their arguments in any order (or in the written
+one), each once; words that the language has, or open ones of bounded length; numbers within their range, as float tokens
+or text with at most twelve digits before the point; references to calls that stand before. What every call must say comes
 before its bracket closes, and what its words forbid is kept out, whichever of the two comes first. A token is allowed
 only while the answer can still be ended with the tokens that are left.
 
@@ -33,7 +33,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.scene.language import Language
 
 Array = Any  # of NumPy or JAX
-PLACE, MEMORY, CHARACTERS, VALUE, LEFT, COUNTS = range(6)  # of a state; from COUNTS on, calls of each function referred to
+PLACE, MEMORY, CHARACTERS, VALUE, LEFT, COUNTS = range(6)  # of a state; from COUNTS on, calls so far
 
 
 @jax.tree_util.register_dataclass
@@ -41,8 +41,8 @@ PLACE, MEMORY, CHARACTERS, VALUE, LEFT, COUNTS = range(6)  # of a state; from CO
 class Grammar:
     """Tables. P places, M memories, E moves, C classes of tokens that behave alike, V tokens, R references of a move.
 
-    classes: [V]. moves: [P, C], 0 where there is none. places: [E], where a move leads. effects: [E], its row of
-    `memories` [.., M], which maps memories, -1 where the move is impossible. tokens_left: [P, M], the fewest to the end.
+    classes: [V]. moves: [P, C], 0 for none. places: [E], where a move leads. effects: [E], its row of
+    `memories` [.., M], which maps memories, -1 where it is impossible. tokens_left: [P, M], the fewest to the end.
     only_token: [P, M], the one token that is allowed, -1 where there are several. longest: [P], of the open word there.
     needs, keeps, adds: [E], what a move does to the count of an open word's characters. closes: [E, functions], calls
     that it closes. refers_to, factor, term, is_read, closed_before: [E, R], digits of references (grammar_tokens.py).
@@ -226,7 +226,7 @@ def _classes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token -> class [V], and (place, class) -> move [P, C]. Tokens of one class have the same moves everywhere."""
     rng = np.random.default_rng(0)
-    sums = np.zeros(max(num_tokens, vocab_size), np.uint64)  # of random numbers, one for each move: alike where moves are
+    sums = np.zeros(max(num_tokens, vocab_size), np.uint64)  # of a random number for each move
     for index in kept.tolist():
         sums[graph.tokens[index]] += rng.integers(1 << 63, dtype=np.uint64)
     values, classes = np.unique(sums[:vocab_size], return_inverse=True)

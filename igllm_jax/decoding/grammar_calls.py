@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from igllm_jax.errors import UserError
-from igllm_jax.scene.kinds import Settings, Spelling
-from igllm_jax.scene.language import Attribute, Function, Language
+from igllm_jax.scene.kind import Settings, Spelling
+from igllm_jax.scene.language import Language
+from igllm_jax.scene.language_parts import Attribute, Function
 
 MOST_MEMORIES = 1 << 15
 
@@ -54,7 +55,7 @@ class _Rule:
         is_undecided = bool(self.needs_decider and self.decider_bits) and not memory.said & self.decider_bits
         if memory.said & self.bits:
             return memory.said & self.bits == self.bits and not is_undecided
-        is_unsayable = bool(memory.kept_out & self.bits) or self.needs_decider and not memory.said & self.decider_bits
+        is_unsayable = bool(memory.kept_out & self.bits) or (self.needs_decider and not memory.said & self.decider_bits)
         return is_unsayable or not self.is_required
 
 
@@ -140,7 +141,7 @@ class Calls:
                 name = self.language.functions[max(memory.function, 0)].name
                 raise UserError(
                     f"language {self.language.name}: a grammar can't hold the ways to say the arguments of {name} "
-                    f"(more than {MOST_MEMORIES}); make some required, or write them in order (shuffle_attributes=False)"
+                    f"(more than {MOST_MEMORIES}); leave some out, or make them one vector"
                 )
         return found
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from igllm_jax.decoding.grammar_calls import Calls, Event
 from igllm_jax.errors import UserError
-from igllm_jax.scene.kinds import LARGEST_INTEGER, NumberFormat, Spelling, is_sayable
-from igllm_jax.scene.language import Attribute
+from igllm_jax.scene.kind import LARGEST_INTEGER, NumberFormat, Spelling
+from igllm_jax.scene.kinds import is_sayable
+from igllm_jax.scene.language_parts import Attribute
 from igllm_jax.scene.reading import FLOAT_TOKEN
 
 NUMBER, END, NUM_SYMBOLS = 256, 257, 258
@@ -57,7 +58,9 @@ class TextAutomaton:
         self.path(self.done, [END], self.done)
         for number, function in enumerate(language.functions):
             if language.answer_end.startswith(f"{function.name}("):
-                raise UserError(f"language {language.name}: answer_end begins like a call of {function.name}; change it")
+                raise UserError(
+                    f"language {language.name}: answer_end begins like a call of {function.name}; change it"
+                )
             opened = self.add()
             for state in {first, between}:
                 self.path(state, f"{function.name}(".encode(), opened, Event("call", number))
@@ -241,7 +244,9 @@ class TextAutomaton:
             symbols, to = np.fromiter(links, int, len(links)), np.fromiter(links.values(), int, len(links))
             following[state, symbols] = to
             has_event[state, list(self.events[state])] = True
-            is_counted[state, symbols] = (longest[state] > 0) & (longest[to] > 0) & ((symbols < 0x80) | (symbols >= 0xC0))
+            is_counted[state, symbols] = (
+                (longest[state] > 0) & (longest[to] > 0) & ((symbols < 0x80) | (symbols >= 0xC0))
+            )
         return following, has_event, is_counted
 
 

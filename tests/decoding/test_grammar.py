@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igllm_jax.data.prompts import answer, code_of
+from igllm_jax.data.prompts import answer
 from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.decoding import grammar
 from igllm_jax.decoding.grammar import Grammar, compile_grammar
@@ -272,9 +272,7 @@ def test_llamas_vocabulary(as_tokens: bool) -> None:
     if not model.exists():
         pytest.skip(f"needs LLaMA's vocabulary as {model}")
     vocabulary, language = Tokenizer.load(model), find_language("clevr")
-    found = compile_grammar(
-        language, vocabulary, rotation_rep="", numbers_as_tokens=as_tokens, shuffle_attributes=True
-    )
+    found = compile_grammar(language, vocabulary, rotation_rep="", numbers_as_tokens=as_tokens, shuffle_attributes=True)
     assert found.num_bytes < 2**20
     item = Object(size="small", color="gray", material="rubber", shape="sphere", location=(1.5, -2.0, 0.7))
     scene = Scene((item.replace(pixel=(1.0, 0.0, 0.0)),), "i")
