@@ -4,10 +4,10 @@
 `advance`, `mask` and `forced` are gathers into the grammar's tables, and work on NumPy and on JAX arrays alike.
 
 What is allowed: the sentence around the code, calls in any number, their arguments in any order (or in the written
-one), each once; words that the language has, or open ones of bounded length; numbers within their range, as float tokens
-or text with at most twelve digits before the point; references to calls that stand before. What every call must say comes
-before its bracket closes, and what its words forbid is kept out, whichever of the two comes first. A token is allowed
-only while the answer can still be ended with the tokens that are left.
+one), each once; words that the language has, or open ones of bounded length; numbers within their range, as float
+tokens or text with at most twelve digits before the point; references to calls that stand before. What every call must
+say comes before its bracket closes, and what its words forbid is kept out, whichever of the two comes first. A token is
+allowed only while the answer can still be ended with the tokens that are left.
 
 Tokens are those of the writer: a text that has many tokenisations is allowed in that of `Tokenizer.encode` alone, so
 that a token that is forced is forced for good. Open words are the exception: within them any tokens may follow.

@@ -58,9 +58,7 @@ class TextAutomaton:
         self.path(self.done, [END], self.done)
         for number, function in enumerate(language.functions):
             if language.answer_end.startswith(f"{function.name}("):
-                raise UserError(
-                    f"language {language.name}: answer_end begins like a call of {function.name}; change it"
-                )
+                raise UserError(f"language {language.name}: answer_end begins like a call of {function.name}")
             opened = self.add()
             for state in {first, between}:
                 self.path(state, f"{function.name}(".encode(), opened, Event("call", number))
@@ -244,9 +242,8 @@ class TextAutomaton:
             symbols, to = np.fromiter(links, int, len(links)), np.fromiter(links.values(), int, len(links))
             following[state, symbols] = to
             has_event[state, list(self.events[state])] = True
-            is_counted[state, symbols] = (
-                (longest[state] > 0) & (longest[to] > 0) & ((symbols < 0x80) | (symbols >= 0xC0))
-            )
+            is_first = (symbols < _TRAIL.start) | (symbols >= _TRAIL.stop)  # of a character's bytes
+            is_counted[state, symbols] = (longest[state] > 0) & (longest[to] > 0) & is_first
         return following, has_event, is_counted
 
 

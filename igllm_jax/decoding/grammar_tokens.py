@@ -11,16 +11,18 @@ import numpy as np
 import sentencepiece.sentencepiece_model_pb2 as model_pb2
 
 from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.decoding.grammar_calls import Event
 from igllm_jax.decoding.grammar_text import END, NUMBER, TextAutomaton
 
+_MODEL = model_pb2.ModelProto  # type: ignore[attr-defined]
 _SEPARATORS = ("\n", "\x01", "数")  # what no piece of several characters holds keeps a pair apart from what is before
 _UNKNOWN = " ⁇ "  # what sentencepiece puts where it can't spell
 
 
 def token_symbols(tokenizer: Tokenizer, *, numbers_as_tokens: bool) -> list[bytes | tuple[int, ...]]:
     """Token -> its symbols (see grammar_text.py), () where it may never be written."""
-    model = model_pb2.ModelProto.FromString(tokenizer.model)
-    types = model_pb2.ModelProto.SentencePiece.Type
+    model = _MODEL.FromString(tokenizer.model)
+    types = _MODEL.SentencePiece.Type
     has_bytes = any(piece.type == types.BYTE for piece in model.pieces)
     found: list[bytes | tuple[int, ...]] = []
     for token, piece in enumerate(model.pieces):
@@ -40,7 +42,7 @@ class Neighbours:
     """Whether the writer puts one token behind another; always where the vocabulary is not byte pair encoding."""
 
     def __init__(self, tokenizer: Tokenizer):
-        model = model_pb2.ModelProto.FromString(tokenizer.model)
+        model = _MODEL.FromString(tokenizer.model)
         self.is_known = model.trainer_spec.model_type == model.trainer_spec.BPE
         self._tokenizer = tokenizer
         surfaces = [tokenizer.surface(token) for token in range(tokenizer.vocab_size)]
@@ -85,12 +87,12 @@ class Reference:
 class Step:
     """What a token does: where it leads, and what happens. to: state of the automaton. events: that memories know.
 
-    needs: characters it adds to the open word that it starts in. keeps: whether it ends in the same word. adds: what the
-    count of the word's characters becomes, beyond what is kept. closed: functions of calls that it closes.
+    needs: characters it adds to the open word that it starts in. keeps: whether it ends in the same word. adds: what
+    the count of the word's characters becomes, beyond what is kept. closed: functions of calls that it closes.
     """
 
     to: int
-    events: tuple = ()
+    events: tuple[Event, ...] = ()
     needs: int = 0
     keeps: bool = False
     adds: int = 0
@@ -161,7 +163,9 @@ class Walker:
 
     def _eventful(self, state: int, text: bytes | tuple[int, ...]) -> Step | None:
         """The step of one token, symbol by symbol; None where a word within it is too long."""
-        automaton, events, closed = self._automaton, [], []
+        automaton = self._automaton
+        events: list[Event] = []
+        closed: list[int] = []
         references: list[Reference] = []
         keeps, needs, count = automaton.longest[state] > 0, 0, 0
         for symbol in text:
