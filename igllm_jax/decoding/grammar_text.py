@@ -133,7 +133,7 @@ class TextAutomaton:
             start = self.add()
             self.link(start, [NUMBER], after)
             return start
-        low, high = (_scaled(x, number.digits, r) for x, r in
+        low, high = (_scaled(float(x), number.digits, r) for x, r in
                      ((number.minimum, ROUND_CEILING), (number.maximum, ROUND_FLOOR)))  # fmt: skip
         return self._decimal(low, high, number.digits, after, plus="+" if number.has_sign else "", minus_zero=True)
 
@@ -252,7 +252,7 @@ def _scaled(value: float, digits: int, rounding: str) -> int:
     most = 10 ** (_MOST_DIGITS + digits) - 1
     if math.isinf(value):
         return int(math.copysign(most, value))
-    scaled = int((Decimal(repr(float(value))).scaleb(digits)).to_integral_value(rounding))
+    scaled = int((Decimal(repr(value)).scaleb(digits)).to_integral_value(rounding))
     return max(-most, min(most, scaled))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from igllm_jax.data.prompts import answer
 from igllm_jax.data.tokens import Tokenizer, train_small
-from igllm_jax.decoding import grammar
+from igllm_jax.decoding import grammar, grammar_calls
 from igllm_jax.decoding.grammar import Grammar, compile_grammar
 from igllm_jax.errors import UserError
 from igllm_jax.scene.code import FLOAT_TOKEN, read, write
@@ -77,10 +77,9 @@ def problems(tokens: list[int], language: Language, vocabulary: Tokenizer, rep: 
     """What is wrong with the text of an answer; numbers of float tokens are the float head's business."""
     text = vocabulary.decode(tokens)
     assert text.startswith(language.answer_start) and text.endswith(language.answer_end)
-    code = text[len(language.answer_start) : len(text) - len(language.answer_end)]
-    reading = read(code.replace(FLOAT_TOKEN, "0.5"), language, rotation_rep=rep)
+    reading = read(text.replace(FLOAT_TOKEN, "0.5"), language, rotation_rep=rep)
     found = [problem.reason for problem in reading.problems]
-    return [reason for reason in found if FLOAT_TOKEN not in code or not OUT_OF_RANGE.search(reason)]
+    return [reason for reason in found if FLOAT_TOKEN not in text or not OUT_OF_RANGE.search(reason)]
 
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["float-head", "text"])
@@ -255,9 +254,10 @@ def test_ids_that_a_padded_model_has_besides() -> None:
     assert allowed.shape == (2, more) and not allowed[:, tokenizer().vocab_size :].any() and allowed[0].any()
 
 
-def test_mistakes_are_one_line(characters: Tokenizer) -> None:
+def test_mistakes_are_one_line(characters: Tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr(grammar_calls, "MOST_MEMORIES", 100)
     kinds = {"rotation_rep": "", "numbers_as_tokens": False, "shuffle_attributes": True}
-    attributes = "".join(f'[[functions.attributes]]\nname = "a{index}"\nkind = "integer"\n' for index in range(20))
+    attributes = "".join(f'[[functions.attributes]]\nname = "a{index}"\nkind = "integer"\n' for index in range(7))
     many = parse_language(f'name = "many"\n[[functions]]\nname = "add"\n{attributes}', "many.toml")
     with pytest.raises(UserError, match="language many: a grammar can't hold the ways to say the arguments of add"):
         compile_grammar(many, characters, **kinds)
