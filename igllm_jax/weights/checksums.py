@@ -24,13 +24,14 @@ def checksums(tree: Any) -> dict[str, int]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): array for path, array in leaves}
     is_here = jax.default_backend() == "cpu"  # where NumPy has it at once, and nothing needs to be compiled
-    sums = {
-        path: _of_numpy(np.asarray(array))
-        if isinstance(array, np.ndarray | np.generic) or (is_here and array.is_fully_addressable)
-        else _of_jax(array)
+    by_numpy = {
+        path
         for path, array in arrays.items()
+        if isinstance(array, np.ndarray | np.generic) or (is_here and array.is_fully_addressable)
     }
-    return {path: int(value) for path, value in jax.device_get(sums).items()}
+    # One program for all of them: several in flight, each with collectives, dead-lock devices that share threads.
+    sums = jax.device_get(_of_jax({path: array for path, array in arrays.items() if path not in by_numpy}))
+    return {path: _of_numpy(np.asarray(arrays[path])) if path in by_numpy else int(sums[path]) for path in arrays}
 
 
 def _mixed(bits: Any, index: Any) -> Any:
@@ -52,7 +53,11 @@ def _of_numpy(array: np.ndarray) -> int:
 
 
 @jax.jit
-def _of_jax(array: jax.Array) -> jax.Array:
+def _of_jax(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {path: _of_one(array) for path, array in arrays.items()}
+
+
+def _of_one(array: jax.Array) -> jax.Array:
     unsigned = _UNSIGNED[array.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
     index = jnp.zeros(array.shape, jnp.uint32)
