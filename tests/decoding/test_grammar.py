@@ -25,6 +25,8 @@ from tests.strategies import TASK_REPS, scenes
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "scene" / "golden"
+# so3, sixdof and shapenet have the same attributes: one of them in every representation is enough
+CASES = [(task, rep) for task, rep in TASK_REPS if task not in ("sixdof", "shapenet") or rep == "euler"]
 OUT_OF_RANGE = re.compile(r"must be (between .* and|.* or more|.* or less)")
 
 
@@ -83,7 +85,7 @@ def problems(tokens: list[int], language: Language, vocabulary: Tokenizer, rep: 
 
 
 @pytest.mark.parametrize("as_tokens", [True, False], ids=["float-head", "text"])
-@pytest.mark.parametrize(("task", "rep"), TASK_REPS)
+@pytest.mark.parametrize(("task", "rep"), CASES)
 def test_what_is_written_is_allowed_and_what_is_allowed_is_read(task: str, rep: str, as_tokens: bool) -> None:
     language = find_language(task)
     found = compiled(language, rep, as_tokens)
