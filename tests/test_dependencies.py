@@ -13,7 +13,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"igllm_jax", "tests", "configs", "benchmarks"}
-OPTIONAL = {"torch"}  # imported where it is needed, and its absence is told
+OPTIONAL = {"torch", "trimesh", "pxr"}  # imported where they are needed, and their absence is told or skips a test
+# of the environment that Blender runs in, and the files that run there beside each other
+OF_BLENDER = {"bpy", "bmesh", "mathutils", "worker_meshes", "worker_shading"}
 CONSTRAINTS = [
     Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"
 ]
@@ -37,7 +39,7 @@ def imported(*folders: str) -> set[str]:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.split(".")[0])
-    return found - OURS - set(sys.stdlib_module_names)
+    return found - OURS - OF_BLENDER - set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize(

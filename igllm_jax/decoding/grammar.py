@@ -13,7 +13,7 @@ Tokens are those of the writer: a text that has many tokenisations is allowed in
 that a token that is forced is forced for good. Open words are the exception: within them any tokens may follow.
 
 How: the text is an automaton over bytes (grammar_text.py), which tokens walk through (grammar_tokens.py); together with
-the last token it gives *places* (grammar_build.py). What a call has said is a *memory* beside it (grammar_calls.py), as
+the last token it gives *nodes* (grammar_build.py). What a call has said is a *memory* beside it (grammar_calls.py), as
 are counts of an open word's characters and of calls that references may name.
 """
 
@@ -25,7 +25,7 @@ import numpy as np
 
 from igllm_jax.data.prompts import answer
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.decoding.grammar_build import DEAD, DONE, UNREACHABLE, Graph, Move, Places, graph_of
+from igllm_jax.decoding.grammar_build import DEAD, DONE, UNREACHABLE, Graph, Move, Nodes, graph_of
 from igllm_jax.decoding.grammar_calls import Calls
 from igllm_jax.decoding.grammar_text import TextAutomaton
 from igllm_jax.decoding.grammar_tokens import Neighbours, Walker, token_symbols
@@ -33,15 +33,15 @@ from igllm_jax.errors import UserError
 from igllm_jax.scene.language import Language
 
 Array = Any  # of NumPy or JAX
-PLACE, MEMORY, CHARACTERS, VALUE, LEFT, COUNTS = range(6)  # of a state; from COUNTS on, calls so far
+NODE, MEMORY, CHARACTERS, VALUE, LEFT, COUNTS = range(6)  # of a state; from COUNTS on, calls so far
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Grammar:
-    """Tables. P places, M memories, E moves, C classes of tokens that behave alike, V tokens, R references of a move.
+    """Tables. P nodes, M memories, E moves, C classes of tokens that behave alike, V tokens, R references of a move.
 
-    classes: [V]. moves: [P, C], 0 for none. places: [E], where a move leads. effects: [E], its row of
+    classes: [V]. moves: [P, C], 0 for none. nodes: [E], where a move leads. effects: [E], its row of
     `memories` [.., M], which maps memories, -1 where it is impossible. tokens_left: [P, M], the fewest to the end.
     only_token: [P, M], the one token that is allowed, -1 where there are several. longest: [P], of the open word there.
     needs, keeps, adds: [E], what a move does to the count of an open word's characters. closes: [E, functions], calls
@@ -51,7 +51,7 @@ class Grammar:
 
     classes: Array
     moves: Array
-    places: Array
+    nodes: Array
     effects: Array
     memories: Array
     tokens_left: Array
@@ -75,7 +75,7 @@ class Grammar:
     @property
     def shortest(self) -> int:
         """Tokens of the shortest answer, the end token among them."""
-        return int(self.tokens_left[self.start[PLACE], self.start[MEMORY]])
+        return int(self.tokens_left[self.start[NODE], self.start[MEMORY]])
 
     def starts(self, rows: int, max_new_tokens: int) -> np.ndarray:
         """States int32 [rows, W] before answers of at most `max_new_tokens`, the end token among them.
@@ -95,15 +95,15 @@ class Grammar:
 def advance(grammar: Grammar, state: Array, token: Array) -> Array:
     """States [..., W] after a token each [...]; of one that is not allowed, a state that allows nothing."""
     xp = state.__array_namespace__()
-    move = grammar.moves[state[..., PLACE], grammar.classes[token]].astype(np.int32)
+    move = grammar.moves[state[..., NODE], grammar.classes[token]].astype(np.int32)
     memory = grammar.memories[grammar.effects[move], state[..., MEMORY]].astype(np.int32)
     kept = xp.where(grammar.keeps[move], state[..., CHARACTERS], 0)
     value = state[..., VALUE]
     for index in range(grammar.factor.shape[1]):
         read = value * grammar.factor[move, index] + grammar.term[move, index]
         value = xp.where(grammar.is_read[move, index], read, value)
-    place = xp.where(memory < 0, DEAD, grammar.places[move])
-    head = [place, xp.maximum(memory, 0), kept + grammar.adds[move], value, xp.maximum(state[..., LEFT] - 1, 0)]
+    node = xp.where(memory < 0, DEAD, grammar.nodes[move])
+    head = [node, xp.maximum(memory, 0), kept + grammar.adds[move], value, xp.maximum(state[..., LEFT] - 1, 0)]
     counts = state[..., COUNTS:] + grammar.closes[move]
     return xp.concatenate([xp.stack(head, axis=-1).astype(np.int32), counts.astype(np.int32)], axis=-1)
 
@@ -111,12 +111,12 @@ def advance(grammar: Grammar, state: Array, token: Array) -> Array:
 def mask(grammar: Grammar, state: Array) -> Array:
     """bool [..., V]: the tokens that may follow in states [..., W]; after the end, the end token alone."""
     xp = state.__array_namespace__()
-    place, memory, characters, value, left = (state[..., index, None] for index in range(COUNTS))
-    move = grammar.moves[state[..., PLACE]].astype(np.int32)  # [..., C]
+    node, memory, characters, value, left = (state[..., index, None] for index in range(COUNTS))
+    move = grammar.moves[state[..., NODE]].astype(np.int32)  # [..., C]
     after = grammar.memories[grammar.effects[move], memory].astype(np.int32)
-    to_go = grammar.tokens_left[grammar.places[move], xp.maximum(after, 0)].astype(np.int32)
-    is_legal = (move > 0) & (after >= 0) & ((to_go < left) | (place == DONE)) & (to_go < UNREACHABLE)
-    is_legal &= characters + grammar.needs[move] <= grammar.longest[place]
+    to_go = grammar.tokens_left[grammar.nodes[move], xp.maximum(after, 0)].astype(np.int32)
+    is_legal = (move > 0) & (after >= 0) & ((to_go < left) | (node == DONE)) & (to_go < UNREACHABLE)
+    is_legal &= characters + grammar.needs[move] <= grammar.longest[node]
     for index in range(grammar.factor.shape[1]):
         value = xp.where(
             grammar.is_read[move, index], value * grammar.factor[move, index] + grammar.term[move, index], value
@@ -128,7 +128,7 @@ def mask(grammar: Grammar, state: Array) -> Array:
 
 def forced(grammar: Grammar, state: Array) -> Array:
     """int32 [...]: the one token that may follow, whatever the model thinks; -1 where several may."""
-    return grammar.only_token[state[..., PLACE], state[..., MEMORY]]
+    return grammar.only_token[state[..., NODE], state[..., MEMORY]]
 
 
 def compile_grammar(
@@ -150,11 +150,11 @@ def compile_grammar(
     calls = Calls(language, language.settings(rotation_rep), is_shuffled=shuffle_attributes)
     automaton = TextAutomaton(calls, numbers_as_tokens=numbers_as_tokens)
     symbols = token_symbols(tokenizer, numbers_as_tokens=numbers_as_tokens)
-    places = Places(automaton, Walker(automaton, symbols), Neighbours(tokenizer))
+    nodes = Nodes(automaton, Walker(automaton, symbols), Neighbours(tokenizer))
     events = {event for links in automaton.events for event in links.values() if event.kind != "digit"}
     memories = calls.memories(events)
-    graph = graph_of(places, memories, {event: calls.moves(memories, event) for event in events})
-    grammar = _tables(places, graph, calls, tokenizer.vocab_size, vocab_size or tokenizer.vocab_size)
+    graph = graph_of(nodes, memories, {event: calls.moves(memories, event) for event in events})
+    grammar = _tables(nodes, graph, calls, tokenizer.vocab_size, vocab_size or tokenizer.vocab_size)
     state = grammar.starts(1, 1 << 15)[0] if grammar.shortest < UNREACHABLE else None
     for token in [*tokenizer.encode(answer("", language)), tokenizer.eos_id]:
         if state is None or not mask(grammar, state)[token]:
@@ -166,28 +166,30 @@ def compile_grammar(
     return grammar
 
 
-def _tables(places: Places, graph: Graph, calls: Calls, num_tokens: int, vocab_size: int) -> Grammar:
+def _tables(nodes: Nodes, graph: Graph, calls: Calls, num_tokens: int, vocab_size: int) -> Grammar:
     """What can be reached, numbered anew, as a Grammar."""
-    kept, place_numbers, move_numbers = _reached(places, graph)
-    found = list(places.moves)
-    classes, moves = _classes(graph, kept, place_numbers, move_numbers, num_tokens, vocab_size)
+    kept, node_numbers, move_numbers = _reached(nodes, graph)
+    found = list(nodes.moves)
+    classes, moves = _classes(graph, kept, node_numbers, move_numbers, num_tokens, vocab_size)
     of_move = sorted(move_numbers, key=move_numbers.__getitem__)
     chosen = [Move(DEAD, found[0].step), *(found[index] for index in of_move)]
-    maps = np.concatenate([np.full((1, graph.maps.shape[1]), -1, graph.maps.dtype), graph.maps])
+    memory_steps = np.concatenate(
+        [np.full((1, graph.memory_steps.shape[1]), -1, graph.memory_steps.dtype), graph.memory_steps]
+    )
     effects = np.array([0, *(graph.effects[of_move] + 1)])
     rows, effects = np.unique(effects, return_inverse=True)
-    old_places = sorted(place_numbers, key=place_numbers.__getitem__)
-    longest = np.array([places.automaton.longest[places.states[place]] if place else 0 for place in old_places])
+    old_nodes = sorted(node_numbers, key=node_numbers.__getitem__)
+    longest = np.array([nodes.automaton.longest[nodes.states[node]] if node else 0 for node in old_nodes])
     start = np.zeros(COUNTS + max(len(calls.referred), 1), np.int32)
-    start[PLACE] = place_numbers[places.start]
+    start[NODE] = node_numbers[nodes.start]
     return Grammar(
         classes=classes,
         moves=moves,
-        places=np.array([0, *(place_numbers[move.place] for move in chosen[1:])], np.int32),
+        nodes=np.array([0, *(node_numbers[move.node] for move in chosen[1:])], np.int32),
         effects=effects.astype(np.int32),
-        memories=_small(maps[rows]),
-        tokens_left=graph.tokens_left[old_places],
-        only_token=_only_tokens(graph, kept, place_numbers),
+        memories=_small(memory_steps[rows]),
+        tokens_left=graph.tokens_left[old_nodes],
+        only_token=_only_tokens(graph, kept, node_numbers),
         longest=np.where(longest > 0, longest, np.iinfo(np.int32).max // 2).astype(np.int32),
         needs=np.array([move.step.needs for move in chosen], np.int32),
         keeps=np.array([move.step.keeps for move in chosen]),
@@ -197,18 +199,18 @@ def _tables(places: Places, graph: Graph, calls: Calls, num_tokens: int, vocab_s
     )
 
 
-def _reached(places: Places, graph: Graph) -> tuple[np.ndarray, dict[int, int], dict[int, int]]:
-    """Indices of the moves that lead on and can be reached, and new numbers of places and of moves (from 1)."""
+def _reached(nodes: Nodes, graph: Graph) -> tuple[np.ndarray, dict[int, int], dict[int, int]]:
+    """Indices of the moves that lead on and can be reached, and new numbers of nodes and of moves (from 1)."""
     useful = np.flatnonzero(graph.is_possible.any(axis=1))
     by_source: dict[int, list[int]] = {}
     for index in useful.tolist():
         by_source.setdefault(int(graph.sources[index]), []).append(index)
-    numbers, waiting = {DEAD: DEAD, DONE: DONE, places.start: 2}, [DONE, places.start]
+    numbers, waiting = {DEAD: DEAD, DONE: DONE, nodes.start: 2}, [DONE, nodes.start]
     kept: list[int] = []
     while waiting:
         for index in by_source.get(waiting.pop(), ()):
             kept.append(index)
-            to = int(graph.places[graph.moves[index]])
+            to = int(graph.nodes[graph.moves[index]])
             if to not in numbers:
                 numbers[to] = len(numbers)
                 waiting.append(to)
@@ -219,27 +221,27 @@ def _reached(places: Places, graph: Graph) -> tuple[np.ndarray, dict[int, int], 
 def _classes(
     graph: Graph,
     kept: np.ndarray,
-    place_numbers: dict[int, int],
+    node_numbers: dict[int, int],
     move_numbers: dict[int, int],
     num_tokens: int,
     vocab_size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token -> class [V], and (place, class) -> move [P, C]. Tokens of one class have the same moves everywhere."""
+    """Token -> class [V], and (node, class) -> move [P, C]. Tokens of one class have the same moves everywhere."""
     rng = np.random.default_rng(0)
     sums = np.zeros(max(num_tokens, vocab_size), np.uint64)  # of a random number for each move
     for index in kept.tolist():
         sums[graph.tokens[index]] += rng.integers(1 << 63, dtype=np.uint64)
     values, classes = np.unique(sums[:vocab_size], return_inverse=True)
-    moves = np.zeros((len(place_numbers), len(values)), np.uint16 if len(move_numbers) < 1 << 16 else np.int32)
+    moves = np.zeros((len(node_numbers), len(values)), np.uint16 if len(move_numbers) < 1 << 16 else np.int32)
     for index in kept.tolist():
-        row = place_numbers[int(graph.sources[index])]
+        row = node_numbers[int(graph.sources[index])]
         moves[row, classes[graph.tokens[index]]] = move_numbers[int(graph.moves[index])]
     return _small(classes), moves
 
 
-def _only_tokens(graph: Graph, kept: np.ndarray, place_numbers: dict[int, int]) -> np.ndarray:
+def _only_tokens(graph: Graph, kept: np.ndarray, node_numbers: dict[int, int]) -> np.ndarray:
     """int32 [P, M]: see Grammar."""
-    sources = np.array([place_numbers[int(source)] for source in graph.sources[kept]])
+    sources = np.array([node_numbers[int(source)] for source in graph.sources[kept]])
     order = np.argsort(sources, kind="stable")
     is_possible = graph.is_possible[kept[order]]
     sizes = np.array([len(graph.tokens[index]) for index in kept[order]])[:, None]
@@ -247,7 +249,7 @@ def _only_tokens(graph: Graph, kept: np.ndarray, place_numbers: dict[int, int]) 
     rows, starts = np.unique(sources[order], return_index=True)
     count = np.add.reduceat(is_possible * sizes, starts, axis=0)
     token = np.add.reduceat(is_possible * firsts, starts, axis=0)
-    found = np.full((len(place_numbers), graph.maps.shape[1]), -1, np.int32)
+    found = np.full((len(node_numbers), graph.memory_steps.shape[1]), -1, np.int32)
     found[rows] = np.where(count == 1, token, -1)
     return found
 

@@ -84,7 +84,7 @@ class TextAutomaton:
             if symbol not in self.next[state]:
                 self.link(state, [symbol], self.add())
             state = self.next[state][symbol]
-        assert last not in self.next[state], "one text must not lead to two places"
+        assert last not in self.next[state], "one text must not lead to two nodes"
         self.link(state, [last], to, event)
 
     def follow(self, state: int, other: int) -> None:
@@ -143,7 +143,7 @@ class TextAutomaton:
         return self._decimal(low, high, 0, after, plus="", minus_zero=False)
 
     def _decimal(self, low: int, high: int, digits: int, after: int, *, plus: str, minus_zero: bool) -> int:
-        """Decimals from low to high, which count the last of `digits` places after the point; all are written."""
+        """Decimals from low to high, which count the last of `digits` nodes after the point; all are written."""
         start = self.add()
         if high >= 0:
             entry = start
@@ -257,7 +257,7 @@ def _scaled(value: float, digits: int, rounding: str) -> int:
 
 
 class _Digits:
-    """Adds the digits of the numbers from `low` to `high` (both 0 or more, in units of the last of `digits` places).
+    """Adds the digits of the numbers from `low` to `high` (both 0 or more, in units of the last of `digits` nodes).
 
     A state is known by how many digits were said, and, while the bounds still cut, by which.
     """
@@ -272,9 +272,9 @@ class _Digits:
             if (to := self._whole(1, digit)) is not None:
                 self.automaton.link(state, [symbol], to)
 
-    def _fit(self, value: int, places: int) -> int:
-        """2 where all numbers that begin with `value` and have `places` more are within the bounds, 1 some, 0 none."""
-        least, most = value * 10**places, (value + 1) * 10**places - 1
+    def _fit(self, value: int, nodes: int) -> int:
+        """2 where all numbers that begin with `value` and have `nodes` more are within the bounds, 1 some, 0 none."""
+        least, most = value * 10**nodes, (value + 1) * 10**nodes - 1
         return 0 if most < self.low or least > self.high else 1 + (self.low <= least and most <= self.high)
 
     def _whole(self, count: int, value: int) -> int | None:
@@ -287,7 +287,7 @@ class _Digits:
         if key not in self._known:
             state = self._known[key] = self.automaton.add()
             if fits[0] and self.digits:
-                self.automaton.link(state, b".", self._places(0, value))
+                self.automaton.link(state, b".", self._nodes(0, value))
             elif fits[0]:
                 self.automaton.follow(state, self.after)
             for digit, symbol in enumerate(_DIGITS if len(fits) > 1 else ()):
@@ -295,15 +295,15 @@ class _Digits:
                     self.automaton.link(state, [symbol], to)
         return self._known[key]
 
-    def _places(self, count: int, value: int) -> int:
+    def _nodes(self, count: int, value: int) -> int:
         """The state after the point and `count` digits."""
         if count == self.digits:
             return self.after
         fit = self._fit(value, self.digits - count)
-        key = ("places", count, value if fit == 1 else -1)
+        key = ("nodes", count, value if fit == 1 else -1)
         if key not in self._known:
             state = self._known[key] = self.automaton.add()
             for digit, symbol in enumerate(_DIGITS):
                 if self._fit(10 * value + digit, self.digits - count - 1):
-                    self.automaton.link(state, [symbol], self._places(count + 1, 10 * value + digit))
+                    self.automaton.link(state, [symbol], self._nodes(count + 1, 10 * value + digit))
         return self._known[key]

@@ -129,8 +129,8 @@ class Walker:
         at = np.full(len(running), state)
         counted, has_event = np.zeros(len(running), np.int32), np.zeros(len(running), bool)
         done = []
-        for place in range(self._symbols.shape[1]):
-            symbol = self._symbols[running, place]
+        for node in range(self._symbols.shape[1]):
+            symbol = self._symbols[running, node]
             is_over = symbol < 0
             done.append((running[is_over], at[is_over], counted[is_over], has_event[is_over]))
             goes_on = ~is_over & (self._next[at, symbol] >= 0)

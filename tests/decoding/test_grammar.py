@@ -43,12 +43,12 @@ def compiled(language: Language, rep: str, as_tokens: bool, is_shuffled: bool = 
 
 
 def refused(found: Grammar, tokens: list[int], most: int) -> int | None:
-    """The place of the first token that may not follow, None where all may."""
+    """The position of the first token that may not follow, None where all may."""
     state = found.starts(1, most)[0]
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         only = grammar.forced(found, state)
         if not grammar.mask(found, state)[token] or only not in (-1, token):
-            return place
+            return position
         state = grammar.advance(found, state, np.int32(token))
     return None
 
@@ -197,8 +197,8 @@ def test_where_a_text_leaves_the_language(code: str, characters: Tokenizer) -> N
     found = compile_grammar(language, characters, rotation_rep="", numbers_as_tokens=False, shuffle_attributes=True)
     tokens = tokens_of(code, language, characters)
     assert max(len(characters.surface(token)) for token in tokens) == 1
-    place = refused(found, tokens, 300)
-    assert (None if place is None else characters.decode(tokens[:place])) == LINES[code]
+    position = refused(found, tokens, 300)
+    assert (None if position is None else characters.decode(tokens[:position])) == LINES[code]
 
 
 def test_the_written_order_alone(characters: Tokenizer) -> None:
