@@ -124,16 +124,10 @@ def _evaluate_one(
         _add_precision(result, kept, readings, sure, language, **sampling)
     if folder is not None:
         _add_renders(result, Path(folder), kept, readings, language, **sampling)
-    settings = {
-        "labels": labels,
-        "predictions": path,
-        "task": language.name,
-        "rotation_rep": rotation_rep,
-        "rotation_unit": rotation_unit,
-        "train_split": train_split,
-        "as_reference": averaging["as_reference"],
-        "renders": folder,
-    }
+    settings: dict[str, Any] = {"labels": labels, "predictions": path}
+    settings |= {"task": language.name, "rotation_rep": rotation_rep}
+    settings |= {"rotation_unit": rotation_unit, "train_split": train_split, "renders": folder}
+    settings |= {"as_reference": averaging["as_reference"]}
     counts = {
         "num_missing": len(scenes) - len(pairs),
         "num_unlabelled": len(found.answers) - len({name for _, name in pairs}),

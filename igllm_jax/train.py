@@ -67,16 +67,7 @@ class Run:
         self.accepts_changed_data = accepts_changed_data
         self.profile = profile or Profile("", self.workdir)
         self.workdir.mkdir(parents=True, exist_ok=True)
-        is_new = not (self.workdir / configs.CONFIG_FILE).exists()
-        kept = [] if is_new else configs.keep_meaning(config, self.workdir)
-        if kept:
-            log_line(f"as in the version that began this run: {', '.join(kept)}")
-        if distributed.is_first():
-            set_up_tokenizer(config, self.workdir)
-        distributed.barrier("tokenizer")  # the others find it in the workdir
-        self.tokenizer = set_up_tokenizer(config, self.workdir)
-        if not is_new:
-            configs.check_resume(config, configs.read(self.workdir))
+        self.tokenizer = settle(config, self.workdir)
         self.config = config
 
         # data
@@ -282,6 +273,24 @@ def set_aside(workdir: Path, step: str) -> None:
     if distributed.is_first():
         checkpoint.go_back(workdir, step)
     distributed.barrier("set aside")
+
+
+def settle(config: ConfigDict, workdir: Path) -> Tokenizer:
+    """The run's tokenizer; completes `config` by it, and by what a run that is there already meant.
+
+    Raises: UserError where the run in the workdir has another config.
+    """
+    is_new = not (workdir / configs.CONFIG_FILE).exists()
+    kept = [] if is_new else configs.keep_meaning(config, workdir)
+    if kept:
+        log_line(f"as in the version that began this run: {', '.join(kept)}")
+    if distributed.is_first():
+        set_up_tokenizer(config, workdir)
+    distributed.barrier("tokenizer")  # the others find it in the workdir
+    tokenizer = set_up_tokenizer(config, workdir)
+    if not is_new:
+        configs.check_resume(config, configs.read(workdir))
+    return tokenizer
 
 
 def set_up_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:

@@ -162,7 +162,7 @@ REFERENCE_SETTINGS = {
     "optim.weight_decay": 0.0,
     "train.checkpoint_every": 500,
     "train.float_weight": 1.0,
-    "train.keep_checkpoints": 1,
+    "train.keep_checkpoints": 2,
 }
 
 

@@ -124,7 +124,7 @@ def test_scenes_whose_camera_is_not_known_are_left_out() -> None:
 
 def test_errors(folder: Path, tmp_path: Path) -> None:
     images, labels = str(folder / "images" / "train.tar"), tmp_path / "labels.json"
-    with pytest.raises(UserError, match="--limit must be 1 or more, not 0"):
+    with pytest.raises(UserError, match=r"--limit: expected a whole number from 1 to .*, got '0'"):
         check_rotation.main(["--images", images, "--labels", str(labels), "--limit", "0"])
     content = json.loads((folder / "labels" / "train.json").read_text())["scenes"]
     labels.write_text(json.dumps([{**scene, "objects": scene["objects"][:2]} for scene in content]))

@@ -239,7 +239,7 @@ def test_settings_that_contradict_or_do_not_fit(labels: str, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"none of its 1 images is among the 11 of .* \('x.png' against 'CLEVR_000000"):
         evaluate(labels, foreign)
     for flag in ("--bootstrap", "--seed"):
-        with pytest.raises(UserError, match=f"{flag} must be 0 or more, not -1"):
+        with pytest.raises(UserError, match=rf"{flag}: expected a whole number from 0 to \d+, got .-1."):
             main(["--labels", labels, "--predictions", clevr, flag, "-1"])
 
 

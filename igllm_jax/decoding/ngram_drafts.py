@@ -10,6 +10,7 @@ last came after them. Contexts whose hashes meet cost a wrong guess, no more.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +33,8 @@ ACCEPTANCE_EMA_WEIGHT = 0.2  # a step's share of the exponential moving average
 class Table:
     """entries: int32 [contexts, entries]. acceptance_rate: float32 [], of late, of the first guesses, 0 to 1."""
 
-    entries: jax.Array | np.ndarray
-    acceptance_rate: jax.Array | np.ndarray
+    entries: Any  # arrays, or what JAX puts in their place while it compiles: shapes, shardings
+    acceptance_rate: Any
 
     @property
     def is_accepting(self) -> jax.Array:

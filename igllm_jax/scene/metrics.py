@@ -265,13 +265,8 @@ def report(
     result: dict[str, Any] = {
         "metrics": metrics,
         "num_scenes": len(scenes),
-        "num_unparsed": sum(bool(reading.problems) for reading in readings),
-        "num_unread": sum(bool(reading.problems) and not reading.objects for reading in readings),
-        "num_without_pairs": sum(not comparison.pairs for comparison in comparisons),
+        **_counts(scenes, readings, comparisons),
         "num_left_out": len(comparisons) - len(kept),
-        "num_true_objects": sum(len(scene.objects) for scene in scenes),
-        "num_predicted_objects": sum(len(reading.objects) for reading in readings),
-        "num_matched_objects": sum(len(comparison.pairs) for comparison in comparisons),
         "averaged_scenes": averaged_scenes,
         "by_object_count": _by_object_count(kept_scenes, kept, language),
         "confusion": _confusion(kept),
@@ -280,6 +275,17 @@ def report(
     if bootstrap:
         result["intervals"] = bootstrap_intervals(values, bootstrap, seed)
     return result
+
+
+def _counts(scenes: Sequence[Scene], readings: Sequence[Reading], comparisons: Sequence[Comparison]) -> dict[str, int]:
+    return {
+        "num_unparsed": sum(bool(reading.problems) for reading in readings),
+        "num_unread": sum(bool(reading.problems) and not reading.objects for reading in readings),
+        "num_without_pairs": sum(not comparison.pairs for comparison in comparisons),
+        "num_true_objects": sum(len(scene.objects) for scene in scenes),
+        "num_predicted_objects": sum(len(reading.objects) for reading in readings),
+        "num_matched_objects": sum(len(comparison.pairs) for comparison in comparisons),
+    }
 
 
 def _about(names: Iterable[str], language: Language) -> dict[str, dict[str, Any]]:
