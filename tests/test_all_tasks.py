@@ -90,7 +90,11 @@ def make_data(task: str, folder: Path) -> dict[str, str]:
     return places
 
 
-@pytest.mark.parametrize("task", SHIPPED)
+# one language in the plane and one in space in every run of the tests
+MANY = [task if task in ("twod", "clevr") else pytest.param(task, marks=pytest.mark.slow) for task in SHIPPED]
+
+
+@pytest.mark.parametrize("task", MANY)
 def test_from_nothing_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IGLLM_CACHE", str(tmp_path / "cache"))
     one = jax.devices()[:1]  # of the tests' eight fake ones, for which everything compiles longer

@@ -52,6 +52,7 @@ def test_a_batch_has_whole_answers_that_end_in_order():
     assert (batch["tokens"] < 53).all()
 
 
+@pytest.mark.slow
 def test_our_side_trains_and_decodes(tmp_path):
     work.write(tmp_path / "work", smaller())
     side = Ours(tmp_path / "work")
@@ -74,6 +75,7 @@ def test_our_side_draws_its_own_weights_where_the_folder_has_none(tmp_path):
     assert np.std(drawn["decoder/layers/q/kernel"]) > 0.1
 
 
+@pytest.mark.slow
 def test_our_side_decodes_what_a_run_has_learned(tmp_path, monkeypatch):
     """With guesses as without, from its own prompt and pictures; a run with another tokenizer says what is needed."""
     data, workdir = tmp_path / "data", tmp_path / "run"

@@ -51,6 +51,7 @@ def whole(data, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_killed_run_on_a_mixture_goes_on_bit_for_bit(whole, data, tmp_path, workers):
     process = runs.start("train", *words(tmp_path, data))

@@ -289,7 +289,7 @@ def plan_small(folder, *words):
     return json.loads(file.read_text())
 
 
-@pytest.mark.parametrize("what", ["train", "decode"])
+@pytest.mark.parametrize("what", ["train", pytest.param("decode", marks=pytest.mark.slow)])
 def test_a_small_run_on_this_machine(what, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
     mesh = {"train": "data=2,fsdp=2,tensor=1", "decode": "data=2,fsdp=1,tensor=2"}[what]
@@ -308,6 +308,7 @@ def test_a_tpu_s_compiler_gets_no_flags_of_cpus_and_gpus():
     assert found == {**own, **plan.TPU_ENVIRONMENT, "XLA_FLAGS": "--xla_dump_to=x"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu's compiler")
 def test_a_small_decoder_on_a_tpu_slice(tmp_path, capsys):
     found = plan_small(tmp_path, "--topology", "v5e:2x2", "--what", "decode")
@@ -317,6 +318,7 @@ def test_a_small_decoder_on_a_tpu_slice(tmp_path, capsys):
     assert "answer of all tokens >=" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu's compiler")
 def test_a_small_run_on_a_tpu_slice(tmp_path, capsys):
     found = plan_small(tmp_path, "--topology", "v5e-4", "--mesh", "data=2,fsdp=2")

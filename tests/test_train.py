@@ -42,7 +42,7 @@ def wait_for_step(process, workdir, step, *, saved):
     raise AssertionError("the run never got there")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_bit_for_bit(whole, data, tmp_path, workers):
     words = runs.arguments(tmp_path, data, data__num_workers=workers)
     process = runs.start("train", *words)
@@ -57,6 +57,7 @@ def test_a_killed_run_goes_on_bit_for_bit(whole, data, tmp_path, workers):
     assert all(wanted[step] == loss for step, loss in before.items())
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(whole, data, tmp_path):
     words = runs.arguments(tmp_path, data, train__checkpoint_every=1000, eval__loss_every=0)
     process = runs.start("train", *words)
@@ -92,6 +93,7 @@ def test_another_data_set_is_refused_on_resume(whole, tmp_path):
     assert "3 scenes are gone (2d.npz:" in said and "--accept_changed_data" in said
 
 
+@pytest.mark.slow
 def test_another_data_set_can_be_accepted_on_resume(whole, tmp_path):
     make_data.main(["twod", "--out", str(tmp_path), "--num_train", "61", "--num_val", "24"])
     shutil.copytree(whole[0], tmp_path / "run")

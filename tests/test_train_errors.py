@@ -51,6 +51,7 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_an_error_ends_a_run_saved_and_it_goes_on_from_there(data, tmp_path, capsys):
     with pytest.raises(UserError, match=r"^7.png: cannot be decoded; step 5 is saved, the same command goes on there$"):
         run(tmp_path, data, 5, UserError("7.png: cannot be decoded"))

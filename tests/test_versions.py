@@ -56,6 +56,11 @@ def test_a_run_of_format_1_is_read_under_todays_keys(golden, monkeypatch):
     assert configs.model_config(config).decoder.head_dim == 6
     params = checkpoint.load_params("run")
     assert params["decoder/layers/q/lora_b"].shape == (2, 3, 24) and np.any(params["decoder/layers/q/lora_b"])
+
+
+def test_a_run_of_format_1_is_exported(golden, monkeypatch):
+    pytest.importorskip("torch")  # a PEFT folder holds a torch file
+    monkeypatch.chdir(golden)
     exporting.export(exporting.from_run(golden / "run", "last"), "peft", golden / "peft")
     assert (golden / "peft" / "non_lora_trainables.bin").is_file()
 

@@ -52,7 +52,9 @@ def full_forward(params, config, tokens):
     return jnp.argmax(states @ model.decoder.head_kernel(), axis=-1), model.numbers(states)
 
 
-@pytest.mark.parametrize("kv_heads", (1, 2, 4))
+@pytest.mark.parametrize(
+    "kv_heads", (pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow))
+)
 def test_a_full_forward_pass_chooses_and_reads_the_same(kv_heads):
     """Of 4 query heads, where all share their keys and values, where two do, and where none does."""
     config = replace(CONFIG, decoder=replace(CONFIG.decoder, num_kv_heads=kv_heads))

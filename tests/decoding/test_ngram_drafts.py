@@ -74,7 +74,7 @@ def test_of_several_tokens_for_one_context_the_last_that_was_written_stays():
     assert ngram_drafts.guess(table, recent[:1], 1).tolist() == [[7]]
 
 
-@pytest.mark.parametrize("num_drafts", [1, 3])
+@pytest.mark.parametrize("num_drafts", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_guesses_change_nothing_that_is_written(prepared, plain, num_drafts, monkeypatch):
     """From an empty table, from one that knows the answers, and from one that holds nonsense and is trusted; in several
     pieces."""

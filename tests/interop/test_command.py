@@ -97,6 +97,7 @@ def test_a_killed_import_leaves_no_folder_and_goes_on(tmp_path, folders, capsys)
         np.testing.assert_array_equal(array, made.params(made.model(projector="mlp2x_gelu"))[path], err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_is_one_line(tmp_path, folders):
     """The limit on file sizes stands in for a full disk: the system refuses to write on in the same way."""
     limited = f"ulimit -f 8; exec {sys.executable} {TOOL} "

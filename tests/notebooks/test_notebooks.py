@@ -46,6 +46,7 @@ def execute(place: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
+@pytest.mark.slow
 def test_checkpoint_of_8_devices_and_what_its_model_writes(execute, place: Path) -> None:
     checks = [
         "assert (config.mesh.data, config.mesh.fsdp) == (2, 4)",
@@ -61,6 +62,7 @@ def test_checkpoint_of_8_devices_and_what_its_model_writes(execute, place: Path)
     execute("evaluate", checks, SCRATCH=place / "generated", WORKDIR=run, NUM_IMAGES=8)
 
 
+@pytest.mark.slow
 def test_evaluate_makes_its_own_predictions(execute, place: Path) -> None:
     checks = [
         "assert report['num_scenes'] == 24 and 0 < report['metrics']['l2'] < 1 and len(chosen) == 3",
@@ -69,6 +71,7 @@ def test_evaluate_makes_its_own_predictions(execute, place: Path) -> None:
     execute("evaluate", checks, SCRATCH=place / "evaluate")
 
 
+@pytest.mark.slow
 def test_data_makes_its_own(execute, place: Path) -> None:
     checks = [
         "assert len(examples) == 64 and shares[8] < shares[1]",

@@ -31,6 +31,8 @@ MESHES = [
     ("train", 1, 8, 1), ("train", 2, 4, 1), ("train", 2, 2, 2), ("train", 1, 2, 4),
     ("decode", 8, 1, 1), ("decode", 2, 1, 4),
 ]  # fmt: skip
+QUICK = {("replicated", 2, 2, 2), ("train", 2, 2, 2), ("decode", 2, 1, 4)}  # every axis sharded, in each layout
+CASES = [mesh if mesh in QUICK else pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES]
 
 
 @cache
@@ -76,7 +78,7 @@ def test_every_layout_is_tried():
     assert {name for name, *_ in MESHES} == set(LAYOUTS)
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize("mesh", CASES, ids=str)
 def test_a_layout_trains_as_one_device_does(mesh):
     alone = losses_alone()
     assert alone[-1] < 0.98 * alone[0]
@@ -106,7 +108,7 @@ def written_alone():
     return written(layout_of("train", 1, 1, 1))
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize("mesh", CASES, ids=str)
 def test_a_layout_writes_what_one_device_writes(mesh):
     """With guesses, and as without them."""
     alone, found = written_alone(), written(layout_of(*mesh), num_drafts=2)

@@ -102,6 +102,7 @@ def alone(data, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_two_processes_train_evaluate_and_write_as_one(alone, data, tmp_path):
     mesh = {"mesh__data": 2, "mesh__fsdp": 2, "eval__generate_every": STEPS}
     first, second = finish(start(2, 2, words(tmp_path, data, **mesh)))
@@ -122,6 +123,7 @@ def test_two_processes_train_evaluate_and_write_as_one(alone, data, tmp_path):
     assert len(json.loads((tmp_path / "two.json").read_text())["answers"]) == 5
 
 
+@pytest.mark.slow
 def test_four_stop_together_and_two_or_one_go_on(alone, data, tmp_path):
     """A signal to one process of four stops all after the same step; other meshes go on with the same data."""
     four = tmp_path / "four"
@@ -142,6 +144,7 @@ def test_four_stop_together_and_two_or_one_go_on(alone, data, tmp_path):
         assert_same(values(workdir, "val/loss"), values(alone, "val/loss"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "victim"), [(2, 1), (4, 0)])
 def test_when_one_is_killed_the_others_end_and_say_so(count, victim, data, tmp_path):
     """Whether it is the first one, which the others meet at, or another. One process goes on with the same data."""
@@ -170,6 +173,7 @@ def meta(workdir):
     return json.loads((workdir / "checkpoints" / str(find_step(workdir, "last")) / "meta" / "metadata").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "written"), [(1, "loss"), (2, "val/loss")])
 def test_a_signal_while_evaluating_or_generating_saves_and_nothing_is_lost(count, written, data, tmp_path):
     """What was given up the resumed run finds. Held-out losses come after the step's own, generated code after them."""
@@ -196,6 +200,7 @@ def scores(workdir):
     return {(line["step"], name): line[name] for line in lines for name in line if name.startswith("val/")}
 
 
+@pytest.mark.slow
 def test_a_signal_ends_generation_of_several_processes(alone, data, tmp_path):
     images = ["--workdir", str(alone), "--images", f"{data}/2d.npz:random", "--batch_size", "2"]
     processes = start(2, 1, [*images, "--max_new_tokens", "3000", "--out", str(tmp_path / "out.json")], "generate")
@@ -208,6 +213,7 @@ def test_a_signal_ends_generation_of_several_processes(alone, data, tmp_path):
     assert not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.slow
 def test_a_start_names_who_is_missing(data, tmp_path):
     places = environments(3, 1, IGLLM_START_SECONDS="20")
     here = [runs.start("train", *words(tmp_path, data), environment=place) for place in places[::2]]

@@ -111,8 +111,8 @@ def two_steps(workdir, tmp_path):
 
 
 def flip(run, step, item):
-    """Flips one bit in the largest file of an item, which holds arrays."""
-    file = max((run / "checkpoints" / str(step) / item).rglob("*"), key=lambda path: path.stat().st_size)
+    """Flips one bit in the largest file of an item's arrays; what each process wrote is stale once it was merged."""
+    file = max((run / "checkpoints" / str(step) / item / "d").iterdir(), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
     file.write_bytes(content)
