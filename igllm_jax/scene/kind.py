@@ -14,6 +14,7 @@ Said = Any  # what the code says of it: a word (str), an integer, or one or seve
 
 ROTATION_UNITS = ("deg", "rad")
 _LARGEST = float(np.finfo(np.float32).max)  # what a float head learns, and what distances can be squared from
+_PLAIN = (float, int)  # and no booleans
 LARGEST_INTEGER = 10**9  # a predicted integer beyond this is unreadable
 
 
@@ -65,7 +66,10 @@ class NumberFormat:
 
     def problem(self, numbers: tuple[float, ...]) -> str | None:
         """What is wrong with values, to be put after the name; None where nothing is."""
-        if all(self.minimum <= number <= self.maximum for number in numbers):
+        for number in numbers:  # a generator would cost more than the comparisons, over millions of numbers
+            if not self.minimum <= number <= self.maximum:
+                break
+        else:
             return None
         if self.maximum == math.inf:
             return f"must be {self.minimum:g} or more"
@@ -218,12 +222,13 @@ def number_text(count: int) -> str:
 
 def finite_numbers(value: Any, count: int) -> tuple[float, ...]:
     """`count` finite numbers of a label, from a list or, where it is one, bare. Raises: ValueError."""
-    if type(value) is list and len(value) == count:  # nearly all there are, of files with millions
-        for number in value:
-            if type(number) is not float or not -_LARGEST <= number <= _LARGEST:
+    plain = value if type(value) is list else [value]
+    if len(plain) == count:  # nearly all there are, of files with millions
+        for number in plain:
+            if type(number) not in _PLAIN or not -_LARGEST <= number <= _LARGEST:
                 break
         else:
-            return tuple(value)
+            return tuple(map(float, plain))
     numbers = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
     if len(numbers) != count or not all(_is_number(number) for number in numbers):
         raise ValueError(number_text(count))

@@ -36,14 +36,13 @@ def _number_format(table: Table, count: int) -> NumberFormat:
     scale = table.numbers("scale", count, 1.0)
     if not all(scale):
         raise table.error("scale", "must not be 0")
-    return NumberFormat(
-        digits=table.integer("digits", 3, least=0),
-        has_sign=table.boolean("sign", False),
-        minimum=table.number("minimum", -math.inf),
-        maximum=table.number("maximum", math.inf),
-        scale=scale,
-        offset=table.numbers("offset", count, 0.0),
-    )
+    digits = table.integer("digits", 3, least=0)
+    bounds = {"minimum": table.number("minimum", -math.inf), "maximum": table.number("maximum", math.inf)}
+    for key, bound in bounds.items():
+        if math.isfinite(bound) and round(bound, digits) != bound:  # written, it would lie outside the range
+            raise table.error(key, f"must be a number of at most {digits} digits after the point, as the code has it")
+    offset = table.numbers("offset", count, 0.0)
+    return NumberFormat(digits, table.boolean("sign", False), **bounds, scale=scale, offset=offset)
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,10 @@ class Word(Kind):
         return Spelling("word", words=words, longest=self.longest)
 
     def from_label(self, value: Any) -> Value:
-        if not isinstance(value, str) or not is_sayable(value):
+        is_known = self.words is not None and type(value) is str and value in self.words  # nearly all
+        if not is_known and (not isinstance(value, str) or not is_sayable(value)):
             raise ValueError("must be text without quotes or line breaks")
-        if self.words is not None and self.label_word(value) not in self.words:
+        if self.words is not None and not is_known and self.label_word(value) not in self.words:
             raise ValueError(f"must be one of {', '.join(self.words)}")
         return sys.intern(value)  # of 100 000 scenes, each word is kept once
 

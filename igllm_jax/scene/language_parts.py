@@ -1,6 +1,6 @@
 """The parts of a scene language: functions, and their attributes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -70,6 +70,16 @@ class Function:
     @cached_property
     def by_name(self) -> dict[str, Attribute]:
         return {attribute.name: attribute for attribute in self.attributes}
+
+    @cached_property
+    def from_labels(self) -> tuple[tuple[str, str, Callable[[Any], Any]], ...]:
+        """Name, label's key and reader of each attribute whose value stands in the label itself."""
+        own = (a for a in self.attributes if not (a.kind.refers_by and a.kind.refers_to))
+        return tuple((a.name, a.label, a.kind.from_label) for a in own)
+
+    @cached_property
+    def required(self) -> tuple[Attribute, ...]:
+        return tuple(attribute for attribute in self.attributes if attribute.is_required)
 
     @cached_property
     def by_argument(self) -> dict[str, tuple[Attribute, int]]:

@@ -139,17 +139,17 @@ def _function_of(entry: Any, language: Language) -> Function:
 
 def _object(entry: Mapping[str, Any], function: Function) -> Object:
     values: dict[str, Value] = {}
-    for attribute in function.attributes:
-        value = entry.get(attribute.label)
-        if value is None or (attribute.kind.refers_by and attribute.kind.refers_to):
+    for name, key, read in function.from_labels:
+        value = entry.get(key)
+        if value is None:
             continue
         try:
-            values[attribute.name] = attribute.kind.from_label(value)
+            values[name] = read(value)
         except ValueError as error:
-            raise UserError(f"{attribute.label} {error}, not {shown(value)}") from None
+            raise UserError(f"{key} {error}, not {shown(value)}") from None
     found = Object.of(function.name, values)
-    for attribute in function.attributes:
-        if attribute.is_required and entry.get(attribute.label) is None and attribute.may_be_said(found):
+    for attribute in function.required:
+        if entry.get(attribute.label) is None and attribute.may_be_said(found):
             raise UserError(f"{attribute.label} is missing, which every {function.name} must have")
     return found
 

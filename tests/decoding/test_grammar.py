@@ -133,8 +133,8 @@ name = "wall"
 name = "height"
 kind = "number"
 digits = 1
-minimum = -0.25
-maximum = 12.34
+minimum = -0.2
+maximum = 12.3
 [[functions]]
 name = "door"
 [[functions.attributes]]

@@ -37,7 +37,8 @@ def _number_keys(draw, size: int) -> dict:
     if draw(st.booleans()):
         keys |= {"scale": draw(st.sampled_from([0.25, 2, 8])), "offset": draw(st.sampled_from([-1, 0, 0.5]))}
     if draw(st.booleans()):
-        keys |= {"minimum": draw(st.sampled_from([-2, 0])), "maximum": draw(st.sampled_from([1, 5.5]))}
+        largest = st.sampled_from([1, 5.5 if keys["digits"] else 6])
+        keys |= {"minimum": draw(st.sampled_from([-2, 0])), "maximum": draw(largest)}
     return keys
 
 

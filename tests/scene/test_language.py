@@ -121,6 +121,7 @@ MISTAKES = [
     ("size = 2", "size = 2.5", r"line 7: .*size must be an integer, not 2.5"),
     ("scale = [2, 4]", "scale = [2]", r"line 9: .*scale must be a number or a list of 2 numbers, not \[2\]"),
     ("scale = [2, 4]", "scale = 0", r"line 9: .*scale must not be 0"),
+    ("scale = [2, 4]", "digits = 1\nmaximum = 5.25", r"line 10: .*maximum must be a number of at most 1 digits after"),
     ("matched = true", 'matched = "yes"', r"line 8: .*matched must be true or false, not 'yes'"),
     ('to = "wall"', 'to = "roof"', r"line 16: functions\[2\].attributes\[1\].to must be a function .*\(wall, door\)"),
     ('name = "door"', 'name = "wall"', r"line 12: functions\[2\].name 'wall' stands twice"),
