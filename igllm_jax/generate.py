@@ -2,59 +2,22 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 
-from igllm_jax import files, flags, progress
+from igllm_jax import files, flags
 from igllm_jax.data import tars
-from igllm_jax.data.eval_images import image_batches, reader
-from igllm_jax.decoding.answers import NUM_DRAFTS, Answer, AnswerGenerator
+from igllm_jax.decoding.answers import NUM_DRAFTS, AnswerGenerator
+from igllm_jax.decoding.predict import predict
 from igllm_jax.errors import UserError
 from igllm_jax.parallel import distributed
-from igllm_jax.parallel.sharding import MeshLayout, make_mesh, one_device
+from igllm_jax.parallel.sharding import MeshLayout, make_mesh
 from igllm_jax.scene.language import find_language
 from igllm_jax.scene.predictions import Predictions, of_language, write_predictions
-from igllm_jax.weights.trained_model import Trained, load_imported, load_run
-
-
-def predict(
-    trained: Trained,
-    source: Any,
-    *,
-    batch_size: int,
-    limit: int,
-    max_new_tokens: int,
-    layout: MeshLayout | None = None,
-    num_drafts: int = NUM_DRAFTS,
-    stops: Callable[[], bool] = distributed.never,
-) -> dict[str, Answer]:
-    """Image name -> answer, for the first `limit` images (0: all) of an image source, with progress on stderr.
-
-    layout: where `trained` lives (default: one device). batch_size is rounded up to what it can shard evenly.
-    num_drafts: see AnswerGenerator.
-    stops: asked before each batch. Raises: Stopped where it says so.
-    """
-    layout = one_device() if layout is None else layout
-    writer = AnswerGenerator(trained.model, trained.tokenizer, trained.data, max_new_tokens, layout, num_drafts)
-    prepared = writer.prepare(trained.params)
-    size = writer.batch_size(batch_size)
-    count = min(len(source), limit or len(source))
-    names, read = list(source.names)[:count], reader(source, trained.data)
-    found: Iterable[np.ndarray] = image_batches(read, count, size, trained.data.image_size, list(layout.rows(size)))
-    if jax.process_index() == 0:
-        found = progress.track(found, total=-(-count // size), label="generate", unit="batch")
-    answers: dict[str, Answer] = {}
-    for start, images in zip(range(0, count, size), found, strict=True):
-        if stops():
-            raise distributed.Stopped
-        here = names[start : start + size]
-        answers.update(zip(here, writer(prepared, images, size, here), strict=True))
-    return answers
+from igllm_jax.weights.trained_model import load_imported, load_run
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -118,11 +81,14 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         trained = load_imported(options.model, **about, layout=layout)
     if options.dtype:
         trained = replace(trained, model=replace(trained.model, dtype=options.dtype))
-    sizes = {name: getattr(options, name) for name in ("batch_size", "limit", "max_new_tokens", "num_drafts")}
-    answers = predict(trained, source, **sizes, layout=layout, stops=stops)
+    data = trained.data
+    generator = AnswerGenerator(
+        trained.model, trained.tokenizer, data, options.max_new_tokens, layout, options.num_drafts
+    )
+    sizes = {"batch_size": options.batch_size, "limit": options.limit}
+    answers = predict(generator, trained.params, source, **sizes, stops=stops)
     if jax.process_index() > 0:
         return 0
-    data = trained.data
     texts = {name: answer.text for name, answer in answers.items()}
     predictions = Predictions(
         texts,

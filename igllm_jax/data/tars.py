@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -27,6 +27,7 @@ KEPT_FROM = 1000  # members from which reading an index costs more than keeping 
 _THREADS = 16  # that wait for a disk
 
 
+@runtime_checkable  # for the types that tests check
 class ImageSource(Protocol):
     """N images with names. `read` is safe in threads, and the source may be sent to other processes."""
 

@@ -76,7 +76,7 @@ class AnswerGenerator:
         layout: MeshLayout,
         num_drafts: int = NUM_DRAFTS,
     ):
-        self.layout = layout
+        self.layout, self.data = layout, options
         nothing = jax.tree.map(lambda x: put(x, layout.replicated()), ngram_drafts.empty())
         self.known = (nothing,) if num_drafts else ()
         before, after = pipeline.prompt_tokens(options, tokenizer)

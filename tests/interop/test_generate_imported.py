@@ -57,12 +57,15 @@ def test_answers_for_every_image_in_either_dtype(tmp_path, folder, dtype):
 
 def test_the_dtype_is_that_of_the_computation(folder, tmp_path, monkeypatch):
     seen = []
-    real = generate.predict
-    monkeypatch.setattr(generate, "predict", lambda trained, *a, **k: seen.append(trained) or real(trained, *a, **k))
+    build, real = generate.AnswerGenerator, generate.predict
+    monkeypatch.setattr(generate, "AnswerGenerator", lambda model, *rest: seen.append(model) or build(model, *rest))
+    monkeypatch.setattr(
+        generate, "predict", lambda of, params, *a, **k: seen.append(params) or real(of, params, *a, **k)
+    )
     run(folder / "base", folder, tmp_path / "one.json")
     run(folder / "base", folder, tmp_path / "two.json", "--dtype", "bfloat16")
-    assert [trained.model.dtype for trained in seen] == ["float32", "bfloat16"]
-    assert {str(array.dtype) for array in seen[1].params.values()} == {"float32"}  # as stored
+    assert [model.dtype for model in seen[::2]] == ["float32", "bfloat16"]
+    assert {str(array.dtype) for array in seen[3].values()} == {"float32"}  # as stored
 
 
 def test_guesses_change_no_answer(tmp_path, folder):
