@@ -29,7 +29,7 @@ class Decodable(Protocol):
     """What a cache is made of: N images, and what their decoding depends on. `Examples` are."""
 
     images: ImageSource
-    places: np.ndarray
+    image_indices: np.ndarray
     fingerprint: str
     options: DataOptions
 
@@ -61,7 +61,7 @@ class CachedImages:
         shape = (len(examples), options.image_size, options.image_size, 3)
         prepared = (options.image_size, options.image_aspect_ratio, options.image_mean, astuple(options.pixel_options))
         skips = options.on_bad_sample == "skip"
-        key = digest(examples.fingerprint, examples.images.state, examples.places.tolist(), *prepared, skips)
+        key = digest(examples.fingerprint, examples.images.state, examples.image_indices.tolist(), *prepared, skips)
         file = Path(folder) / f"images-{key}.u8"
         try:
             if not _is_whole(file, shape):

@@ -29,7 +29,7 @@ class Examples:
 
     scenes: list[Scene]
     images: ImageSource
-    places: np.ndarray  # int64 [N]: which of the images each scene describes
+    image_indices: np.ndarray  # int64 [N]: which of the images each scene describes
     fingerprint: str
     options: DataOptions
     source: Source
@@ -45,7 +45,7 @@ class Examples:
     def fresh_image(self, index: int) -> np.ndarray:
         """The image, decoded now."""
         options = self.options
-        image = self.images.read(int(self.places[index]), options.pixel_options)
+        image = self.images.read(int(self.image_indices[index]), options.pixel_options)
         try:
             return preprocess(image, options.image_size, options.image_aspect_ratio, options.image_mean)
         except MemoryError:
@@ -57,7 +57,9 @@ class Examples:
     def without(self, left_out: Container[int]) -> "Examples":
         """The same, but for the scenes of these numbers; their images are decoded anew."""
         chosen = [index for index in range(len(self)) if index not in left_out]
-        return replace(self, scenes=[self.scenes[i] for i in chosen], places=self.places[chosen], cached=None)
+        return replace(
+            self, scenes=[self.scenes[i] for i in chosen], image_indices=self.image_indices[chosen], cached=None
+        )
 
     @property
     def content(self) -> str:
@@ -84,26 +86,26 @@ def load_examples(source: Source, options: DataOptions, limit: int = 0) -> Examp
     scenes = scenes[: source.num_samples or len(scenes)]
     scenes = scenes[: limit or len(scenes)]
     try:
-        places = np.array([images.find(scene.image) for scene in scenes], np.int64)
+        image_indices = np.array([images.find(scene.image) for scene in scenes], np.int64)
     except UserError as error:
         raise UserError(f"{error} (labels {labels})") from None
-    check_one_scene_each([scene.image for scene in scenes], places, labels)
+    check_one_scene_each([scene.image for scene in scenes], image_indices, labels)
     fingerprint = digest(images.fingerprint, label_digest, len(scenes))
-    examples = Examples(scenes, images, places, fingerprint, options, source)
+    examples = Examples(scenes, images, image_indices, fingerprint, options, source)
     if options.cache:
         examples.cached = CachedImages.open(options.cache, examples)
     return examples
 
 
-def check_one_scene_each(names: Sequence[str], places: Sequence[int] | np.ndarray, labels: str) -> list[int]:
-    """The places, once no two scenes have the same: both can't be right, and their image would be learned twice.
+def check_one_scene_each(names: Sequence[str], image_indices: Sequence[int] | np.ndarray, labels: str) -> list[int]:
+    """The indices, once no two scenes have the same: both can't be right, and their image would be learned twice.
 
-    names, places: [N], how each scene calls its image, and which one that is. labels: their file, for the message.
+    names, image_indices: [N], how each scene calls its image, and which one that is. labels: their file, for messages.
     Raises: UserError that names the image and both scenes.
     """
     owners: dict[int, int] = {}
-    for index, place in enumerate(map(int, places)):
-        owner = owners.setdefault(place, index)
+    for index, image in enumerate(map(int, image_indices)):
+        owner = owners.setdefault(image, index)
         if owner != index:
             called = "" if names[owner] == names[index] else f" (the second calls it {names[index]})"
             raise UserError(

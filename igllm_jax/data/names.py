@@ -43,14 +43,14 @@ class Names:
     @cached_property
     def _by_ending(self) -> dict[str, list[int]]:
         """`a/b/x.png`, `b/x.png` and `x.png` -> the first two images whose names end so: two are as bad as many."""
-        places: dict[str, list[int]] = {}
+        by_ending: dict[str, list[int]] = {}
         for index, name in enumerate(self.names):
             parts = name.split("/")
             for start in range(max(0, len(parts) - _MOST_FOLDERS), len(parts)):
-                found = places.setdefault("/".join(parts[start:]), [])
+                found = by_ending.setdefault("/".join(parts[start:]), [])
                 if len(found) < 2:
                     found.append(index)
-        return places
+        return by_ending
 
     def find(self, name: str) -> int:
         """The number of the image that a label calls `name`.

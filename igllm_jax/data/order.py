@@ -1,6 +1,6 @@
 """Which example each row of each step holds, and how long the step's rows are: functions of seed and step alone.
 
-A *visit* is one time that one example is seen. Visits are numbered from 0 on without end; steps are cut from them.
+A *visit* is one time that one example is seen. Visits are numbered from 0 on without end; steps are taken from them.
 """
 
 from collections.abc import Sequence
@@ -51,11 +51,11 @@ class Visits:
     def _own(self, source: int, visits: np.ndarray) -> np.ndarray:
         """A source's examples for its own visits, which are numbered from 0."""
         size = self._sizes[source]
-        epochs, places = np.divmod(visits, size)
+        epochs, positions = np.divmod(visits, size)
         examples = np.empty(len(visits), np.int64)
         for epoch in np.unique(epochs):
             is_epoch = epochs == epoch
-            examples[is_epoch] = self._permutation(source, int(epoch))[places[is_epoch]]
+            examples[is_epoch] = self._permutation(source, int(epoch))[positions[is_epoch]]
         return examples
 
     def _permutation(self, source: int, epoch: int) -> np.ndarray:
@@ -69,10 +69,10 @@ class Visits:
 
 
 class Order:
-    """Cuts the visits into steps of rows of about one length.
+    """Splits the visits into steps of rows of about one length.
 
-    With one length, steps are cut in order. With several, the visits of WINDOW_STEPS steps at a time are sorted by
-    length, cut into steps, and the steps shuffled: every visit still happens exactly once, and about at its turn.
+    With one length, steps are taken in order. With several, the visits of WINDOW_STEPS steps at a time are sorted by
+    length, split into steps, and the steps shuffled: every visit still happens exactly once, and about at its turn.
     """
 
     def __init__(self, visits: Visits, bounds: np.ndarray, lengths: Sequence[int], *, batch_size: int, seed: int):
@@ -89,14 +89,14 @@ class Order:
         if len(self._lengths) == 1:
             visits = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
             return visits, self._visits.examples(visits[0], visits[-1] + 1), int(self._lengths[0])
-        window, place = divmod(step, WINDOW_STEPS)
+        window, position = divmod(step, WINDOW_STEPS)
         windows = self._windows
         if window not in windows:
             self._windows = windows = {
                 **dict(list(windows.items())[-2:]),
                 window: self._window(window),
             }  # threads read on
-        visits, examples = (array[place] for array in windows[window])
+        visits, examples = (array[position] for array in windows[window])
         longest = self._bounds[examples].max()
         return visits, examples, int(self._lengths[np.searchsorted(self._lengths, longest)])
 

@@ -237,11 +237,11 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
 
-        def watch() -> None:
+        def end_after_parent() -> None:
             parent.join()
             os._exit(1)
 
-        threading.Thread(target=watch, daemon=True).start()
+        threading.Thread(target=end_after_parent, daemon=True).start()
 
 
 def _raise(failure: dict[str, np.ndarray]) -> NoReturn:
@@ -253,7 +253,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _bounds(examples: Examples, maker: RowMaker) -> np.ndarray:
-    """int64 [N]: every row's length. Raises: UserError for one above `max_length`; answers are never cut."""
+    """int64 [N]: every row's length. Raises: UserError for one above `max_length`; answers are never truncated."""
     options = maker.options
     bounds = np.array([maker.bound(scene) for scene in examples.scenes], np.int64)
     longest = int(bounds.argmax())

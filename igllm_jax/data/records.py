@@ -196,9 +196,9 @@ def _where_they_are(records: Any, bucket: str) -> Any:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
     from tensorflow_datasets.core.data_sources.base import file_instructions
 
-    place = bucket.removeprefix("file://")
+    folder = bucket.removeprefix("file://")
     parts = file_instructions(records.dataset_info, records.split)
-    return ArrayRecordDataSource([replace(part, filename=f"{place}/{Path(part.filename).name}") for part in parts])
+    return ArrayRecordDataSource([replace(part, filename=f"{folder}/{Path(part.filename).name}") for part in parts])
 
 
 def _builder(name: str, spec: str) -> Any:

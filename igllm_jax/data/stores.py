@@ -78,8 +78,8 @@ def _open_store(folder: str) -> Any:
         return tensorstore.KvStore.open(folder).result()
     bucket, _, path = folder.removeprefix("s3://").partition("/")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    place = {"driver": "s3", "bucket": bucket, "path": path, "endpoint": endpoint, "aws_region": region}
-    return tensorstore.KvStore.open(place).result()
+    address = {"driver": "s3", "bucket": bucket, "path": path, "endpoint": endpoint, "aws_region": region}
+    return tensorstore.KvStore.open(address).result()
 
 
 class RemoteFile:

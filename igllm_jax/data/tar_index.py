@@ -1,7 +1,7 @@
 """Where the files of an uncompressed tar lie, read from its headers: links followed, holes known, damage refused.
 
 Python's tarfile reads each header. It ends quietly where it should not (at a block of zeros, at a header it cannot
-read), and it hands out places that need not exist; what is here holds it to account.
+read), and it hands out offsets that need not exist; what is here holds it to account.
 """
 
 import io
@@ -156,17 +156,17 @@ class _Found:
         self.files[member.name] = member
 
     def _pieces(self, member: tarfile.TarInfo, name: str, stop: int) -> tuple[tuple[int, int, int], ...]:
-        sparse: Any = member.sparse  # [(place, count)], of files with holes
+        sparse: Any = member.sparse  # [(start, count)], of files with holes
         if sparse is None:
             return ((member.offset_data, 0, member.size),)
         pieces, offset, end = [], member.offset_data, 0
-        for place, count in sparse:
+        for start, count in sparse:
             if count == 0:  # of a map's unused rows
                 continue
-            if place < end or count < 0 or place + count > member.size or offset + count > stop:
+            if start < end or count < 0 or start + count > member.size or offset + count > stop:
                 raise UserError(f"{self.origin}: the map of holes of {name} is damaged; copy or download it again")
-            pieces.append((offset, place, count))
-            offset, end = offset + count, place + count
+            pieces.append((offset, start, count))
+            offset, end = offset + count, start + count
         if member.size > _LARGEST_WITH_HOLES:
             raise UserError(f"{self.origin}: {name} has holes and {member.size} bytes; pack it without --sparse")
         return tuple(pieces)

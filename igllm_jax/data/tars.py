@@ -52,7 +52,7 @@ class ImageSource(Protocol):
 
     @property
     def state(self) -> str:
-        """Stands for the files of this place, as they were last changed."""
+        """Stands for the files of this folder or tar, as they were last changed."""
 
 
 class TarReader(Names):
@@ -89,8 +89,8 @@ class TarReader(Names):
         if len(parts) == 1 and len(parts[0]) == member.size:
             return parts[0]
         content = bytearray(member.size)
-        for part, (_, place, size) in zip(parts, member.pieces, strict=True):
-            content[place : place + size] = part
+        for part, (_, start, size) in zip(parts, member.pieces, strict=True):
+            content[start : start + size] = part
         return bytes(content)
 
     def read(self, index: int, pixels: PixelOptions = EXACT) -> Image.Image:

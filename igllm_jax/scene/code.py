@@ -19,7 +19,7 @@ from igllm_jax.scene.kind import NumberFormat, Said, Settings, Spelling, Value
 from igllm_jax.scene.language import Language, find_language
 from igllm_jax.scene.language_parts import Attribute
 from igllm_jax.scene.reading import FLOAT_TOKEN, Problem, Reading, read, scene_of
-from igllm_jax.scene.scene import Object, Predicted, Scene
+from igllm_jax.scene.scene import Object, Predicted, Scene, indices_by_function
 
 __all__ = [
     "FLOAT_TOKEN", "Predicted", "Problem", "Reading", "Written", "fill", "in_order", "read", "scene_of", "write",
@@ -65,12 +65,12 @@ def write(
     """
     language = find_language(task)
     plan = _plan(language, language.settings(rotation_rep, rotation_unit), numbers_as_tokens)
-    places = ordered_places(scene, language)
-    references = _renumbered(scene, places, language) if language.references else None
+    indices = ordered_indices(scene, language)
+    references = _renumbered(scene, indices, language) if language.references else None
     lines: list[str] = []
     numbers: list[float] = []
-    for place in places:
-        item = scene.objects[place] if references is None else scene.objects[place].replace(**references[place])
+    for index in indices:
+        item = scene.objects[index] if references is None else scene.objects[index].replace(**references[index])
         lines.append(_line(item, plan, rng, shuffle_attributes, use_synonyms, numbers))
     text = "".join(lines)
     if numbers_as_tokens and text.count(FLOAT_TOKEN) != len(numbers):
@@ -189,17 +189,17 @@ def _template(spelling: Spelling, numbers_as_tokens: bool) -> str:
 
 def in_order(scene: Scene, task: Language | str = "clevr") -> list[Object]:
     """The scene's calls in the order of the code. Raises: UserError where they cannot be ordered."""
-    return [scene.objects[place] for place in ordered_places(scene, find_language(task))]
+    return [scene.objects[index] for index in ordered_indices(scene, find_language(task))]
 
 
-def ordered_places(scene: Scene, language: Language) -> list[int]:
+def ordered_indices(scene: Scene, language: Language) -> list[int]:
     """Which of the label's calls is written first, second ...: by the language's number, what is referred to before
     what refers to it.
 
     Raises: UserError where there are several calls and one lacks that number, or where references go in a circle.
     """
-    places = list(range(len(scene.objects)))
-    if language.order is not None and len(places) > 1:
+    indices = list(range(len(scene.objects)))
+    if language.order is not None and len(indices) > 1:
         name, index = language.order
         keys = []
         for item in scene.objects:
@@ -208,23 +208,23 @@ def ordered_places(scene: Scene, language: Language) -> list[int]:
                 label = language.by_name[item.function].by_name[name].label
                 raise UserError(f"image {scene.image}: an object has no {label}, which order the objects of the code")
             keys.append(value[index] if isinstance(value, tuple) else value)
-        places.sort(key=keys.__getitem__)
-    return _targets_first(scene, places, language) if language.references else places
+        indices.sort(key=keys.__getitem__)
+    return _targets_first(scene, indices, language) if language.references else indices
 
 
-def _targets_first(scene: Scene, places: list[int], language: Language) -> list[int]:
-    of_function = _places_of(scene)
+def _targets_first(scene: Scene, indices: list[int], language: Language) -> list[int]:
+    of_function = indices_by_function(scene.objects)
     done: dict[int, None] = {}
-    open_places: list[int] = []
+    open_calls: list[int] = []
 
-    def visit(place: int) -> None:
-        if place in done:
+    def visit(index: int) -> None:
+        if index in done:
             return
-        if place in open_places:
-            names = " -> ".join(scene.objects[p].function for p in [*open_places[open_places.index(place) :], place])
+        if index in open_calls:
+            names = " -> ".join(scene.objects[p].function for p in [*open_calls[open_calls.index(index) :], index])
             raise UserError(f"image {scene.image}: references go in a circle ({names}); no call of it can come first")
-        open_places.append(place)
-        item = scene.objects[place]
+        open_calls.append(index)
+        item = scene.objects[index]
         for attribute in language.references.get(item.function, ()):
             if attribute.is_present(item):
                 targets = of_function.get(attribute.kind.refers_to, [])
@@ -234,31 +234,23 @@ def _targets_first(scene: Scene, places: list[int], language: Language) -> list[
                         f"{attribute.kind.refers_to}; the scene has {len(targets)}"
                     )
                 visit(targets[item[attribute.name]])
-        open_places.pop()
-        done[place] = None
+        open_calls.pop()
+        done[index] = None
 
-    for place in places:
-        visit(place)
+    for index in indices:
+        visit(index)
     return list(done)
 
 
-def _places_of(scene: Scene) -> dict[str, list[int]]:
-    """function -> where its calls stand in the label."""
-    found: dict[str, list[int]] = {}
-    for place, item in enumerate(scene.objects):
-        found.setdefault(item.function, []).append(place)
-    return found
-
-
-def _renumbered(scene: Scene, places: list[int], language: Language) -> list[dict[str, Value]]:
+def _renumbered(scene: Scene, indices: list[int], language: Language) -> list[dict[str, Value]]:
     """For each call of the label its references, as numbers of the code."""
-    of_function = _places_of(scene)
+    of_function = indices_by_function(scene.objects)
     number: dict[int, int] = {}
     counts: dict[str, int] = {}
-    for place in places:
-        function = scene.objects[place].function
-        number[place] = counts.get(function, 0)
-        counts[function] = number[place] + 1
+    for index in indices:
+        function = scene.objects[index].function
+        number[index] = counts.get(function, 0)
+        counts[function] = number[index] + 1
     found: list[dict[str, Value]] = []
     for item in scene.objects:
         attributes = [a for a in language.references.get(item.function, ()) if a.name in item]
@@ -267,7 +259,7 @@ def _renumbered(scene: Scene, places: list[int], language: Language) -> list[dic
 
 
 _FILLED = NumberFormat()  # how a number read by the float head is put into the text where nothing else is known
-_TOKEN_PLACE = re.compile(rf"^(\w+)\(|(\w+)=|({FLOAT_TOKEN})|\n", re.MULTILINE)
+_TOKEN_CONTEXT = re.compile(rf"^(\w+)\(|(\w+)=|({FLOAT_TOKEN})|\n", re.MULTILINE)
 
 
 def fill(text: str, numbers: Sequence[float], task: Language | str | None = None) -> str:
@@ -290,8 +282,8 @@ def fill(text: str, numbers: Sequence[float], task: Language | str | None = None
         digits = [number_digits for number_digits, _, _ in formats]
         numbers = [x * scale + offset for x, (_, scale, offset) in zip(numbers, formats, strict=True)]
     filled = [pieces[0]]
-    for number, places, piece in zip(numbers, digits, pieces[1:], strict=True):
-        filled += [f"{number:.{places}f}", piece]
+    for number, decimals, piece in zip(numbers, digits, pieces[1:], strict=True):
+        filled += [f"{number:.{decimals}f}", piece]
     return "".join(filled)
 
 
@@ -300,15 +292,15 @@ def _token_formats(text: str, language: Language) -> list[tuple[int, float, floa
     formats = language.number_formats
     function, key, index = "", "", 0
     found: list[tuple[int, float, float]] = []
-    for match in _TOKEN_PLACE.finditer(text):
+    for match in _TOKEN_CONTEXT.finditer(text):
         if match[1]:
             function, key = match[1], ""
         elif match[2]:
             key, index = match[2], 0
         elif match[3]:
             number = formats.get((function, key), _FILLED)
-            place = min(index, len(number.scale) - 1)
-            found.append((number.digits, number.scale[place], number.offset[place]))
+            part = min(index, len(number.scale) - 1)
+            found.append((number.digits, number.scale[part], number.offset[part]))
             index += 1
         else:
             function = key = ""

@@ -8,7 +8,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.scene.kind import Value
 from igllm_jax.scene.language import Language
 from igllm_jax.scene.language_parts import Function
-from igllm_jax.scene.scene import Object, Scene, label_entry
+from igllm_jax.scene.scene import Object, Scene, indices_by_function, label_entry
 
 
 def example_scene(
@@ -67,14 +67,12 @@ def _add_call(
 def scene_label(scene: Scene, language: Language) -> dict[str, Any]:
     """The entry of a label file that describes a scene; what labels refer to by a key gets its number as that key."""
     entries = [label_entry(item, language) for item in scene.objects]
-    places: dict[str, list[int]] = {}
-    for place, item in enumerate(scene.objects):
-        places.setdefault(item.function, []).append(place)
+    of_function = indices_by_function(scene.objects)
     for item, entry in zip(scene.objects, entries, strict=True):
         for attribute in language.references.get(item.function, ()):
             kind = attribute.kind
             if kind.refers_by and attribute.name in item:
                 number = item[attribute.name]
-                target = entries[places[kind.refers_to][number]]
+                target = entries[of_function[kind.refers_to][number]]
                 entry[attribute.label] = target.setdefault(kind.refers_by, number)
     return {language.image_key: scene.image, language.calls_key: entries}

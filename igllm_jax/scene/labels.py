@@ -219,8 +219,8 @@ class _Text:
     def _take(self, characters: str) -> str:
         found = self.peek()
         if not found or found not in characters:
-            place = f"character {self._num_before + self._at}"
-            raise ValueError(f"{' or '.join(characters)} expected at {place}")
+            where = f"character {self._num_before + self._at}"
+            raise ValueError(f"{' or '.join(characters)} expected at {where}")
         self._at += 1
         return found
 

@@ -129,9 +129,9 @@ def check_names(entries: list[Table], functions: tuple[Function, ...]) -> None:
         for number, attribute in enumerate(function.attributes):
             to = attribute.kind.refers_to
             if to and to not in {other.name for other in functions}:
-                place = entry.tables("attributes")[number]
+                table = entry.tables("attributes")[number]
                 known = ", ".join(other.name for other in functions)
-                raise place.error("to", f"must be a function of this language ({known}), not {to!r}")
+                raise table.error("to", f"must be a function of this language ({known}), not {to!r}")
 
 
 def check_points(label: Table, label_file: str, functions: tuple[Function, ...]) -> None:
@@ -171,10 +171,10 @@ def all_metrics(table: Table, functions: tuple[Function, ...]) -> dict[str, Metr
     found = [
         *found,
         *(
-            replace(m, name=f"{m.name}_{where}", text=f"{m.text}, {place}")
+            replace(m, name=f"{m.name}_{where}", text=f"{m.text}, {told}")
             for m in found
             if m.by_seen
-            for where, place in (("seen", "where training was"), ("unseen", "where it was not"))
+            for where, told in (("seen", "where training was"), ("unseen", "where it was not"))
         ),
     ]
     for name, measure in (("ace", "count"), ("parsed", "parsed")):

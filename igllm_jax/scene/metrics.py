@@ -20,7 +20,7 @@ from igllm_jax.scene.kinds import Word
 from igllm_jax.scene.language import Language, find_language
 from igllm_jax.scene.language_parts import Function
 from igllm_jax.scene.reading import Reading
-from igllm_jax.scene.scene import Call, Object, Predicted, Scene
+from igllm_jax.scene.scene import Call, Object, Predicted, Scene, indices_by_function
 
 NOTHING = "(none)"  # in confusions: the prediction does not say the word
 INTERVAL_PERCENTILES = (2.5, 97.5)
@@ -46,32 +46,32 @@ def match(scene: Scene, reading: Reading, task: Language | str, *, as_reference:
     the smaller count. as_reference: how ties are broken, see `assignment.assign`."""
     language = find_language(task)
     if len(language.functions) == 1:
-        places = range(len(scene.objects)), range(len(reading.objects))
-        return _match(scene.objects, reading.objects, *places, language.functions[0], as_reference)
+        all_calls = range(len(scene.objects)), range(len(reading.objects))
+        return _match(scene.objects, reading.objects, *all_calls, language.functions[0], as_reference)
     found: list[tuple[int, int]] = []
+    true, predicted = indices_by_function(scene.objects), indices_by_function(reading.objects)
     for function in language.functions:
-        true = [i for i, item in enumerate(scene.objects) if item.function == function.name]
-        predicted = [i for i, item in enumerate(reading.objects) if item.function == function.name]
-        found += _match(scene.objects, reading.objects, true, predicted, function, as_reference)
+        of_function = true.get(function.name, []), predicted.get(function.name, [])
+        found += _match(scene.objects, reading.objects, *of_function, function, as_reference)
     return tuple(sorted(found, key=lambda pair: pair[1]))
 
 
 def _match(
     true: Sequence[Object],
     predicted: Sequence[Predicted],
-    true_places: Sequence[int],
-    predicted_places: Sequence[int],
+    true_indices: Sequence[int],
+    predicted_indices: Sequence[int],
     function: Function,
     as_reference: bool,
 ) -> Pairs:
-    if not true_places or not predicted_places:
+    if not true_indices or not predicted_indices:
         return ()
-    if len(true_places) == len(predicted_places) == 1:
-        return ((true_places[0], predicted_places[0]),)
-    where = np.array([matched_numbers(true[place], function) for place in true_places])
-    there = np.array([matched_numbers(predicted[place], function) for place in predicted_places])
+    if len(true_indices) == len(predicted_indices) == 1:
+        return ((true_indices[0], predicted_indices[0]),)
+    where = np.array([matched_numbers(true[index], function) for index in true_indices])
+    there = np.array([matched_numbers(predicted[index], function) for index in predicted_indices])
     pairs = assign(where, there, as_reference=as_reference)
-    return tuple((true_places[one], predicted_places[other]) for one, other in pairs)
+    return tuple((true_indices[one], predicted_indices[other]) for one, other in pairs)
 
 
 def matched_numbers(item: Call, function: Function) -> tuple[float, ...]:
@@ -146,22 +146,17 @@ def _pair_values(true: Object, said: Call, function: Function, settings: Setting
 def _in_true_numbers(scene: Scene, reading: Reading, pairs: Pairs, language: Language) -> list[Predicted]:
     """The predicted calls with references to the true calls that are matched to what they name; others have none."""
     matched = {predicted: true for true, predicted in pairs}
-    places = {function.name: _places(scene.objects, function.name) for function in language.functions}
-    there = {function.name: _places(reading.objects, function.name) for function in language.functions}
+    of_scene, of_reading = indices_by_function(scene.objects), indices_by_function(reading.objects)
     found = []
     for item in reading.objects:
         changed: dict[str, Value | None] = {}
         for attribute in language.references.get(item.function, ()):
             if attribute.name in item:
                 to = attribute.kind.refers_to
-                true_place = matched.get(there[to][int(item[attribute.name])])
-                changed[attribute.name] = None if true_place is None else places[to].index(true_place)
+                true_index = matched.get(of_reading[to][int(item[attribute.name])])
+                changed[attribute.name] = None if true_index is None else of_scene[to].index(true_index)
         found.append(item.replace(**changed) if changed else item)
     return found
-
-
-def _places(items: Sequence[Call], function: str) -> list[int]:
-    return [place for place, item in enumerate(items) if item.function == function]
 
 
 def _precisions(scene: Scene, reading: Reading, pairs: Pairs, language: Language) -> dict[str, float]:
@@ -171,10 +166,11 @@ def _precisions(scene: Scene, reading: Reading, pairs: Pairs, language: Language
     precision-recall curve, which is precision times recall. A pair is right where its matched distance is within.
     """
     found: dict[str, float] = {}
+    of_scene, of_reading = indices_by_function(scene.objects), indices_by_function(reading.objects)
     for function in language.functions:
         if not function.metrics:
             continue
-        true, predicted = _places(scene.objects, function.name), _places(reading.objects, function.name)
+        true, predicted = of_scene.get(function.name, []), of_reading.get(function.name, [])
         if not true and not predicted:
             continue
         off = [

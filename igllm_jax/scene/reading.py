@@ -303,18 +303,18 @@ def scene_of(
     """The predicted scene as a label would have it, to draw or to write again; what is missing stays so.
 
     Angles come back in the label's terms. The code does not say where a call is in the image, so the number that orders
-    calls is its place in the code, and the order is kept.
+    calls is its number in the code, and the order is kept.
     """
     language = find_language(task)
     settings = language.settings(rotation_rep, rotation_unit)
     objects = []
-    for place, item in enumerate(reading.objects):
+    for number, item in enumerate(reading.objects):
         function = language.by_name[item.function]
         values = {n: function.by_name[n].kind.to_scene(value, item, settings) for n, value in item.items()}
         if language.order is not None and not function.by_name[language.order[0]].arguments:
             name, index = language.order
             size = function.by_name[name].kind.num_parts
-            numbers = tuple(float(place) if part == index else 0.0 for part in range(size))
-            values[name] = numbers if size > 1 else float(place)
+            numbers = tuple(float(number) if part == index else 0.0 for part in range(size))
+            values[name] = numbers if size > 1 else float(number)
         objects.append(Object.of(item.function, values))
     return Scene(tuple(objects), image)

@@ -3,7 +3,7 @@
 Which attributes there are, their units, and their keys in a label, a language says (language.py).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -154,11 +154,20 @@ def _object(entry: Mapping[str, Any], function: Function) -> Object:
     return found
 
 
+def indices_by_function(calls: Iterable[Call]) -> dict[str, list[int]]:
+    """function -> which of the calls are its own, ascending: references count within these.
+
+    Example: calls of wall, door, wall give `{"wall": [0, 2], "door": [1]}`.
+    """
+    found: dict[str, list[int]] = {}
+    for index, call in enumerate(calls):
+        found.setdefault(call.function, []).append(index)
+    return found
+
+
 def _with_references(entries: Any, objects: tuple[Object, ...], language: Language) -> tuple[Object, ...]:
     """The calls with references as numbers of calls. Raises: UserError for one that points at nothing."""
-    of_function: dict[str, list[int]] = {}
-    for place, item in enumerate(objects):
-        of_function.setdefault(item.function, []).append(place)
+    of_function = indices_by_function(objects)
     found = []
     for entry, item in zip(entries, objects, strict=True):
         for attribute in language.references.get(item.function, ()):
@@ -167,7 +176,7 @@ def _with_references(entries: Any, objects: tuple[Object, ...], language: Langua
                 continue
             targets = of_function.get(kind.refers_to, [])
             if kind.refers_by:
-                named = [n for n, place in enumerate(targets) if entries[place].get(kind.refers_by) == value]
+                named = [n for n, index in enumerate(targets) if entries[index].get(kind.refers_by) == value]
                 if len(named) != 1:
                     many = "no" if not named else "more than one"
                     raise UserError(
@@ -200,6 +209,6 @@ def label_entry(item: Object, task: Language | str) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """`repr`, cut where it is long."""
+    """`repr`, shortened where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

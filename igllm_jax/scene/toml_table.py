@@ -57,7 +57,7 @@ def _lines_of(text: str) -> dict[Path, int]:
     for number, line in enumerate(text.split("\n"), 1):
         if header := _HEADER.match(line):
             names = _names(header[2])
-            here = (*_place(names[:-1], counts), names[-1])
+            here = (*_numbered(names[:-1], counts), names[-1])
             found.setdefault(here, number)
             if header[1] == "[[":
                 counts[here] = counts.get(here, -1) + 1
@@ -70,13 +70,14 @@ def _lines_of(text: str) -> dict[Path, int]:
     return found
 
 
-def _place(names: Sequence[str], counts: Mapping[Path, int]) -> Path:
-    place: Path = ()
+def _numbered(names: Sequence[str], counts: Mapping[Path, int]) -> Path:
+    """The path of a header's names, with the number of the table that each array of tables is at."""
+    path: Path = ()
     for name in names:
-        place = (*place, name)
-        if place in counts:
-            place = (*place, counts[place])
-    return place
+        path = (*path, name)
+        if path in counts:
+            path = (*path, counts[path])
+    return path
 
 
 def _names(dotted: str) -> tuple[str, ...]:
