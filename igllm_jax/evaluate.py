@@ -8,21 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from igllm_jax import files, flags
 from igllm_jax.errors import UserError
-from igllm_jax.scene.checkerboard import CELLS, is_seen, is_seen_from
-from igllm_jax.scene.code import Reading, read
+from igllm_jax.scene.code import Reading
 from igllm_jax.scene.detection import AP_METRICS, THRESHOLDS, average_precision, item_of
 from igllm_jax.scene.kind import ROTATION_UNITS
-from igllm_jax.scene.labels import infer_task, npz_spec, read_labels, read_points
-from igllm_jax.scene.language import Language, check_rotation_unit, find_language
-from igllm_jax.scene.language_parts import points_attribute
+from igllm_jax.scene.labelled import LabelledPredictions, read_labelled
+from igllm_jax.scene.labels import npz_spec
 from igllm_jax.scene.measures import add_measures
 from igllm_jax.scene.metrics import report
-from igllm_jax.scene.predictions import Predictions, language_of, match_names, read_predictions
-from igllm_jax.scene.scene import Scene
 from igllm_jax.scene.tables import as_csv, as_markdown, as_text, confusion_table, main_table, object_count_table
 
 SHOWN_PROBLEMS = 5  # kinds of problems in what could not be read
@@ -56,27 +50,19 @@ def evaluate(
     Raises: UserError for unreadable files, contradicting settings and predictions of other images.
     """
     paths = [predictions] if isinstance(predictions, str) else list(predictions)
-    loaded = {path: read_predictions(path) for path in paths}
-    settled = _settle_language(labels, loaded, task)
-    scenes = read_labels(labels, settled)
     folders = dict(zip(paths, _folders(paths, renders), strict=True))
+    runs = read_labelled(
+        labels,
+        paths,
+        task=task,
+        rotation_rep=rotation_rep,
+        rotation_unit=rotation_unit,
+        train_split=train_split,
+        as_reference=as_reference,
+    )
+    averaging: dict[str, Any] = {"as_reference": as_reference, "bootstrap": bootstrap, "seed": seed}
     return {
-        path: _evaluate_one(
-            labels,
-            scenes,
-            path,
-            found,
-            settled,
-            rotation_rep=_settle_rotation_rep(path, settled, rotation_rep, found.rotation_rep),
-            rotation_unit=check_rotation_unit(
-                _agreed(path, "rotation_unit", rotation_unit, found.rotation_unit) or ROTATION_UNITS[0]
-            ),
-            train_split=_agreed(path, "train_split", train_split, found.train_split),
-            averaging={"as_reference": as_reference, "bootstrap": bootstrap, "seed": seed},
-            has_precision=has_precision,
-            folder=folders[path],
-        )
-        for path, found in loaded.items()
+        run.path: evaluate_run(run, **averaging, has_precision=has_precision, folder=folders[run.path]) for run in runs
     }
 
 
@@ -88,51 +74,38 @@ def _folders(paths: Sequence[str], renders: str | Sequence[str]) -> list[str | N
     return [*folders] if folders else [None] * len(paths)
 
 
-def _evaluate_one(
-    labels: str,
-    scenes: Sequence[Scene],
-    path: str,
-    found: Predictions,
-    language: Language,
+def evaluate_run(
+    run: LabelledPredictions,
     *,
-    rotation_rep: str,
-    rotation_unit: str,
-    train_split: str | None,
-    averaging: dict[str, Any],
-    has_precision: bool,
-    folder: str | None,
+    as_reference: bool = False,
+    bootstrap: int = 0,
+    seed: int = 0,
+    has_precision: bool = False,
+    folder: str | None = None,
 ) -> dict[str, Any]:
-    names = match_names([scene.image for scene in scenes], found.answers)
-    pairs = [(scene, name) for scene, name in zip(scenes, names, strict=True) if name is not None]
-    if not pairs:
-        raise _none_fits(labels, scenes, path, found)
-    kept = [scene for scene, _ in pairs]
-    how: dict[str, Any] = {"rotation_rep": rotation_rep, "as_reference": averaging["as_reference"]}
-    readings = [read(found.answers[name], language, **how) for _, name in pairs]
+    """The report of one predictions file; see `evaluate`."""
     result = report(
-        kept,
-        readings,
-        language,
-        rotation_rep=rotation_rep,
-        rotation_unit=rotation_unit,
-        is_seen=_seen_cells(labels, kept, train_split, language) if train_split else None,
-        **averaging,
+        run.scenes,
+        run.readings,
+        run.language,
+        rotation_rep=run.rotation_rep,
+        rotation_unit=run.rotation_unit,
+        is_seen=run.seen_cells(),
+        as_reference=as_reference,
+        bootstrap=bootstrap,
+        seed=seed,
     )
-    sampling = {"bootstrap": averaging["bootstrap"], "seed": averaging["seed"]}
+    sampling = {"bootstrap": bootstrap, "seed": seed}
     if has_precision or folder is not None:
-        sure = [found.confidences.get(name, ()) for _, name in pairs]
-        _add_precision(result, kept, readings, sure, language, **sampling)
+        _add_precision(result, run, **sampling)
     if folder is not None:
-        _add_renders(result, Path(folder), kept, readings, language, **sampling)
-    settings: dict[str, Any] = {"labels": labels, "predictions": path}
-    settings |= {"task": language.name, "rotation_rep": rotation_rep}
-    settings |= {"rotation_unit": rotation_unit, "train_split": train_split, "renders": folder}
-    settings |= {"as_reference": averaging["as_reference"]}
-    counts = {
-        "num_missing": len(scenes) - len(pairs),
-        "num_unlabelled": len(found.answers) - len({name for _, name in pairs}),
-    }
-    problems = _problems([name for _, name in pairs], readings)
+        _add_renders(result, Path(folder), run, **sampling)
+    settings: dict[str, Any] = {"labels": run.labels, "predictions": run.path}
+    settings |= {"task": run.language.name, "rotation_rep": run.rotation_rep}
+    settings |= {"rotation_unit": run.rotation_unit, "train_split": run.train_split, "renders": folder}
+    settings |= {"as_reference": as_reference}
+    counts = {"num_missing": run.num_missing, "num_unlabelled": run.num_unlabelled}
+    problems = _problems(run.names, run.readings)
     return {"metrics": result.pop("metrics"), **settings, **counts, **result, "problems": problems}
 
 
@@ -150,105 +123,25 @@ def _problems(names: Sequence[str], readings: Sequence[Reading]) -> list[dict[st
     return sorted(found.values(), key=lambda entry: -entry["answers"])
 
 
-def _none_fits(labels: str, scenes: Sequence[Scene], path: str, found: Predictions) -> UserError:
-    return UserError(
-        f"predictions {path}: none of its {len(found.answers)} images is among the {len(scenes)} of {labels} ("
-        f"{_example(found.answers)} against {_example([scene.image for scene in scenes])}); is it the right split?"
-    )
-
-
-def _add_precision(
-    result: dict[str, Any],
-    scenes: Sequence[Scene],
-    readings: Sequence[Reading],
-    confidences: Sequence[Sequence[float]],
-    language: Language,
-    **sampling: int,
-) -> None:
+def _add_precision(result: dict[str, Any], run: LabelledPredictions, **sampling: int) -> None:
     """Adds the average precision, where labels have words. Calls that say no log-probability have a confidence of 1."""
-    pairs = []
-    for scene, reading, said in zip(scenes, readings, confidences, strict=True):
-        known = said if len(said) == len(reading.objects) else [1.0] * len(reading.objects)
+    language, pairs = run.language, []
+    for scene, reading, known in zip(run.scenes, run.readings, run.confidences(), strict=True):
         predicted = [item_of(thing, language, sure) for thing, sure in zip(reading.objects, known, strict=True)]
         pairs.append(([item_of(thing, language) for thing in scene.objects], predicted))
     if not any(item.words for true, _ in pairs for item in true):
         return
     values = {name: average_precision(pairs, threshold) for name, threshold in THRESHOLDS.items()}
-    num_objects = np.array([len(scene.objects) for scene in scenes])
-    counts = dict.fromkeys(values, len(scenes))
-    add_measures(result, AP_METRICS, values, counts, num_objects=num_objects, **sampling)
+    counts = dict.fromkeys(values, len(run.scenes))
+    add_measures(result, AP_METRICS, values, counts, num_objects=run.num_objects, **sampling)
 
 
-def _add_renders(
-    result: dict[str, Any],
-    folder: Path,
-    scenes: Sequence[Scene],
-    readings: Sequence[Reading],
-    language: Language,
-    **sampling: int,
-) -> None:
+def _add_renders(result: dict[str, Any], folder: Path, run: LabelledPredictions, **sampling: int) -> None:
     """Adds the scores of the drawings in `folder`."""
     from igllm_jax.render.scores import RENDER_METRICS, render_scores  # pictures need Pillow, other scores don't
 
-    values, counts = render_scores(folder, scenes, readings, language)
-    num_objects = np.array([len(scene.objects) for scene in scenes])
-    add_measures(result, RENDER_METRICS, values, counts, num_objects=num_objects, **sampling)
-
-
-def _example(names) -> str:
-    return repr(next(iter(names), "nothing"))
-
-
-def _agreed(path: str, key: str, given: str | None, found: str | None) -> str | None:
-    """The value asked for, else the file's; raises UserError where they contradict each other."""
-    if given is not None and found is not None and given != found:
-        raise UserError(f"predictions {path}: made with {key}={found!r}, but --{key} {given} was asked for")
-    return found if given is None else given
-
-
-def _settle_language(labels: str, loaded: dict[str, Predictions], given: str | None) -> Language:
-    languages = {path: language_of(found, path) for path, found in loaded.items()}
-    wanted = None if given is None else find_language(given)
-    for path, language in languages.items():
-        _agreed(path, "task", wanted.name if wanted else None, language.name if language else None)
-        if wanted and language and wanted.text != language.text:
-            raise UserError(f"predictions {path}: made with another file of {wanted.name} than --task {given}")
-    known = {language.text: language for language in [wanted, *languages.values()] if language}
-    if len(known) > 1:
-        said = ", ".join(f"{path}: {found.task}" for path, found in loaded.items())
-        raise UserError(f"predictions are of different tasks ({said}); compare them one by one")
-    return next(iter(known.values())) if known else find_language(infer_task(labels))
-
-
-def _settle_rotation_rep(path: str, language: Language, given: str | None, found: str | None) -> str:
-    if "" in language.rotation_reps:  # nothing to choose: a representation's name is the same as none
-        for value in (given, found):
-            language.settings(value or "")
-        return ""
-    name = _agreed(path, "rotation_rep", given, found)
-    if name is None:
-        raise UserError(
-            f"predictions {path}: the file does not say how rotations are written;"
-            f" add --rotation_rep {'|'.join(language.rotation_reps)}"
-        )
-    language.settings(name)
-    return name
-
-
-def _seen_cells(labels: str, scenes: Sequence[Scene], train_split: str, language: Language) -> list[bool] | None:
-    """For each scene of a 2D file whether it lies in cells that `train_split` covers, read off that split's points if
-    there; None for other labels."""
-    npz, attribute = npz_spec(labels), points_attribute(language.functions[0])
-    if npz is None or attribute is None:
-        return None
-    xy = np.array([scene.objects[0][attribute.name] for scene in scenes])
-    try:
-        training_xy = read_points(npz[0], train_split)
-    except UserError:
-        if train_split not in CELLS:
-            raise
-        return [bool(flag) for flag in is_seen(xy, train_split)]
-    return [bool(flag) for flag in is_seen_from(xy, train_split, training_xy)]
+    values, counts = render_scores(folder, run.scenes, run.readings, run.language)
+    add_measures(result, RENDER_METRICS, values, counts, num_objects=run.num_objects, **sampling)
 
 
 def render(reports: dict[str, dict[str, Any]], style: str, *, confusion: bool = False) -> str:
