@@ -20,6 +20,7 @@ COMMANDS = {
     "generate": ("igllm_jax.generate", "write scene code for images"),
     "evaluate": ("igllm_jax.evaluate", "score predictions against labels"),
     "render": ("igllm_jax.render.command", "draw labels and predicted code again, and export them"),
+    "report": ("igllm_jax.make_report", "show predictions beside what is true, in one HTML file"),
     "plan": ("igllm_jax.plan", "say whether a run fits a machine, without the machine"),
 }
 

@@ -27,7 +27,7 @@ from igllm_jax.render.folder import (
     write_picture,
     write_rendering,
 )
-from igllm_jax.render.jobs import Job, LabelFile, Reader, code_job, label_jobs, read_label_file
+from igllm_jax.render.jobs import Job, LabelFile, Reader, code_job, find_meshes, label_jobs, read_label_file
 from igllm_jax.render.renderers import Renderer, run_jobs
 from igllm_jax.render.roles import check_renderable, default_rotation_rep, must_say_rotation_rep
 from igllm_jax.scene.kind import ROTATION_UNITS
@@ -56,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="each scene as a file too (repeatable)",
+    )
+    parser.add_argument(
+        "--meshes", metavar="DIR", help="models that objects of so3, sixdof, shapenet show (default: as labels note)"
     )
     parser.add_argument("--task", help="a language's name or file (default: as predictions or labels say; clevr)")
     parser.add_argument("--rotation_rep", help="how predicted rotations are written (default: what predictions say)")
@@ -118,7 +121,8 @@ def render_code(arguments: argparse.Namespace) -> RenderIndex:
     rep = arguments.rotation_rep
     if rep is None and must_say_rotation_rep(task):
         raise UserError(f"--code of task {task.name} needs --rotation_rep {'|'.join(task.rotation_reps)}")
-    reader = _reader(arguments, task, rep or default_rotation_rep(task), "deg", arguments.image_size or DEFAULT_SIZE)
+    size = arguments.image_size or DEFAULT_SIZE
+    reader = _reader(arguments, task, rep or default_rotation_rep(task), "deg", size, arguments.meshes)
     job = code_job(_read_text(arguments.code), reader)
     scenes = tuple(_draw_all([job], 1, arguments))
     index = RenderIndex(arguments.renderer, task.name, None, None, None, scenes)
@@ -136,12 +140,17 @@ def _read_text(path: str) -> str:
 
 
 def _reader(
-    arguments: argparse.Namespace, task: Language, rotation_rep: str, rotation_unit: str, size: tuple[int, int]
+    arguments: argparse.Namespace,
+    task: Language,
+    rotation_rep: str,
+    rotation_unit: str,
+    size: tuple[int, int],
+    meshes: str | None,
 ) -> Reader:
     check_renderable(task)
     unit = arguments.rotation_unit or rotation_unit
     task.settings(rotation_rep, unit)
-    return Reader(task, rotation_rep, unit, arguments.image_size or size)
+    return Reader(task, rotation_rep, unit, arguments.image_size or size, meshes)
 
 
 def render_labels(arguments: argparse.Namespace) -> RenderIndex:
@@ -187,7 +196,8 @@ def _label_reader(
     unit = said_unit or labels.info.get("rotation_unit") or ROTATION_UNITS[0]
     width, height = labels.info.get("width"), labels.info.get("height")
     size = (width, height) if isinstance(width, int) and isinstance(height, int) else DEFAULT_SIZE
-    return _reader(arguments, task, rep or default_rotation_rep(task), unit, size)
+    meshes = find_meshes(arguments.meshes, labels, arguments.labels)
+    return _reader(arguments, task, rep or default_rotation_rep(task), unit, size, meshes)
 
 
 def _agreed(key: str, given: str | None, said: str | None) -> str | None:

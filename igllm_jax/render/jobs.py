@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -15,6 +15,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.render.camera import Camera, clevr_camera
 from igllm_jax.render.folder import INPUT, MOST_OBJECTS, PREDICTED, TRUE, RenderedScene
 from igllm_jax.render.labels import Stage
+from igllm_jax.render.meshes import find_models
 from igllm_jax.render.objects import plain_words
 from igllm_jax.render.roles import Thing
 from igllm_jax.render.scenes import STANDARD, is_drawable, label_stage, scene_spec, standard_stage
@@ -42,12 +43,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Reader:
-    """How texts and labels are read. image_size: width and height where neither label nor image says them."""
+    """How texts and labels are read. image_size: width and height where neither label nor image says them.
+
+    meshes: the folder of the models that objects show, or None.
+    """
 
     task: Language
     rotation_rep: str
     rotation_unit: str
     image_size: tuple[int, int]
+    meshes: str | None = None
 
     def spec(self, things: Sequence[Thing], stage: Stage, paint_of: Mapping[int, int] | None = None) -> SceneSpec:
         """The scene of a label's or a prediction's objects on `stage`."""
@@ -58,16 +63,19 @@ class Reader:
             rotation_rep=self.rotation_rep,
             rotation_unit=self.rotation_unit,
             paint_of=paint_of,
+            meshes=self.meshes,
         )
 
     def problems(self, reading: Reading) -> list[str]:
         """What of a prediction is not drawn, or not as it says, in words that are safe to print."""
         found = [f"line {problem.line}: {problem.reason}" for problem in reading.problems]
+        models = {model.word for model in find_models(self.meshes)} if self.meshes else set()
         for index, thing in enumerate(reading.objects[:MOST_OBJECTS]):
             if not is_drawable(thing, self.task):
                 found.append(f"object {index}: has no location in reach, and is not drawn")
                 continue
-            found += [f"object {index}: {word} is unknown, and drawn plainly" for word in plain_words(thing, self.task)]
+            plain = plain_words(thing, self.task, models)
+            found += [f"object {index}: {word} is unknown, and drawn plainly" for word in plain]
         if len(reading.objects) > MOST_OBJECTS:
             found.append(f"objects from number {MOST_OBJECTS} on are not drawn")
         return found
@@ -105,6 +113,19 @@ def _info(text: bytes) -> Mapping[str, Any]:
         return {}
     info = content.get("info") if isinstance(content, dict) else None
     return info if isinstance(info, dict) else {}
+
+
+def find_meshes(given: str | None, labels: LabelFile, where: str) -> str | None:
+    """The folder of the models that the labels' objects show: the one that is given, else the one that `make-data
+    --meshes` noted in the file. None for labels without such. Raises: UserError where that folder is gone."""
+    if given is not None:
+        return given
+    noted = labels.info.get("meshes")
+    if not isinstance(noted, str):
+        return None
+    if not Path(noted).is_dir():
+        raise UserError(f"labels {where}: were made with the meshes of {noted}, which is not there; give --meshes DIR")
+    return noted
 
 
 def file_name(image: str, index: int) -> str:

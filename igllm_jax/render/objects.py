@@ -51,11 +51,11 @@ def mesh_object(model: Model, roles: Roles, index: int, scale: float, paint: Mat
     return _object(roles, index, (model_part(model, paint),), scale)
 
 
-def plain_words(thing: Thing, language: Language) -> list[str]:
-    """The words of an object that have no look of their own, such as "color 'mauve'"."""
+def plain_words(thing: Thing, language: Language, models: Container[str] = ()) -> list[str]:
+    """The words of an object that have no look of their own, such as "color 'mauve'". models: shapes of a folder."""
     known: dict[str, Container[str]] = {"shape": SOLIDS, "size": SIZES, "color": COLORS, "material": FINISHES}
     said = words_of(thing, language)
-    if "shape" in said and toy(said["shape"]) is not None:
+    if "shape" in said and (said["shape"] in models or toy(said["shape"]) is not None):
         return []
     return [f"{key} {word!r}" for key, word in said.items() if key in known and word not in known[key]]
 

@@ -12,11 +12,13 @@ from PIL import Image
 from igllm_jax.errors import UserError
 from igllm_jax.render.camera import Camera, clevr_camera, fit_camera
 from igllm_jax.render.compose.poses import SIXDOF_SCALE, so3_scale
+from igllm_jax.render.compose.shapenet import MODEL_SCALE
 from igllm_jax.render.compose.shapenet import SCALE as SHAPENET_SCALE
 from igllm_jax.render.flat.draw import draw
 from igllm_jax.render.labels import Stage, read_stage
 from igllm_jax.render.lights import CLEVR_LIGHTS, GROUND
-from igllm_jax.render.objects import ORIGIN, solid, toy_object
+from igllm_jax.render.meshes import PAINTED, find_models
+from igllm_jax.render.objects import ORIGIN, mesh_object, solid, toy_object
 from igllm_jax.render.roles import (
     Roles,
     Thing,
@@ -42,6 +44,12 @@ BUILDERS: dict[str, Builder] = {
     "so3": lambda roles, index, camera, paint: toy_object(roles, index, so3_scale(camera), paint),
     "sixdof": lambda roles, index, camera, paint: toy_object(roles, index, SIXDOF_SCALE, paint),
     "shapenet": lambda roles, index, camera, paint: toy_object(roles, index, SHAPENET_SCALE, paint),
+}
+# task -> how large a model of `--meshes` is: what make-data gives it
+MODEL_SCALES: dict[str, Callable[[Camera], float]] = {
+    "so3": so3_scale,
+    "sixdof": lambda camera: SIXDOF_SCALE,
+    "shapenet": lambda camera: MODEL_SCALE,
 }
 FIXED_LOCATION = ("so3",)  # tasks whose objects are always at the origin, which labels leave out
 NO_GROUND = ("so3",)
@@ -102,19 +110,22 @@ def scene_spec(
     rotation_rep: str | None = None,
     rotation_unit: str = "deg",
     paint_of: Mapping[int, int] | None = None,
+    meshes: str | None = None,
 ) -> SceneSpec:
     """The scene of a label's objects, or of a model's, on a stage. What is not `is_drawable` is left out.
 
     rotation_rep: how predicted rotations are to be read (default: the first that the task has). rotation_unit: of the
     `rotation` of CLEVR labels, "deg" or "rad". paint_of: index of an object -> number of its paint in
-    `stage.materials`; objects that are not there are painted plainly. Default: each has its own.
+    `stage.materials`; objects that are not there are painted plainly. Default: each has its own. meshes: a folder
+    whose models are shown by their words, where the task has such.
 
-    Raises: UserError for 2D tasks, and for representations and units that do not exist.
+    Raises: UserError for 2D tasks, for representations and units that do not exist, and folders without models.
     """
     task = find_language(task)
     check_renderable(task)
     rep = default_rotation_rep(task) if rotation_rep is None else rotation_rep
     build, paints = BUILDERS.get(task.name, BUILDERS["clevr"]), stage.materials or ()
+    models = {model.word: model for model in find_models(meshes)} if meshes and task.name in MODEL_SCALES else {}
     objects = []
     for index, thing in enumerate(things):
         roles = roles_of(thing, task, rotation_rep=rep, rotation_unit=rotation_unit)
@@ -123,7 +134,12 @@ def scene_spec(
         if roles.location is None:
             roles = dataclasses.replace(roles, location=ORIGIN)
         number = index if paint_of is None else paint_of.get(index, len(paints))
-        objects.append(build(roles, index, stage.camera, paints[number] if number < len(paints) else {}))
+        paint = paints[number] if number < len(paints) else {}
+        if roles.shape in models:
+            scale = MODEL_SCALES[task.name](stage.camera)
+            objects.append(mesh_object(models[roles.shape], roles, index, scale, paint.get(PAINTED)))
+        else:
+            objects.append(build(roles, index, stage.camera, paint))
     return SceneSpec(stage.camera, stage.lights, stage.ground, tuple(objects), stage.ambient)
 
 

@@ -1,6 +1,6 @@
 """The scores of a folder that `igllm render` left: pictures and masks of predictions against those of truth."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,11 @@ def render_scores(
             f"--renders {folder}: none of the {len(scenes)} predictions is drawn there, {scenes[0].image!r} for one; "
             "run igllm render with the same labels and predictions"
         )
+    return as_measures(rows)
+
+
+def as_measures(rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, Callable[[Weights], float]], dict[str, int]]:
+    """What `render_scores` gives, of each scene's own scores."""
     columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in RENDER_METRICS}
     counts = {name: int(np.isfinite(column).sum()) for name, column in columns.items()}
     return {name: weighted_mean(column) for name, column in columns.items()}, counts
@@ -72,10 +77,17 @@ def scene_scores(
         raise UserError(f"--renders {folder}: {drawn.image} was drawn from another label; render again")
     if predicted.max() > len(reading.objects):
         raise UserError(f"--renders {folder}: {drawn.image} was drawn from another prediction; render again")
-    image = read_picture(folder, INPUT, drawn.name) if INPUT in drawn.sides else None
-    predicted_picture, true_picture = (read_picture(folder, side, drawn.name) for side in (PREDICTED, TRUE))
-    values = compare_pictures(predicted_picture, true_picture, image)
+    sides = [TRUE, PREDICTED, *([INPUT] if INPUT in drawn.sides else [])]
+    pictures = {side: read_picture(folder, side, drawn.name) for side in sides}
+    return drawing_scores(Views(drawn.camera, true, predicted), pictures, scene, reading, language)
+
+
+def drawing_scores(
+    views: Views, pictures: Mapping[str, np.ndarray], scene: Scene, reading: Reading, language: Language
+) -> dict[str, float]:
+    """One scene's scores: metric -> value. pictures: of TRUE, PREDICTED and, where it is at hand, INPUT."""
+    values = compare_pictures(pictures[PREDICTED], pictures[TRUE], pictures.get(INPUT))
     pairs = match(scene, reading, language)
-    values |= compare_masks(Overlaps(true, predicted), pairs, len(reading.objects))
+    values |= compare_masks(Overlaps(views.true_ids, views.predicted_ids), pairs, len(reading.objects))
     true_items, said = ([item_of(thing, language) for thing in things] for things in (scene.objects, reading.objects))
-    return values | ir3d_values(true_items, said, Views(drawn.camera, true, predicted))
+    return values | ir3d_values(true_items, said, views)
