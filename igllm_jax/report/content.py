@@ -55,7 +55,7 @@ class _Run:
     own: LabelledPredictions
     comparisons: list[Comparison]
     marker: Marker
-    places: dict[str, int]
+    positions: dict[str, int]
 
 
 def build_content(
@@ -112,8 +112,8 @@ def _prepare(run: LabelledPredictions, limits: Limits) -> _Run:
     how: dict[str, Any] = {"rotation_rep": run.rotation_rep, "rotation_unit": run.rotation_unit}
     comparisons = compare_all(run.scenes, run.readings, run.language, is_seen=run.seen_cells(), **how)
     settings = Settings(run.rotation_rep, run.rotation_unit)
-    places = {scene.image: place for place, scene in enumerate(run.scenes)}
-    return _Run(run, comparisons, Marker(run.language, settings, limits), places)
+    positions = {scene.image: position for position, scene in enumerate(run.scenes)}
+    return _Run(run, comparisons, Marker(run.language, settings, limits), positions)
 
 
 def _choose(images: list[str], run: _Run, count: int) -> list[str]:
@@ -121,15 +121,17 @@ def _choose(images: list[str], run: _Run, count: int) -> list[str]:
     if len(images) <= count:
         return images
     name, metric = next(iter(run.own.language.metrics.items()))
-    sign = -1.0 if metric.is_better_low else 1.0
-    badness = [
-        sign * run.comparisons[run.places[image]].values.get(name, np.inf * -sign) if image in run.places else -np.inf
-        for image in images
-    ]
-    order = np.argsort(badness, kind="stable")
+    sign = -1.0 if metric.is_better_low else 1.0  # goodness: the worst are the least
+
+    def goodness(image: str) -> float:
+        if image not in run.positions:
+            return np.inf  # the run has no answer: another run has
+        return sign * run.comparisons[run.positions[image]].values.get(name, -sign * np.inf)
+
+    order = np.argsort([goodness(image) for image in images], kind="stable")
     worst, others = order[: (count + 1) // 2], np.sort(order[(count + 1) // 2 :])
     spread = others[np.linspace(0, len(others) - 1, count // 2).round().astype(int)]
-    return [images[place] for place in sorted({*worst.tolist(), *spread.tolist()})]
+    return [images[position] for position in sorted({*worst.tolist(), *spread.tolist()})]
 
 
 def _draw_3d(
@@ -145,13 +147,13 @@ def _draw_3d(
     size = (width, height) if isinstance(width, int) and isinstance(height, int) else DEFAULT_SIZE
     found = []
     for run in runs:
-        pairs = [(scene, entry) for scene, entry in kept if scene.image in run.places]
+        pairs = [(scene, entry) for scene, entry in kept if scene.image in run.positions]
         labels = LabelFile([scene for scene, _ in pairs], [entry for _, entry in pairs], file.info)
         unit = options.rotation_unit or run.own.found.rotation_unit or file.info.get("rotation_unit")
         unit = unit if unit in ROTATION_UNITS else run.own.rotation_unit
         reader = Reader(run.own.language, run.own.rotation_rep, unit, options.image_size or size, meshes)
         jobs = [
-            PictureJob(job, scene, run.own.readings[run.places[scene.image]], run.own.language)
+            PictureJob(job, scene, run.own.readings[run.positions[scene.image]], run.own.language)
             for job, scene in zip(label_jobs(labels, run.own.found, images, reader), labels.scenes, strict=True)
         ]
         drawn = draw_all(jobs, options.renderer, most_objects=MOST_OBJECTS, workers=options.workers)
@@ -182,16 +184,16 @@ def _scene_entry(
     elif view == "2d":
         entry["points"] = call_points(scene.objects, runs[0].own.language, MOST_OBJECTS)
     entry["runs"] = [
-        _answer_entry(scene, run, side, meshes, view) if scene.image in run.places else None
+        _answer_entry(scene, run, side, meshes, view) if scene.image in run.positions else None
         for run, side in zip(runs, sides, strict=True)
     ]
     return entry
 
 
 def _answer_entry(scene: Scene, run: _Run, drawn: Drawn | None, meshes: Meshes, view: str) -> dict[str, Any]:
-    place = run.places[scene.image]
-    comparison, reading = run.comparisons[place], run.own.readings[place]
-    lines = run.marker.lines(run.own.texts[place], scene, reading, comparison.pairs)
+    position = run.positions[scene.image]
+    comparison, reading = run.comparisons[position], run.own.readings[position]
+    lines = run.marker.lines(run.own.found.answers[run.own.names[position]], scene, reading, comparison.pairs)
     values: Mapping[str, float] = comparison.values | (drawn.values if drawn is not None else {})
     entry: dict[str, Any] = {"values": {name: rounded(value) for name, value in values.items()}}
     entry |= {"lines": compact(lines), "missed": run.marker.missed(scene, comparison.pairs)}

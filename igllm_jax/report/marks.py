@@ -43,18 +43,18 @@ class Marker:
         found: list[Line] = []
         number = 0  # of the call
         all_lines = text.rstrip("\n").split("\n")
-        for place, full in enumerate(all_lines[:MOST_LINES]):
+        for position, full in enumerate(all_lines[:MOST_LINES]):
             line = full if len(full) <= LONGEST_LINE else f"{full[:LONGEST_LINE]} ..."
             function = self.language.by_name.get(full.strip().partition("(")[0]) if "(" in full else None
             if function is None:
-                found.append([[line, UNREAD, reasons[place + 1]]] if place + 1 in reasons else [line])
+                found.append([[line, UNREAD, reasons[position + 1]]] if position + 1 in reasons else [line])
                 continue
             if number in true_of:
                 found.append(list(self._call(line, function, true_of[number], reading.objects[number])))
             else:
                 found.append([[line, EXTRA, "no true call is left for it"]])
-            if place + 1 in reasons:
-                found[-1].append(["  # not read entirely", UNREAD, reasons[place + 1]])
+            if position + 1 in reasons:
+                found[-1].append(["  # not read entirely", UNREAD, reasons[position + 1]])
             number += 1
         if len(all_lines) > MOST_LINES:
             found.append([f"... {len(all_lines) - MOST_LINES} more lines"])
@@ -118,11 +118,11 @@ def _numbers(value: str, is_far: list[bool], truth: str) -> Iterator[Piece]:
     """The numbers of an argument one by one, and what stands between them."""
     true = _NUMBER.findall(truth)
     start = 0
-    for place, match in enumerate(_NUMBER.finditer(value)):
-        if place >= len(is_far):
+    for position, match in enumerate(_NUMBER.finditer(value)):
+        if position >= len(is_far):
             break
         yield value[start : match.start()]
-        yield [match[0], FAR if is_far[place] else RIGHT, true[place] if place < len(true) else truth]
+        yield [match[0], FAR if is_far[position] else RIGHT, true[position] if position < len(true) else truth]
         start = match.end()
     yield value[start:]
 

@@ -119,12 +119,10 @@ def calibration(run: LabelledPredictions, limits: Limits) -> dict[str, Any] | No
 
 
 def _binned(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    bins = []
-    for number in np.unique(place):
-        own = place == number
-        bins.append([rounded(confidence[own].mean()), rounded(is_right[own].mean()), int(own.sum())])
-    off = sum(abs(sure - share) * count for sure, share, count in bins) / len(confidence)
+    position = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    groups = [position == number for number in np.unique(position)]
+    bins = [[rounded(confidence[own].mean()), rounded(is_right[own].mean()), int(own.sum())] for own in groups]
+    off = sum(abs(confidence[own].mean() - is_right[own].mean()) * own.mean() for own in groups)
     return {"bins": bins, "error": rounded(off), "calls": len(confidence)}
 
 

@@ -9,7 +9,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.render.camera import Camera
 from igllm_jax.render.export.transforms import object_matrix, part_matrix
 from igllm_jax.render.meshes import Y_UP
-from igllm_jax.render.spec import FILE, Color, ObjectSpec, SceneSpec
+from igllm_jax.render.spec import FILE, ObjectSpec, SceneSpec
 
 MOST_OBJECTS = 100  # of a side of a scene
 MOST_FACES = 3000  # of a mesh; finer ones are made coarser
@@ -17,7 +17,7 @@ MATRIX_DIGITS = 4
 
 
 def view_scene(spec: SceneSpec, meshes: "Meshes") -> list[dict[str, Any]]:
-    """The objects: what is said of each, and its parts as [kind, colour, metallic, the 12 numbers of a matrix]."""
+    """The objects: words, place, and parts as [kind, linear colour, metallic, the 12 numbers of a matrix]."""
     return [_object(thing, meshes) for thing in spec.objects[:MOST_OBJECTS]]
 
 
@@ -28,26 +28,21 @@ def _object(thing: ObjectSpec, meshes: "Meshes") -> dict[str, Any]:
         numbers = (frame @ part_matrix(part))[:3].ravel()
         kind = meshes.name(part.file) if part.kind == FILE and part.file is not None else part.kind
         rounded = [round(float(number), MATRIX_DIGITS) for number in numbers]
-        parts.append([kind, _hex(part.material.color), round(part.material.metallic, 2), rounded])
+        color = [round(channel, 3) for channel in part.material.color]
+        parts.append([kind, color, round(part.material.metallic, 2), rounded])
     words = " ".join(word[:40] for _, word in thing.words)
     return {"index": thing.index, "words": words, "at": [round(x, 3) for x in thing.location], "parts": parts}
 
 
 def view_camera(camera: Camera) -> dict[str, Any]:
-    """The camera; fov_deg: of the image's height."""
+    """The camera; fov_deg: of the image's height; aspect: its width over its height."""
     fov_deg = 2 * np.degrees(np.arctan(camera.height / 2 / camera.focal_pixels))
     return {
         "position": [round(x, 4) for x in camera.position],
         "target": [round(x, 4) for x in camera.look_at],
         "fov_deg": round(float(fov_deg), 3),
+        "aspect": round(camera.width / camera.height, 4),
     }
-
-
-def _hex(color: Color) -> str:
-    """Linear light as the page's `#rrggbb`, which is sRGB."""
-    linear = np.clip(np.array(color), 0, 1)
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return "#" + "".join(f"{round(255 * float(channel)):02x}" for channel in encoded)
 
 
 class Meshes:

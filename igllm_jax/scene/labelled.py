@@ -49,11 +49,6 @@ class LabelledPredictions:
         """int [scenes]: the true ones of each."""
         return np.array([len(scene.objects) for scene in self.scenes])
 
-    @property
-    def texts(self) -> list[str]:
-        """What was written for each scene."""
-        return [self.found.answers[name] for name in self.names]
-
     def confidences(self) -> list[list[float]]:
         """The log-probability of each call of each scene; 1.0 everywhere in scenes whose answers do not say it."""
         said = [self.found.confidences.get(name, ()) for name in self.names]

@@ -1,5 +1,6 @@
 """A page in headless Chromium, driven by the DevTools protocol through a pipe: no driver, no socket, no package."""
 
+import base64
 import contextlib
 import json
 import os
@@ -107,8 +108,6 @@ class Page:
 
     def screenshot(self, path: Path) -> None:
         """What is seen, as a PNG."""
-        import base64
-
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
 

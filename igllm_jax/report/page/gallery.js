@@ -1,6 +1,7 @@
 // The gallery: scenes sorted and filtered, a card each, made as they come into sight.
 
 const CARDS = 12; // made at a time
+const MINOR = "ir3d_"; // metrics that cards show only where scenes are sorted by one
 
 const gallery = { metric: "", run: 0, order: "worst", word: "", objects: "", name: "", against: "input" };
 
@@ -63,8 +64,8 @@ function figures(scene, answer) {
 }
 
 function values(answer) {
-  const names = Object.keys(answer.values);
-  const first = [gallery.metric, ...names.filter((name) => name !== gallery.metric)];
+  const names = Object.keys(answer.values).filter((name) => name !== gallery.metric && !name.startsWith(MINOR));
+  const first = [gallery.metric, ...names];
   const cells = first.filter((name) => name in answer.values).map((name) =>
     element("span", { class: name === gallery.metric ? "value sorted" : "value", title: about(name).text },
       `${name} ${format(answer.values[name], about(name).digits)}`));

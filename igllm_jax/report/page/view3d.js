@@ -36,7 +36,8 @@ function geometryOf(kind) {
 function partMesh([kind, color, metallic, numbers], isWire) {
   const look = isWire
     ? new THREE.MeshBasicMaterial({ color: 0x1a202c, wireframe: true, transparent: true, opacity: 0.12 })
-    : new THREE.MeshStandardMaterial({ color, metalness: 0.4 * metallic, roughness: 0.9 - 0.5 * metallic });
+    : new THREE.MeshStandardMaterial({ metalness: 0.4 * metallic, roughness: 0.9 - 0.5 * metallic });
+  if (!isWire) look.color.setRGB(...color); // linear light, as three.js computes with
   const mesh = new THREE.Mesh(geometryOf(kind), look);
   mesh.matrixAutoUpdate = false;
   mesh.matrix.set(...numbers, 0, 0, 0, 1);
@@ -96,7 +97,9 @@ function drawView() {
   renderer.setSize(width, height, false);
   renderer.setScissorTest(true);
   const column = Math.floor(width / worlds.length);
-  const camera = new THREE.PerspectiveCamera(scene.camera.fov_deg, column / height, 0.05, 2000);
+  // narrower than the image, a column still shows all of its width
+  const half = Math.tan((scene.camera.fov_deg * Math.PI) / 360) * Math.max(1, (scene.camera.aspect * height) / column);
+  const camera = new THREE.PerspectiveCamera((Math.atan(half) * 360) / Math.PI, column / height, 0.05, 2000);
   camera.up.set(0, 0, 1);
   camera.position.set(...eye());
   camera.lookAt(...orbit.target);
