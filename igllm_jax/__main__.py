@@ -16,6 +16,7 @@ COMMANDS = {
     "make-data": ("igllm_jax.make_data", "make an own data set in the released layout"),
     "pack": ("igllm_jax.pack", "pack a data set as ArrayRecord"),
     "check-rotation": ("igllm_jax.check_rotation", "say in which unit CLEVR's rotation labels are, by their images"),
+    "check": ("igllm_jax.check", "say what would stop a run, before it starts"),
     "train": ("igllm_jax.train", "train, or resume a run"),
     "generate": ("igllm_jax.generate", "write scene code for images"),
     "evaluate": ("igllm_jax.evaluate", "score predictions against labels"),

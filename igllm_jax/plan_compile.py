@@ -5,11 +5,9 @@ what it found, or the compiler's refusal, to OUT.json.
 """
 
 import json
-import math
-import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
 
 from igllm_jax import config as configs
@@ -28,6 +25,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.parallel.sharding import MeshLayout, make_mesh
 from igllm_jax.planning.hlo import collectives
+from igllm_jax.planning.memory import local_memory, own_bytes
 from igllm_jax.planning.plans import Program
 from igllm_jax.training.options import RunOptions
 from igllm_jax.training.step import jit_step, make_train_step
@@ -112,20 +110,6 @@ def decode_weights(model: VLMConfig, layout: MeshLayout) -> dict[str, Any]:
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
     return jax.tree.map(sharded, shapes, decode_shardings(model, layout))
-
-
-def own_bytes(tree: Any) -> float:
-    """What one device holds of these arrays, bytes."""
-    leaves: Iterable[Any] = jax.tree.leaves(tree)
-    return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize for x in leaves))
-
-
-def local_memory(device: Any) -> float:
-    """Bytes that programs may take of one device; of a CPU's fake devices, each its share of the machine's memory."""
-    stats = device.memory_stats() or {}
-    if "bytes_limit" in stats:
-        return float(stats["bytes_limit"])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
 
 
 def compile_one(

@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 import jax
 from ml_collections import ConfigDict
 
+from igllm_jax import check, files, flags
 from igllm_jax import config as configs
-from igllm_jax import files, flags
 from igllm_jax.batch import Batch
 from igllm_jax.data import pipeline
 from igllm_jax.data.examples import load_examples
 from igllm_jax.data.manifest import DATA_FILE, check_resumed, data_meta, write_manifest
-from igllm_jax.data.rows import sample_texts
-from igllm_jax.data.tokens import MODEL_FILE, Tokenizer, train_small
+from igllm_jax.data.rows import TOKENIZER_TEXTS, sample_texts
+from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import unnest
 from igllm_jax.parallel import distributed
@@ -32,8 +32,6 @@ from igllm_jax.training.validation import HeldOutEvaluation
 from igllm_jax.weights import checkpoint
 from igllm_jax.weights.run_model import RunModel
 from igllm_jax.weights.trained_model import TOKENIZER_FINGERPRINT
-
-TOKENIZER_TEXTS = 2000  # answers that a small tokenizer is trained on
 
 
 def main(arguments: list[str]) -> int:
@@ -284,6 +282,7 @@ def settle(config: ConfigDict, workdir: Path) -> Tokenizer:
     kept = [] if is_new else configs.keep_meaning(config, workdir)
     if kept:
         log_line(f"as in the version that began this run: {', '.join(kept)}")
+    check.quick(config, workdir)
     if distributed.is_first():
         set_up_tokenizer(config, workdir)
     distributed.barrier("tokenizer")  # the others find it in the workdir
@@ -298,23 +297,15 @@ def set_up_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
 
     A trained one sets model.decoder.vocab_size to its size. Raises: UserError where none is named.
     """
-    if (workdir / MODEL_FILE).is_file():
-        tokenizer = Tokenizer.load(workdir)
-    elif config.tokenizer.train_vocab_size:
+    named = configs.tokenizer_source(config, workdir)
+    if named is None:
         source = configs.train_sources(config)[0][0]
         scenes = load_examples(source, configs.data_options(config)).scenes
         texts = sample_texts(scenes, configs.data_options(config), seed=config.seed, count=TOKENIZER_TEXTS)
         tokenizer = train_small(texts, workdir, config.tokenizer.train_vocab_size)
-    elif config.tokenizer.path or config.model.base:
-        tokenizer = Tokenizer.load(config.tokenizer.path or config.model.base)
-        tokenizer.save(workdir)
     else:
-        raise UserError("no tokenizer: set tokenizer.path, model.base, or tokenizer.train_vocab_size for a small one")
-    if config.tokenizer.train_vocab_size:
-        config.model.decoder.vocab_size = tokenizer.vocab_size
-    if config.model.decoder.vocab_size < tokenizer.vocab_size:
-        raise UserError(
-            f"model.decoder.vocab_size {config.model.decoder.vocab_size} is smaller than the tokenizer's "
-            f"{tokenizer.vocab_size}"
-        )
+        tokenizer = Tokenizer.load(named)
+        if named != workdir:
+            tokenizer.save(workdir)
+    configs.fit_vocabulary(config, tokenizer.vocab_size)
     return tokenizer

@@ -25,7 +25,7 @@ from igllm_jax.data.manifest import Manifest, manifest
 from igllm_jax.data.names import digest
 from igllm_jax.data.options import DataOptions, Source
 from igllm_jax.data.order import Order, Visits, choose_lengths, draw_rng
-from igllm_jax.data.rows import RowMaker, padding_share, prompt_layout, prompt_tokens, stack
+from igllm_jax.data.rows import RowMaker, padding_share, prompt_layout, prompt_tokens, stack, too_long
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import BadSampleError, DataError, UserError
 
@@ -254,15 +254,10 @@ def _first_line(error: Exception) -> str:
 
 def _bounds(examples: Examples, maker: RowMaker) -> np.ndarray:
     """int64 [N]: every row's length. Raises: UserError for one above `max_length`; answers are never truncated."""
-    options = maker.options
     bounds = np.array([maker.bound(scene) for scene in examples.scenes], np.int64)
     longest = int(bounds.argmax())
-    if bounds[longest] + options.num_image_tokens > options.max_length:
-        raise UserError(
-            f"image {examples.scenes[longest].image}: its row may take {bounds[longest]} text tokens and "
-            f"{options.num_image_tokens} of the image, above data.max_length={options.max_length}; "
-            "raise that, or leave the scene out of the labels"
-        )
+    if problem := too_long(examples.scenes[longest].image, int(bounds[longest]), maker.options):
+        raise UserError(problem)
     return bounds
 
 

@@ -14,6 +14,7 @@ from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.scene.code import Written, write, write_call
 from igllm_jax.scene.scene import Object, Scene
 
+TOKENIZER_TEXTS = 2000  # answers that a small vocabulary is trained on
 _BOUND_DRAWS = 32  # ways of writing one object that are tried
 
 
@@ -54,6 +55,16 @@ def sample_texts(scenes: Sequence[Scene], options: DataOptions, *, seed: int, co
     chosen = rng.integers(len(scenes), size=count)
     texts = [answer(write_scene(scenes[index], options, rng).text, options.task) for index in chosen]
     return [f"{prompt.before_image}{prompt.after_image}", *texts]
+
+
+def too_long(image: str, length: int, options: DataOptions) -> str:
+    """What is wrong with a row of `length` text tokens, "" where data.max_length allows it; answers are never cut."""
+    if length + options.num_image_tokens <= options.max_length:
+        return ""
+    return (
+        f"image {image}: its row may take {length} text tokens and {options.num_image_tokens} of the image, above "
+        f"data.max_length={options.max_length}; raise that, or leave the scene out of the labels"
+    )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from igllm_jax.scene.labels import npz_name, npz_spec, read_points
 
 KEPT_FROM = 1000  # members from which reading an index costs more than keeping it
 _THREADS = 16  # that wait for a disk
+_SAID: set[str] = set()
 
 
 @runtime_checkable  # for the types that tests check
@@ -189,8 +190,11 @@ def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...], passed_ove
 
 
 def _say_passed_over(origin: str, passed_over: dict[str, int]) -> None:
-    if passed_over:
-        progress.note(f"{origin}: passed over {said(passed_over)}")
+    """Says it once, however often the images are opened."""
+    line = f"{origin}: passed over {said(passed_over)}"
+    if passed_over and line not in _SAID:
+        _SAID.add(line)
+        progress.note(line)
 
 
 class Discs(Names):

@@ -138,7 +138,16 @@ def _function_of(entry: Any, language: Language) -> Function:
 
 
 def _object(entry: Mapping[str, Any], function: Function) -> Object:
+    found, problems = _read_object(entry, function)
+    if problems:
+        raise UserError(problems[0])
+    return found
+
+
+def _read_object(entry: Mapping[str, Any], function: Function) -> tuple[Object, list[str]]:
+    """The call that a label's entry describes, as far as it can be read, and everything that is wrong with it."""
     values: dict[str, Value] = {}
+    problems: list[str] = []
     for name, key, read in function.from_labels:
         value = entry.get(key)
         if value is None:
@@ -146,12 +155,42 @@ def _object(entry: Mapping[str, Any], function: Function) -> Object:
         try:
             values[name] = read(value)
         except ValueError as error:
-            raise UserError(f"{key} {error}, not {shown(value)}") from None
+            problems.append(f"{key} {error}, not {shown(value)}")
     found = Object.of(function.name, values)
     for attribute in function.required:
         if entry.get(attribute.label) is None and attribute.may_be_said(found):
-            raise UserError(f"{attribute.label} is missing, which every {function.name} must have")
-    return found
+            problems.append(f"{attribute.label} is missing, which every {function.name} must have")
+    return found, problems
+
+
+def label_problems(label: Any, task: Language | str) -> list[str]:
+    """Everything that is wrong with one entry of a label file, by object and key; [] where `Scene.from_label` takes it.
+
+    Example: `["object 0: 3d_coords must be 3 finite numbers, not 3 (image a.png)", "object 4: ..."]`.
+    """
+    language = find_language(task)
+    try:
+        Scene.from_label(label, language)
+        return []
+    except UserError as error:
+        first = str(error)
+    entries = label.get(language.calls_key) if isinstance(label, Mapping) else None
+    image = label.get(language.image_key) if isinstance(label, Mapping) else None
+    if not isinstance(entries, list | tuple) or not isinstance(image, str):
+        return [first]
+    found = [
+        f"object {number}: {problem} (image {image})"
+        for number, entry in enumerate(entries)
+        for problem in _object_problems(entry, language)
+    ]
+    return found or [first]  # a reference between objects
+
+
+def _object_problems(entry: Any, language: Language) -> list[str]:
+    try:
+        return _read_object(entry, _function_of(entry, language))[1]
+    except UserError as error:
+        return [str(error)]
 
 
 def indices_by_function(calls: Iterable[Call]) -> dict[str, list[int]]:

@@ -109,7 +109,7 @@ def restore(folder: FolderPath, shapes: Mapping[str, Any]) -> Params:
     Raises: UserError listing the paths that are not there or have another shape.
     """
     stored = paths(folder)
-    _check(folder, stored, shapes)
+    check_shapes(folder, stored, shapes)
     default = jax.numpy.zeros(()).sharding  # where this process puts what has no sharding
     sharded = {
         path: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=getattr(shape, "sharding", None) or default)
@@ -199,7 +199,8 @@ def _weights(folder: FolderPath) -> epath.Path:
     return epath.Path(Path(folder).absolute() if is_local else folder) / WEIGHTS
 
 
-def _check(folder: FolderPath, stored: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+def check_shapes(folder: FolderPath, stored: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+    """stored: `paths(folder)`. Raises: UserError listing the paths that are not there or have another shape."""
     missing = [path for path in shapes if path not in stored]
     wrong = [
         f"{path} {list(shape.shape)} instead of {list(stored[path].shape)}"

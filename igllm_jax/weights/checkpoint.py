@@ -242,6 +242,11 @@ def _metadata(folder: Path) -> dict[str, Any]:
         return checkpointer.metadata(folder / "params").item_metadata.tree
 
 
+def count(workdir: Path | str) -> int:
+    """How many finished checkpoints there are."""
+    return len(_steps(Path(workdir).absolute() / FOLDER))
+
+
 def find_step(workdir: Path | str, step: int | str) -> int:
     """The number of `last`, `best` or a step that exists.
 

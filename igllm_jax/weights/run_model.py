@@ -51,6 +51,17 @@ class RunModel:
         trainable = {path: typed(path, "float32") for path in model_skeleton.shapes if path in trains}
         return cls(model, model_skeleton, frozen, trainable, options.optim, options.seed, options.base, layout)
 
+    def check_base(self) -> list[str]:
+        """Compares the shapes of all arrays of the base with the model's; reads none. Returns the paths of frozen ones
+        that the base lacks, which are drawn from the seed.
+
+        Raises: UserError listing those that have another shape.
+        """
+        stored = base_folder.paths(self.base) if self.base else {}
+        wanted = {**self.frozen, **self.trainable}
+        base_folder.check_shapes(self.base, stored, {path: wanted[path] for path in wanted if path in stored})
+        return [path for path in self.frozen if path not in stored]
+
     def load_frozen(self) -> Params:
         """Frozen weights: from the base, or drawn from the seed."""
         return self._values(self.frozen)

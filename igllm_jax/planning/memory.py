@@ -1,0 +1,68 @@
+"""Bytes: what a device holds of arrays, what it has, and a rough bound of what a training step adds."""
+
+import math
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from igllm_jax.models.llama import DecoderConfig
+from igllm_jax.models.vlm import VLMConfig
+
+
+def own_bytes(tree: Any) -> float:
+    """What one device holds of these arrays, bytes."""
+    leaves: Iterable[Any] = jax.tree.leaves(tree)
+    return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize for x in leaves))
+
+
+def whole_bytes(tree: Any) -> float:
+    """What these arrays take on a disk, bytes."""
+    return float(sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree)))
+
+
+def local_memory(device: Any) -> float:
+    """Bytes that programs may take of one device; of a CPU's fake devices, each its share of the machine's memory."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
+
+
+def activation_bound(model: VLMConfig, *, rows: float, length: int, loss_chunk: int, trains_vision: bool) -> float:
+    """Bytes of a training step beside weights, gradients and optimizer, on one device: rough, and rather too much.
+
+    What the backward pass keeps of every layer, what one layer takes while it is differentiated, and the vocabulary's
+    logits of one chunk. The compiler shares and fuses; `igllm plan` asks it.
+
+    rows: examples that the device sees at once. length: positions of a row, image included. loss_chunk: answer
+    positions that meet the vocabulary at once. trains_vision: whether the tower is differentiated, too.
+    """
+    decoder, vision = model.decoder, model.vision
+    size = np.dtype("float32").itemsize if model.dtype == "float32" else 2
+    kept = _kept(decoder, length) * decoder.num_layers + _all_of_a_layer(decoder, length)
+    patch = 8 * vision.width + 2 * vision.mlp_width + 2 * vision.num_heads * vision.num_patches
+    tower = patch * (vision.num_blocks if trains_vision else 1)
+    logits = 2 * 4 * min(loss_chunk, length) * decoder.vocab_size  # float32, and their gradient
+    return rows * (size * (length * kept + vision.num_patches * tower) + logits)
+
+
+def _kept(decoder: DecoderConfig, length: int) -> float:
+    """Elements that the backward pass keeps of a layer, per position; all there are under a policy unknown here."""
+    heads, kv_heads = decoder.num_heads * decoder.head_dim, decoder.num_kv_heads * decoder.head_dim
+    attention = 2 * heads + 2 * kv_heads
+    by_policy = {
+        "full": decoder.width,
+        "qkvctx": decoder.width + attention,
+        "dots": 3 * decoder.width + attention + 2 * decoder.mlp_width,
+    }
+    return by_policy.get(decoder.remat, _all_of_a_layer(decoder, length))
+
+
+def _all_of_a_layer(decoder: DecoderConfig, length: int) -> float:
+    """Elements that a layer computes for one position, attention weights among them where the kernel keeps them."""
+    heads, kv_heads = decoder.num_heads * decoder.head_dim, decoder.num_kv_heads * decoder.head_dim
+    weights = 2 * decoder.num_heads * length if decoder.attention == "xla" else 0
+    return 6 * decoder.width + 3 * heads + 3 * kv_heads + 4 * decoder.mlp_width + weights
