@@ -63,7 +63,7 @@ def score(name: str, split: str, options: argparse.Namespace) -> dict:
     predictions, report = f"{stem}.json", f"{stem}_metrics.json"
     images, labels = f"{data}/images/{split}.tar", f"{data}/labels/{split}.json"
     igllm(
-        "generate", "--workdir", str(options.out / name), "--images", images, "--out", predictions,
+        "generate", "--grammar", "none", "--workdir", str(options.out / name), "--images", images, "--out", predictions,
         "--batch_size", "50", "--max_new_tokens", "320",
     )  # fmt: skip
     igllm("evaluate", "--labels", labels, "--predictions", predictions, "--out", report, "--bootstrap", "1000")

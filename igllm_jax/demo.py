@@ -56,7 +56,7 @@ def run_head(head: str, folder: Path, *, steps: int, images: int) -> Result:
     seconds = time.monotonic() - started
     predictions, metrics = folder / f"predictions_{head}.json", folder / f"metrics_{head}.json"
     asked = ["--workdir", str(workdir), "--images", f"{data}:{TEST_SPLIT}", "--out", str(predictions)]
-    generate.main([*asked, "--limit", str(images), "--batch_size", "50", "--max_new_tokens", "64"])
+    generate.main([*asked, "--limit", str(images), "--batch_size", "50", "--max_new_tokens", "64", "--grammar", "none"])
     labels = f"{data}:{TEST_SPLIT}"
     report = evaluate.evaluate(labels, str(predictions))[str(predictions)]
     files.write_text(metrics, evaluate.render({str(predictions): report}, "json") + "\n")

@@ -19,6 +19,8 @@ from igllm_jax.scene.language import find_language
 from igllm_jax.scene.predictions import Predictions, of_language, write_predictions
 from igllm_jax.weights.trained_model import load_imported, load_run
 
+GRAMMARS = ("scene", "none")
+
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = flags.Parser(prog="igllm generate", description=__doc__)
@@ -33,6 +35,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max_new_tokens", type=flags.TOKENS, default=1024)
     drafts = "tokens guessed a step (0: none); answers stay the same"
     parser.add_argument("--num_drafts", type=flags.DRAFTS, default=NUM_DRAFTS, help=drafts)
+    grammar = "scene: tokens that leave the language have no chance, so every answer parses; none: anything goes"
+    parser.add_argument("--grammar", choices=GRAMMARS, default="scene", help=grammar)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation")
     parser.add_argument("--tensor", type=flags.DEVICES, default=1, help="shard the weights over so many devices")
     distributed.add_arguments(parser)
@@ -83,7 +87,13 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         trained = replace(trained, model=replace(trained.model, dtype=options.dtype))
     data = trained.data
     generator = AnswerGenerator(
-        trained.model, trained.tokenizer, data, options.max_new_tokens, layout, options.num_drafts
+        trained.model,
+        trained.tokenizer,
+        data,
+        options.max_new_tokens,
+        layout,
+        options.num_drafts,
+        has_grammar=options.grammar == "scene",
     )
     sizes = {"batch_size": options.batch_size, "limit": options.limit}
     answers = predict(generator, trained.params, source, **sizes, stops=stops)
@@ -95,6 +105,7 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         rotation_rep=data.rotation_rep,
         rotation_unit=data.rotation_unit,
         train_split=trained.train_split,
+        grammar=options.grammar,
         **of_language(find_language(data.task)),
     )
     write_predictions(options.out, predictions, **trained.about)  # type: ignore[arg-type]

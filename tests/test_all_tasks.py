@@ -121,7 +121,7 @@ def test_from_nothing_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.M
 
     val_images, val_labels = places["data.val.images"], places["data.val.labels"]
     tokens = 512 if IS_FULL else 16
-    options = ["--limit", NUM_IMAGES, "--batch_size", NUM_IMAGES, "--max_new_tokens", tokens]
+    options = ["--grammar", "none", "--limit", NUM_IMAGES, "--batch_size", NUM_IMAGES, "--max_new_tokens", tokens]
     igllm("generate", "--workdir", workdir, "--images", val_images, "--out", predictions, *options)
     igllm("evaluate", "--labels", val_labels, "--predictions", predictions, "--out", scores, "--bootstrap", 20)
 

@@ -88,7 +88,7 @@ def test_parts_from_outside_train_generate_evaluate_and_export(extended, tmp_pat
     assert trained.model.decoder.note == "from outside"
     assert "projector/scale/kernel" in trained.params
     predictions = tmp_path / "predictions.json"
-    images = ["--images", f"{data}/2d.npz:random", "--limit", "4", "--max_new_tokens", "8", "--num_drafts", "0"]
+    images = ["--images", f"{data}/2d.npz:random", "--limit", "4", "--max_new_tokens", "40", "--num_drafts", "0"]
     assert generate.main(["--workdir", str(run), *images, "--out", str(predictions)]) == 0
     metrics = tmp_path / "metrics.json"
     where = ["--predictions", str(predictions), "--labels", f"{data}/2d.npz:random", "--out", str(metrics)]

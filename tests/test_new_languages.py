@@ -52,9 +52,11 @@ def test_a_language_is_its_file(name: str, head: str, tmp_path: Path, monkeypatc
 
     file.unlink()  # the run has its own
     answers, scores = tmp_path / "answers.json", tmp_path / "scores.json"
-    options = ["--batch_size", 5, "--max_new_tokens", 24]
+    options = ["--batch_size", 5, "--max_new_tokens", 200]
     images, labels = places["data.val.images"], places["data.val.labels"]
     assert igllm("generate", "--workdir", tmp_path / "run", "--images", images, "--out", answers, *options) == 0
+    assert igllm("evaluate", "--labels", labels, "--predictions", answers, "--out", scores) == 0
+    assert json.loads(scores.read_text())["metrics"]["parsed"] == 100  # whatever the model learned: by the grammar
     written = json.loads(answers.read_text())
     assert written["task"] == name and written["language"] == (FOLDER / f"{name}.toml").read_text()
 

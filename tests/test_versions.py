@@ -90,6 +90,8 @@ def test_a_run_of_format_1_generates_and_goes_on_as_it_did(golden):
         "4",
         "--num_drafts",
         "0",
+        "--grammar",
+        "none",
         "--out",
     ]
     of_run = ["--workdir", "run", "--step", "3", *shared, "run.json"]

@@ -12,6 +12,7 @@ from igllm_jax.data import pipeline
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.decoding import ngram_drafts
 from igllm_jax.decoding.decode import DecodeOptions, Parts, make_decode, prepare
+from igllm_jax.decoding.grammar import Grammar, compile_grammar
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig
 from igllm_jax.parallel.sharding import MeshLayout, put
@@ -64,7 +65,10 @@ class AnswerGenerator:
     """Writes answers for batches of images; compiled once.
 
     layout: from decode_layout. Every process gives its own rows of a batch, and gets all answers. num_drafts: tokens
-    guessed a step, from what was written so far.
+    guessed a step, from what was written so far. has_grammar: whether answers keep to the language, so that they always
+    parse.
+
+    Raises: UserError where the language or the tokenizer allows no grammar, or `max_new_tokens` no answer.
     """
 
     def __init__(
@@ -75,10 +79,11 @@ class AnswerGenerator:
         max_new_tokens: int,
         layout: MeshLayout,
         num_drafts: int = NUM_DRAFTS,
+        has_grammar: bool = False,
     ):
         self.layout, self.data = layout, options
         nothing = jax.tree.map(lambda x: put(x, layout.replicated()), ngram_drafts.empty())
-        self.known = (nothing,) if num_drafts else ()
+        self.table = nothing if num_drafts else None
         before, after = pipeline.prompt_tokens(options, tokenizer)
         self.language = find_language(options.task)
         self.tokenizer, self.has_head = tokenizer, model.has_float_head
@@ -92,7 +97,21 @@ class AnswerGenerator:
             forbidden=(*tokenizer.forbidden_sequences(), *tokenizer.float_token_in_bytes()),
             num_drafts=num_drafts,
         )
+        self.grammar = self._compile_grammar(model) if has_grammar else None
         self.prepare, self.decode = programs(model, self.options, layout)
+
+    def _compile_grammar(self, model: VLMConfig) -> Grammar:
+        """The grammar of what the model was taught to write, on the layout's devices."""
+        found = compile_grammar(
+            self.language,
+            self.tokenizer,
+            rotation_rep=self.data.rotation_rep,
+            numbers_as_tokens=self.has_head,
+            shuffle_attributes=self.data.shuffle_attributes,
+            vocab_size=model.decoder.vocab_size,
+        )
+        found.starts(1, self.options.max_new_tokens)
+        return jax.tree.map(lambda x: put(x, self.layout.replicated()), found)
 
     def batch_size(self, wanted: int) -> int:
         """`wanted`, rounded up to what the layout can shard evenly."""
@@ -109,9 +128,8 @@ class AnswerGenerator:
         """
         count = len(names)
         is_used = np.asarray(self.layout.rows(batch_size)) < count
-        found = self.decode(prepared, *self.layout.shard((images, is_used), batch_size), *self.known)
-        if self.known:
-            self.known = (found.table,)
+        found = self.decode(prepared, *self.layout.shard((images, is_used), batch_size), self.table, self.grammar)
+        self.table = found.table
         decoded = jax.device_get(replace(found, table=None))
         wrong = np.flatnonzero(~decoded.is_finite[:count])
         if wrong.size:
@@ -126,5 +144,5 @@ class AnswerGenerator:
         text = self.tokenizer.decode(ids.tolist())
         if self.has_head:
             values = numbers[:length][ids == self.options.number_id]
-            text = code.fill(text, [float(value) for value in values], self.language)
+            text = code.fill(text, [float(value) for value in values], self.language, in_range=self.grammar is not None)
         return Answer(text, is_finished=length < self.options.max_new_tokens)

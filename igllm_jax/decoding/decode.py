@@ -1,7 +1,8 @@
 """Greedy decoding: one prefill, one compiled loop, numbers read from the hidden state that chose their token.
 
 A step of the loop reads the weights once. It takes every row's last token and guesses of the tokens after it (see
-ngram_drafts.py), and writes one token more than it finds guesses right.
+ngram_drafts.py), and writes one token more than it finds guesses right. With a grammar (grammar.py) tokens that leave
+the language have no chance, and where one token alone may follow, that is the guess.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from igllm_jax.decoding import grammar as grammars
 from igllm_jax.decoding import ngram_drafts
+from igllm_jax.decoding.grammar import Grammar
 from igllm_jax.models import axes, lora
 from igllm_jax.models.llama import rope_cos_sin
 from igllm_jax.models.llama_decode import Cache, DecodeLayer
@@ -116,12 +119,13 @@ def prepare(params: Mapping[str, Any], config: VLMConfig, dtype: jnp.dtype | Non
 def make_decode(
     config: VLMConfig, options: DecodeOptions, rules: axes.ShardingRules | None = None
 ) -> Callable[..., Decoded]:
-    """The decoder, to be jitted once: (what `prepare` made, images [B, S, S, 3], is_used [B], table) -> Decoded.
+    """The decoder, to be jitted once: (what `prepare` made, images, is_used, table, grammar) -> Decoded.
 
     Every row has the same prompt, so no row is padded, a batch decodes exactly as its rows would one by one, and what
     stands before the image is computed and kept once for all of them.
     is_used: False for rows that only fill the batch; they are done at once. table: to guess from (default: an empty
-    one), of use with options.num_drafts alone.
+    one), of use with options.num_drafts alone. grammar: what answers keep to (default: anything), for the decoder's
+    vocabulary; max_new_tokens has to leave room for its shortest answer.
     """
     parts = Parts.of(config)
 
@@ -130,6 +134,7 @@ def make_decode(
         images: UInt8[Array, "b s s 3"],
         is_used: Bool[Array, "b"],
         table: ngram_drafts.Table | None = None,
+        grammar: Grammar | None = None,
     ) -> Decoded:
         with axes.sharding_rules(rules):
             rest = dict(params["rest"])
@@ -138,7 +143,8 @@ def make_decode(
             known = None
             if options.num_drafts:
                 known = jax.tree.map(jnp.asarray, ngram_drafts.empty() if table is None else table)
-            return _decode(parts.rest.build(rest), layers, head, images, is_used, known, options)
+            prefilled = _prefill(parts.rest.build(rest), layers, head, images, options, grammar)
+            return _decode(*prefilled, is_used, known)
 
     return decode
 
@@ -157,10 +163,11 @@ class _Loop:
     is_done: jax.Array
     is_finite: jax.Array  # [B] whether all logits and numbers were
     table: ngram_drafts.Table | None
+    states: jax.Array | None  # [B, W] of the grammar
 
     @classmethod
     def of(
-        cls, caches: tuple[Cache, ...], is_used: jax.Array, table: ngram_drafts.Table | None, options: DecodeOptions
+        cls, caches: tuple[Cache, ...], is_used: jax.Array, table: Any, options: DecodeOptions, grammar: Any
     ) -> "_Loop":
         """Before the first token."""
         batch, num_drafts = len(is_used), options.num_drafts
@@ -176,6 +183,7 @@ class _Loop:
             is_done=~is_used,
             is_finite=jnp.ones(batch, bool),
             table=table,
+            states=None if grammar is None else grammars.starts(grammar, batch, options.max_new_tokens),
         )
 
     def known(self) -> ngram_drafts.Table:
@@ -205,6 +213,7 @@ class _Step:
     sin: jax.Array
     num_own: int
     options: DecodeOptions
+    grammar: Grammar | None
 
     def write(self, loop: _Loop, x: Float[Array, "d _"], guesses: Int[Array, "b n"]) -> _Loop:
         """Chooses the token after each column of x, and accepts drafts up to the first mismatch."""
@@ -214,7 +223,11 @@ class _Step:
         width, memory = guesses.shape[1] + 1, loop.recent.shape[1]
         window = jnp.concatenate([loop.recent, guesses], axis=1)
         recent = jnp.stack([window[:, i : i + memory] for i in range(width)], axis=1).reshape(-1, memory)
-        token = _likeliest(jnp.where(_is_allowed(recent, logits.shape[0], options), logits, -jnp.inf))
+        is_allowed, states = _is_allowed(recent, logits.shape[0], options), loop.states
+        if self.grammar is not None:
+            states = grammars.walk(self.grammar, loop.states, jnp.maximum(guesses, 0))
+            is_allowed &= grammars.mask(self.grammar, states.reshape(batch * width, -1)).T
+        token = _likeliest(jnp.where(is_allowed, logits, -jnp.inf))
         number = jnp.where(token == options.number_id, self.model.numbers(state.T), 0.0)
         # The largest logit is NaN where any is. Rows that are done read what no one asked for, so they are left out.
         is_finite = jnp.isfinite(jnp.max(logits, axis=0)) & jnp.isfinite(number)
@@ -222,6 +235,10 @@ class _Step:
         is_accepted = _is_accepted(loop, token, guesses, options)
         counts = loop.counts + jnp.sum(is_accepted, axis=1)
         newest = (counts - loop.counts)[:, None] + jnp.arange(memory)
+        if self.grammar is not None:
+            assert states is not None
+            after = grammars.advance(self.grammar, states, token)
+            states = jnp.concatenate([states[:, :1], after], axis=1)[jnp.arange(batch), counts - loop.counts]
         is_end = jnp.any(is_accepted & (token == options.end_id), axis=1)
         return replace(
             loop,
@@ -229,9 +246,10 @@ class _Step:
             tokens=_put(loop.tokens, token, loop.counts),
             numbers=_put(loop.numbers, number, loop.counts),
             recent=jnp.take_along_axis(jnp.concatenate([loop.recent, token], axis=1), newest, axis=1),
-            is_finite=loop.is_finite & (jnp.all(is_finite, axis=1) | loop.is_done),
+            is_finite=loop.is_finite & (jnp.all(is_finite | ~is_accepted, axis=1) | loop.is_done),
             is_done=loop.is_done | is_end | (counts >= options.max_new_tokens),
             table=loop.table and ngram_drafts.learn(loop.table, recent, token.ravel(), is_accepted.ravel()),
+            states=states,
         )
 
     def advance(self, loop: _Loop, counts: Int[Array, "*b"], guesses: Int[Array, "b n"]) -> _Loop:
@@ -252,10 +270,23 @@ class _Step:
 
     def guess(self, loop: _Loop, num_checked: int) -> _Loop:
         """The same, and as many guesses as are right; the table learns how often the first one is."""
-        guesses = ngram_drafts.guess(loop.known(), loop.recent, max(num_checked, 1))
+        guesses = self.drafts(loop, max(num_checked, 1))
         after = self.advance(loop, loop.counts, guesses[:, :num_checked])
         first = jnp.take_along_axis(after.tokens, loop.counts[:, None], axis=1)[:, 0]
         return replace(after, table=ngram_drafts.judge(after.known(), guesses[:, 0], first, ~loop.is_done))
+
+    def drafts(self, loop: _Loop, count: int) -> Int[Array, "b count"]:
+        """Guesses of the next tokens: what has to follow in the language, or what the table says, if it may follow."""
+        if self.grammar is None:
+            return ngram_drafts.guess(loop.known(), loop.recent, count)
+        recent, state, found = loop.recent, loop.states, []
+        for _ in range(count):
+            token, only = ngram_drafts.guess(loop.known(), recent, 1)[:, 0], grammars.forced(self.grammar, state)
+            token = jnp.where(only >= 0, only, token)
+            state = grammars.advance(self.grammar, state, jnp.maximum(token, 0))
+            found.append(jnp.where(grammars.is_dead(state), ngram_drafts.UNKNOWN, token))
+            recent = jnp.concatenate([recent[:, 1:], found[-1][:, None]], axis=1)
+        return jnp.stack(found, axis=1)
 
     def run(self, loop: _Loop, stop: int) -> _Loop:
         """Steps until the answers end or `stop` tokens are written. With guesses two loops take turns: one checks them
@@ -273,10 +304,11 @@ class _Step:
 
 
 def _prefill(
-    model: VLM, layers: tuple[DecodeLayer, ...], head: jax.Array, images: jax.Array, free: int, options: DecodeOptions
+    model: VLM, layers: tuple[DecodeLayer, ...], head: Array, images: Array, options: DecodeOptions, grammar: Any
 ) -> tuple[_Step, tuple[Cache, ...], Float[Array, "d b"]]:
-    """The prompt: what the steps read, each layer's cache with room for `free` tokens more, and the last layer's output
-    at the last position."""
+    """The prompt: what the steps read, each layer's cache with room for the loop's first piece, and the last layer's
+    output at the last position."""
+    free = _stops(options.max_new_tokens - 1)[0] + options.num_drafts
     batch, dtype, decoder = images.shape[0], jnp.dtype(model.config.dtype), model.decoder
     shared_x = decoder.embed(jnp.array([options.before], jnp.int32), dtype)
     x = model.embed(images, jnp.tile(jnp.array(options.after, jnp.int32), (batch, 1)), image_offset=0)
@@ -293,26 +325,23 @@ def _prefill(
         shared.append(before)
         caches.append(cache)
     head = axes.weight(head.astype(dtype), "vocab", "embed")
-    step = _Step(model, layers, head, tuple(shared), cos, sin, num_own, options)
+    step = _Step(model, layers, head, tuple(shared), cos, sin, num_own, options, grammar)
     return step, tuple(caches), x
 
 
 def _decode(
-    model: VLM,
-    layers: tuple[DecodeLayer, ...],
-    head: jax.Array,
-    images: jax.Array,
+    step: _Step,
+    caches: tuple[Cache, ...],
+    x: Float[Array, "d b"],
     is_used: jax.Array,
     table: ngram_drafts.Table | None,
-    options: DecodeOptions,
 ) -> Decoded:
-    """Prefill, the first token from it, and the loop in pieces between which the caches grow."""
+    """After the prefill: the first token from it, and the loop in pieces between which the caches grow."""
+    options = step.options
     most, num_drafts = options.max_new_tokens, options.num_drafts
-    stops = _stops(most - 1)
-    step, caches, x = _prefill(model, layers, head, images, stops[0] + num_drafts, options)
-    nothing = jnp.zeros((len(images), 0), jnp.int32)
-    loop = step.write(_Loop.of(caches, is_used, table, options), x, nothing)
-    for stop in stops:
+    nothing = jnp.zeros((len(is_used), 0), jnp.int32)
+    loop = step.write(_Loop.of(caches, is_used, table, options, step.grammar), x, nothing)
+    for stop in _stops(most - 1):
         length = step.num_own + stop + num_drafts
         loop = step.run(replace(loop, caches=tuple(cache.grown(length) for cache in loop.caches)), stop)
     is_written = jnp.arange(most) < loop.counts[:, None]

@@ -87,9 +87,28 @@ class Grammar:
                 f"max_new_tokens={max_new_tokens} is too few: the shortest answer that the language has is "
                 f"{self.shortest} tokens"
             )
-        states = np.tile(np.asarray(self.start), (rows, 1))
-        states[:, LEFT] = max_new_tokens
-        return states
+        return np.asarray(starts(self, rows, max_new_tokens))
+
+
+def starts(grammar: Grammar, rows: int, max_new_tokens: int) -> Array:
+    """The same within a compiled function, where nothing can be raised."""
+    xp = grammar.start.__array_namespace__()
+    states = xp.tile(grammar.start, (rows, 1))
+    return xp.where(xp.arange(states.shape[1]) == LEFT, xp.asarray(max_new_tokens, states.dtype), states)
+
+
+def walk(grammar: Grammar, state: Array, tokens: Array) -> Array:
+    """States [..., N + 1, W] before the first of tokens [..., N] and after each of them."""
+    xp = state.__array_namespace__()
+    found = [state]
+    for index in range(tokens.shape[-1]):
+        found.append(advance(grammar, found[-1], tokens[..., index]))
+    return xp.stack(found, axis=-2)
+
+
+def is_dead(state: Array) -> Array:
+    """bool [...]: whether states [..., W] lie outside the language."""
+    return state[..., NODE] == DEAD
 
 
 def advance(grammar: Grammar, state: Array, token: Array) -> Array:

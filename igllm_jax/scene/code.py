@@ -262,10 +262,11 @@ _FILLED = NumberFormat()  # how a number read by the float head is put into the 
 _TOKEN_CONTEXT = re.compile(rf"^(\w+)\(|(\w+)=|({FLOAT_TOKEN})|\n", re.MULTILINE)
 
 
-def fill(text: str, numbers: Sequence[float], task: Language | str | None = None) -> str:
+def fill(text: str, numbers: Sequence[float], task: Language | str | None = None, *, in_range: bool = False) -> str:
     """`text` with its float tokens replaced by the float head's numbers, in order, without a plus sign.
 
-    task: the language, whose scales and digits the numbers get; None for three digits as they are.
+    task: the language, whose scales and digits the numbers get; None for three digits as they are. in_range: whether
+    numbers outside the language's ranges are moved to their bounds, so that they can be read.
 
     Example: `fill("add(x=数, y=数)", (0.5, 0.25))` is `"add(x=0.500, y=0.250)"`.
 
@@ -279,19 +280,22 @@ def fill(text: str, numbers: Sequence[float], task: Language | str | None = None
     digits = [_FILLED.digits] * len(numbers)
     if language is not None and language.has_own_formats:
         formats = _token_formats(text, language)
-        digits = [number_digits for number_digits, _, _ in formats]
-        numbers = [x * scale + offset for x, (_, scale, offset) in zip(numbers, formats, strict=True)]
+        digits = [found.digits for found, _ in formats]
+        numbers = [x * found.scale[n] + found.offset[n] for x, (found, n) in zip(numbers, formats, strict=True)]
+        if in_range:
+            ranges = [(found.minimum, found.maximum) for found, _ in formats]
+            numbers = [min(max(x, least), most) for x, (least, most) in zip(numbers, ranges, strict=True)]
     filled = [pieces[0]]
     for number, decimals, piece in zip(numbers, digits, pieces[1:], strict=True):
         filled += [f"{number:.{decimals}f}", piece]
     return "".join(filled)
 
 
-def _token_formats(text: str, language: Language) -> list[tuple[int, float, float]]:
-    """Digits, scale and offset of each float token, by the function and the argument that it stands in."""
+def _token_formats(text: str, language: Language) -> list[tuple[NumberFormat, int]]:
+    """Each float token's format and which part of its scale, by the function and the argument that it stands in."""
     formats = language.number_formats
     function, key, index = "", "", 0
-    found: list[tuple[int, float, float]] = []
+    found: list[tuple[NumberFormat, int]] = []
     for match in _TOKEN_CONTEXT.finditer(text):
         if match[1]:
             function, key = match[1], ""
@@ -299,8 +303,7 @@ def _token_formats(text: str, language: Language) -> list[tuple[int, float, floa
             key, index = match[2], 0
         elif match[3]:
             number = formats.get((function, key), _FILLED)
-            part = min(index, len(number.scale) - 1)
-            found.append((number.digits, number.scale[part], number.offset[part]))
+            found.append((number, min(index, len(number.scale) - 1)))
             index += 1
         else:
             function = key = ""

@@ -53,6 +53,10 @@ class NumberFormat:
     def is_scaled(self) -> bool:
         return any(s != 1 for s in self.scale) or any(o != 0 for o in self.offset)
 
+    @property
+    def is_bounded(self) -> bool:
+        return math.isfinite(self.minimum) or math.isfinite(self.maximum)
+
     def example(self, rng: np.random.Generator, count: int, least: float, most: float) -> tuple[float, ...]:
         """`count` numbers in the range; where that is open, the float head's numbers lie between least and most."""
         found = []

@@ -105,8 +105,9 @@ class Language:
 
     @cached_property
     def has_own_formats(self) -> bool:
-        """Whether a number is scaled for the float head, or has other digits than three."""
-        return any(n.is_scaled or n.digits != NumberFormat().digits for n in self.number_formats.values())
+        """Whether a number is scaled for the float head, has a range, or has other digits than three."""
+        formats = self.number_formats.values()
+        return any(n.is_scaled or n.is_bounded or n.digits != NumberFormat().digits for n in formats)
 
     @cached_property
     def references(self) -> dict[str, tuple[Attribute, ...]]:

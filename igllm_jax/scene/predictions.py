@@ -12,7 +12,7 @@ from igllm_jax.scene.language import Language, find_language, parse_language
 
 _MOST_PARTS = 32  # of a name, counted from its end
 LOG_PROBABILITIES = "log_probabilities"  # of an answer, if it has them: one number a call
-SETTINGS = ("task", "language", "rotation_rep", "rotation_unit", "train_split")
+SETTINGS = ("task", "language", "rotation_rep", "rotation_unit", "train_split", "grammar")
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Predictions:
     """answers: image name -> the text that was written. The settings are None where the file does not say them.
 
     task: the language's name. language: its file's text, where it is none of those that come along.
-    train_split: for 2D, the split that the model was trained on. confidences: image name -> the log-probability of each
-    call of the text, of those answers that say it.
+    train_split: for 2D, the split that the model was trained on. grammar: what answers were kept to while they were
+    written ("scene": the language, so that they always parse; "none": nothing). confidences: image name -> the
+    log-probability of each call of the text, of those answers that say it.
     """
 
     answers: dict[str, str]
@@ -30,6 +31,7 @@ class Predictions:
     rotation_unit: str | None = None
     train_split: str | None = None
     language: str | None = None
+    grammar: str | None = None
     confidences: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 

@@ -38,7 +38,8 @@ def sources(folder, *names):
 
 
 def words(model, folder, out, *more):
-    return ["--model", str(model), "--images", str(folder / "images"), "--out", str(out), *more]
+    """Of a vocabulary drawn at random, which can't say any language's answers."""
+    return ["--model", str(model), "--images", str(folder / "images"), "--out", str(out), "--grammar", "none", *more]
 
 
 def run(model, folder, out, *more):
@@ -58,7 +59,9 @@ def test_answers_for_every_image_in_either_dtype(tmp_path, folder, dtype):
 def test_the_dtype_is_that_of_the_computation(folder, tmp_path, monkeypatch):
     seen = []
     build, real = generate.AnswerGenerator, generate.predict
-    monkeypatch.setattr(generate, "AnswerGenerator", lambda model, *rest: seen.append(model) or build(model, *rest))
+    monkeypatch.setattr(
+        generate, "AnswerGenerator", lambda model, *rest, **more: seen.append(model) or build(model, *rest, **more)
+    )
     monkeypatch.setattr(
         generate, "predict", lambda of, params, *a, **k: seen.append(params) or real(of, params, *a, **k)
     )
