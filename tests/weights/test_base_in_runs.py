@@ -11,6 +11,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.interop import importing
 from igllm_jax.models.params import unnest
 from igllm_jax.parallel.sharding import MeshLayout, make_mesh
+from igllm_jax.weights import base_folder
 from igllm_jax.weights.run_model import RunModel
 from tests.interop import made
 from tests.interop.test_exporting import run_config
@@ -57,3 +58,16 @@ def test_a_config_of_other_sizes_says_which(folder):
         run_model(other, folder / "adapted")
     with pytest.raises(UserError, match=r"--config.model.projector=linear"):
         run_model(made.model(projector="mlp2x_gelu"), folder / "adapted")
+
+
+def test_shapes_of_a_base_are_compared_before_anything_is_read(folder, monkeypatch):
+    found = run_model(made.model(), folder / "plain")
+    assert not found.check_base()
+    stored = base_folder.paths(folder / "plain")
+    first, second, *_ = sorted(path for path in stored if path in found.frozen)
+    del stored[first]
+    monkeypatch.setattr(base_folder, "paths", lambda folder: stored)
+    assert found.check_base() == [first]
+    stored[second] = jax.ShapeDtypeStruct((2, 3), stored[second].dtype)
+    with pytest.raises(UserError, match=rf"{second} .* instead of \[2, 3\]"):
+        found.check_base()
