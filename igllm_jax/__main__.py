@@ -1,13 +1,8 @@
 """`igllm COMMAND ...` = `python -m igllm_jax COMMAND ...`."""
 
-import importlib
-import io
-import logging
 import sys
-import tempfile
-import traceback
 
-from igllm_jax.errors import UserError, shown
+from igllm_jax import endings
 
 # command -> module with main(arguments) -> exit code, and what it does
 COMMANDS = {
@@ -26,14 +21,10 @@ COMMANDS = {
 }
 
 
-DEBUG = "--debug"
-UNEXPECTED = 70  # exit code of a fault of ours, as sysexits.h has it
-
-
 def main() -> int:
-    """Runs one command; a user's mistake ends in one line and exit code 2."""
+    """Runs one command; returns the exit code."""
     usage = "usage: igllm COMMAND ...\n" + "\n".join(f"  {name:14} {text}" for name, (_, text) in COMMANDS.items())
-    usage += f"\n{DEBUG}, with any of them, shows the traceback of what went wrong unexpectedly"
+    usage += f"\n{endings.DEBUG}, with any of them, shows the traceback of what went wrong unexpectedly"
     name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if name in ("-h", "--help"):
         print(usage)
@@ -41,38 +32,7 @@ def main() -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}\n{usage}", file=sys.stderr)
         return 2
-    for stream in (sys.stdout, sys.stderr):  # names that are not UTF-8 are printed escaped
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's remarks are not for our users; errors are raised too
-    is_debug = DEBUG in arguments
-    arguments = [argument for argument in arguments if argument != DEBUG]
-    try:
-        return importlib.import_module(COMMANDS[name][0]).main(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return 1
-    except Exception as error:
-        if is_debug:
-            raise
-        print(_unexpected(error), file=sys.stderr)
-        return UNEXPECTED
-
-
-def _unexpected(error: Exception) -> str:
-    """One line about what is no user's mistake; the traceback goes to a file of its own."""
-    told = f"error: {type(error).__name__}: {shown(' '.join(str(error).split()))[:500]}"
-    asked = f"please report it with what you ran; {DEBUG} shows the traceback"
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", errors="backslashreplace", prefix="igllm-traceback-", suffix=".txt", delete=False
-        ) as file:
-            file.write("".join(traceback.format_exception(error)))
-    except OSError:  # a full disk, above all
-        return f"{told} (unexpected: {asked})"
-    return f"{told} (unexpected: {asked}, which is in {file.name})"
+    return endings.run(COMMANDS[name][0], arguments)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """Command lines: what flags may be, help without a config, and the last net under every command."""
 
 import argparse
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from igllm_jax import __main__ as cli
-from igllm_jax import evaluate, flags, generate, plan, train
+from igllm_jax import endings, evaluate, flags, generate, plan, train
 from igllm_jax.errors import UserError
+from igllm_jax.interop import command
 from igllm_jax.training import metrics_log
+from igllm_jax.weights.base_folder_writer import partial_of
 
 GENERATE = ["--images", "x.tar", "--out", "y.json"]
 
@@ -70,6 +74,32 @@ def test_what_nobody_expected_is_one_line_with_its_traceback_in_a_file(tmp_path,
     monkeypatch.setattr(sys, "argv", ["igllm", "evaluate", "--debug", "--format", "json"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stops(*arguments):
+        raise KeyboardInterrupt
+
+    words = ["import", "--vision", "v", "--decoder", "d", "--out", str(tmp_path / "base")]
+    monkeypatch.setattr(command, "run_import", stops)
+    assert endings.run("igllm_jax.interop.command", words) == 130
+    partial_of(tmp_path / "base").mkdir()
+    assert endings.run("igllm_jax.interop.command", words) == 130
+    monkeypatch.setattr(evaluate, "main", stops)
+    monkeypatch.setattr(sys, "argv", ["igllm", "evaluate"])
+    assert cli.main() == 130
+    again = "interrupted; run the same command again to go on"
+    assert capsys.readouterr().err.splitlines() == ["interrupted", again, "interrupted"]
+
+
+def test_the_converter_has_the_same_net():
+    tool = Path(__file__).parents[1] / "tools" / "convert_weights.py"
+    say = (
+        f"import runpy, sys; sys.argv = ['x', '--debug', 'export']; runpy.run_path({str(tool)!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: the following arguments are required: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "igllm_jax"
 # Rooms (folders) and the modules beside them, each of which imports itself and what stands before it alone. Everything
 # else at the package's root is a command, which may import all of these, and other commands.
 ORDER = (
-    "errors", "batch", "progress", "files", "versions", "flags", "scene", "models", "data", "render",
+    "errors", "endings", "batch", "progress", "files", "versions", "flags", "scene", "models", "data", "render",
     "parallel", "decoding", "planning", "training", "config_ranges", "config_files", "config", "weights", "interop",
     "report",
 )  # fmt: skip

@@ -1,8 +1,6 @@
 """The command behind tools/convert_weights.py: `import` and `export`."""
 
 import argparse
-import logging
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,26 +12,21 @@ from igllm_jax.weights.base_folder_writer import partial_of
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command; 0, or 2 after one line that says what the user can mend."""
+    """Runs the command. Raises: UserError for what the user can mend; KeyboardInterrupt that says how to go on."""
     options = parse(arguments)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's remarks are not for our users
     try:
         return run_import(options) if options.command == "import" else run_export(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        told = f"error: {error.filename or options.out}: {error.strerror or error}"
-        print(f"{told}{_how_to_go_on(options)}", file=sys.stderr)
+        told = f"{error.filename or options.out}: {error.strerror or error}"
+        raise UserError("; ".join(filter(None, (told, _how_to_go_on(options))))) from None
     except KeyboardInterrupt:
-        print(f"interrupted{_how_to_go_on(options)}", file=sys.stderr)
-        return 130
-    return 2
+        raise KeyboardInterrupt(_how_to_go_on(options)) from None
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
     """Where an import has left its beginning, what to do with that."""
     has_begun = options.command == "import" and partial_of(options.out).exists()
-    return "; run the same command again to go on" if has_begun else ""
+    return "run the same command again to go on" if has_begun else ""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -8,19 +8,20 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from igllm_jax import files
+from igllm_jax import endings, files
 from igllm_jax.interop import exporting, importing
-from igllm_jax.interop.command import main
 from igllm_jax.interop.files import open_weights
 from igllm_jax.weights import base_folder
 from tests.bases import read_arrays
 from tests.interop import made
 
+main = partial(endings.run, "igllm_jax.interop.command")
 TOOL = Path(__file__).parents[2] / "tools" / "convert_weights.py"
 
 

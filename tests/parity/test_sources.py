@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from igllm_jax.interop.command import main
+from igllm_jax import endings
 from igllm_jax.interop.importing import run
 from igllm_jax.interop.sources import ImportRequest
 from igllm_jax.weights import base_folder
@@ -122,7 +122,8 @@ def import_fails(tmp_path, vision, decoder, capsys):
     """The one line that a failing import prints; it leaves nothing."""
     out = tmp_path / "base"
     capsys.readouterr()
-    assert main(["import", "--vision", str(vision), "--decoder", str(decoder), "--out", str(out)]) == 2
+    words = ["import", "--vision", str(vision), "--decoder", str(decoder), "--out", str(out)]
+    assert endings.run("igllm_jax.interop.command", words) == 2
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("base")]
     error = capsys.readouterr().err
     assert error.count("\n") == 1

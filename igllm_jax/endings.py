@@ -1,0 +1,57 @@
+"""How commands end: the last net under each, so that nobody sees a traceback who did not ask for one."""
+
+import importlib
+import io
+import logging
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+
+from igllm_jax.errors import UserError, shown
+
+DEBUG = "--debug"
+MISTAKE = 2  # exit code of what the user can mend
+UNEXPECTED = 70  # of a fault of ours, as sysexits.h has it
+INTERRUPTED = 130  # of Ctrl-C, as shells have it
+
+
+def run(module: str, arguments: Sequence[str]) -> int:
+    """Calls `main(arguments)` of a command's module; returns the exit code.
+
+    A user's mistake and Ctrl-C are told in one line; so is what nobody expected, whose traceback goes to a file. With
+    --debug among the arguments it is raised instead.
+    """
+    for stream in (sys.stdout, sys.stderr):  # names that are not UTF-8 are printed escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's remarks are not for our users; errors are raised too
+    try:
+        return importlib.import_module(module).main([argument for argument in arguments if argument != DEBUG])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if DEBUG in arguments:
+            raise
+        print(_unexpected(error), file=sys.stderr)
+        return UNEXPECTED
+
+
+def _unexpected(error: Exception) -> str:
+    """One line about what is no user's mistake; the traceback goes to a file of its own."""
+    told = f"error: {type(error).__name__}: {shown(' '.join(str(error).split()))[:500]}"
+    asked = f"please report it with what you ran; {DEBUG} shows the traceback"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="backslashreplace", prefix="igllm-traceback-", suffix=".txt", delete=False
+        ) as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:  # a full disk, above all
+        return f"{told} (unexpected: {asked})"
+    return f"{told} (unexpected: {asked}, which is in {file.name})"
