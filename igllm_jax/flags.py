@@ -1,6 +1,7 @@
 """What stands on command lines: one parser, whose errors are one line, and one place for what flags may be."""
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -31,6 +32,21 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def real(low: float, high: float) -> Callable[[str], float]:
+    """An argparse type: a number from `low` to `high`, both included."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text) if text.isascii() and "_" not in text else math.nan
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {text!r}")
+        return value
+
+    return parse
+
+
 # what flags count -> their type; what is counted over devices or drawn has the limits of the config's keys
 BATCH = whole(1, 1_048_576)
 IMAGES = whole(1, 2**40)  # images, scenes, examples
@@ -46,3 +62,5 @@ SEED = whole(0, 2**32 - 1)
 RESAMPLES = whole(0, 1_000_000)
 OBJECTS = whole(1, 1000)
 SAMPLES = whole(1, 65_536)  # rays of a pixel
+SIZE = whole(-1, 1_048_576)  # of a mesh axis, -1: what is left
+JITTER = real(0, 1e6)  # scene units

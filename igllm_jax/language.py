@@ -1,6 +1,5 @@
 """`igllm language FILE`: checks a scene language, and shows what its code, its tokens and its labels look like."""
 
-import argparse
 import json
 import sys
 import tempfile
@@ -11,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from igllm_jax import flags
 from igllm_jax.data.prompts import answer
 from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.errors import UserError
 from igllm_jax.scene.code import FLOAT_TOKEN, Written, write
 from igllm_jax.scene.examples import example_scene, scene_label
-from igllm_jax.scene.kind import Settings, Spelling
+from igllm_jax.scene.kind import ROTATION_UNITS, Settings, Spelling
 from igllm_jax.scene.labels import entries, npz_spec, point_scenes
 from igllm_jax.scene.language import Language, find_language
 from igllm_jax.scene.language_parts import Attribute
@@ -29,12 +29,14 @@ SHOWN = 10  # labels that cannot be said, of each reason the first
 
 def main(argv: list[str]) -> int:
     """Prints what the file means; 1 where labels were given that it cannot say. Raises: UserError for a bad file."""
-    parser = argparse.ArgumentParser(prog="igllm language", description=__doc__)
+    parser = flags.Parser(prog="igllm language", description=__doc__)
     parser.add_argument("language", metavar="FILE", help="a language's .toml file, or the name of one that comes along")
     parser.add_argument("--rotation_rep", help="how rotations are written (default: the first that it allows)")
     parser.add_argument("--tokenizer", help="tokenizer.model (default: a small one, trained on made-up scenes)")
     parser.add_argument("--labels", help="a label file: says which of its scenes the language can't say")
-    parser.add_argument("--rotation_unit", default="deg", help="of labels that come in either unit, deg or rad")
+    parser.add_argument(
+        "--rotation_unit", choices=ROTATION_UNITS, default="deg", help="of labels that come in either unit"
+    )
     arguments = parser.parse_args(argv)
     language = find_language(arguments.language)
     rep = language.rotation_reps[0] if arguments.rotation_rep is None else arguments.rotation_rep

@@ -33,10 +33,13 @@ INTERRUPTED = 130  # exit code, as shells have it
 
 def _shard(text: str) -> Shard:
     """An argparse type: K/N, the K-th of N."""
-    number, slash, of = text.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, such as 1/4, got {text!r}")
-    return Shard(int(number) - 1, int(of))
+    number, _, of = text.partition("/")
+    try:
+        count = flags.WORKERS(of)
+        return Shard(flags.whole(1, count)(number) - 1, count)
+    except argparse.ArgumentTypeError:
+        expected = "expected K/N with K from 1 to N and N to 1024, such as 1/4"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}") from None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,7 +64,7 @@ def build_from_parser() -> argparse.ArgumentParser:
     parser.add_argument("--from", dest="scenes", type=Path, required=True, help="folder of .blend or .glb files")
     parser.add_argument("--task", choices=list(IMAGE_TASKS), default="clevr", help="whose words say the objects")
     parser.add_argument("--views", type=flags.IMAGES, default=10, help="pictures of each scene")
-    parser.add_argument("--camera_jitter", type=float, default=CAMERA_JITTER, help="scene units along each axis")
+    parser.add_argument("--camera_jitter", type=flags.JITTER, default=CAMERA_JITTER, help="scene units along each axis")
     parser.add_argument("--num_val_scenes", type=flags.LIMIT, help="files for val_ID (default: a tenth of them)")
     parser.add_argument("--image_size", type=image_size, default=(480, 320), metavar="WxH", help="in pixels")
     parser.add_argument("--workers", type=flags.WORKERS, default=os.cpu_count() or 1, help="processes (default: cores)")

@@ -89,9 +89,12 @@ def _mesh(text: str, run: RunOptions, topology: str, what: str) -> tuple[int, in
         sizes = {"data": -1, "fsdp": 1, "tensor": max(n for n in (1, 2, 4, 8) if chips % n == 0 and heads % n == 0)}
     for part in filter(None, text.split(",")):
         axis, _, size = part.partition("=")
-        if axis not in MESH_AXES or not size.lstrip("-").isdigit():
+        if axis not in MESH_AXES:
             raise UserError(f"--mesh {text}: expected AXIS=SIZE,... with axes {', '.join(MESH_AXES)}, not {part!r}")
-        sizes[axis] = int(size)
+        try:
+            sizes[axis] = flags.SIZE(size)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--mesh {text}: {axis}: {error}") from None
     return sizes["data"], sizes["fsdp"], sizes["tensor"]
 
 

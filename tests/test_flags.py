@@ -4,11 +4,12 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from igllm_jax import __main__ as cli
-from igllm_jax import endings, evaluate, flags, generate, plan, train
+from igllm_jax import endings, evaluate, flags, generate, language, make_data, plan, train
 from igllm_jax.errors import UserError
 from igllm_jax.interop import command
 from igllm_jax.training import metrics_log
@@ -42,12 +43,37 @@ def test_anything_else_names_the_range(text):
         (evaluate.main, ["--labels", "l", "--predictions", "p", "--bootstrap", "-1"], "--bootstrap: expected a whole"),
         (train.main, ["--workdir", "w", "--process_id", "-1"], "--process_id: expected a whole number from 0"),
         (plan.main, ["--topology", "local", "--batch", "-1"], "--batch: expected a whole number from 1"),
+        (language.main, ["clevr", "--rotation_unit", "grad"], "--rotation_unit: invalid choice"),
+        (language.main, [], "the following arguments are required: FILE"),
+        (make_data.main, ["--from", "d", "--out", "o", "--camera_jitter", "nan"], "--camera_jitter: expected a number"),
+        (make_data.main, ["clevr", "--out", "o", "--shard", "1/" + "9" * 5000], "--shard: expected K/N"),
+        (make_data.main, ["clevr", "--out", "o", "--image_size", "٣٢x32"], "--image_size: expected WIDTHxHEIGHT"),
+        (make_data.main, ["clevr", "--out", "o", "--num_train", "0"], "--num_train: expected a whole number from 1"),
     ],
 )
 def test_a_flag_out_of_range_or_out_of_place_is_one_line(main, words, message):
     with pytest.raises(UserError, match=message) as error:
         main(words)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["--1", "9" * 5000, "٣", "0x1", ""])
+def test_sizes_of_a_mesh_are_whole_numbers(text):
+    run = SimpleNamespace(mesh=SimpleNamespace(sizes={"data": 1, "fsdp": 1, "tensor": 1}))
+    assert plan._mesh("fsdp=-1,tensor=2", run, "local", "train") == (1, -1, 2)
+    with pytest.raises(UserError, match=r"--mesh .*: fsdp: expected a whole number from -1 to 1048576"):
+        plan._mesh(f"fsdp={text}", run, "local", "train")
+
+
+@pytest.mark.parametrize("text, value", [("0", 0), ("1e6", 1e6), ("2.5", 2.5)])
+def test_a_number_in_its_range(text, value):
+    assert flags.real(0, 1e6)(text) == value
+
+
+@pytest.mark.parametrize("text", ["-0.1", "nan", "inf", "1_0", "٣", ""])
+def test_any_other_number_names_the_range(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"expected a number from 0 to 1e\+06, got"):
+        flags.real(0, 1e6)(text)
 
 
 @pytest.mark.parametrize("main", [train.main, plan.main])
@@ -94,10 +120,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path, monkeypatch, capsys
 
 def test_the_converter_has_the_same_net():
     tool = Path(__file__).parents[1] / "tools" / "convert_weights.py"
-    say = (
-        f"import runpy, sys; sys.argv = ['x', '--debug', 'export']; runpy.run_path({str(tool)!r}, run_name='__main__')"
-    )
-    done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(tool), "--debug", "export"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: the following arguments are required: ")
     assert done.stderr.count("\n") == 1
 

@@ -75,7 +75,7 @@ class Profile:
 
     def __init__(self, window: str, folder: Path):
         """window: "START:STOP", "" for never. Raises: UserError where it is neither."""
-        if window and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", window):
+        if window and not re.fullmatch(r"[1-9][0-9]{0,8}:[1-9][0-9]{0,8}", window):
             raise UserError(f"--profile is {window!r}; expected START:STOP, two step numbers such as 20:22")
         self.first, self.last = (int(part) for part in window.split(":")) if window else (0, 0)
         if self.last < self.first:

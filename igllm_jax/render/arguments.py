@@ -19,12 +19,13 @@ SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # of an image, in pixels
 
 def image_size(text: str) -> tuple[int, int]:
     """An argparse type: WIDTHxHEIGHT in pixels."""
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, such as 480x320, got {text!r}")
-    if not all(SMALLEST_SIDE <= int(side) <= LARGEST_SIDE for side in (width, height)):
-        raise argparse.ArgumentTypeError(f"expected sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, got {text!r}")
-    return int(width), int(height)
+    width, _, height = text.lower().partition("x")
+    side = flags.whole(SMALLEST_SIDE, LARGEST_SIDE)
+    try:
+        return side(width), side(height)
+    except argparse.ArgumentTypeError:
+        expected = f"expected WIDTHxHEIGHT with sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, such as 480x320"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}") from None
 
 
 def add_renderer(parser: argparse.ArgumentParser) -> None:

@@ -260,7 +260,7 @@ def find_step(workdir: Path | str, step: int | str) -> int:
         return max(steps)
     if step == "best":
         return _best(folder, steps)
-    if str(step).isdigit() and int(step) in steps:
+    if str(step) in map(str, steps):
         return int(step)
     raise UserError(f"{workdir} has no checkpoint {step!r}; there are {', '.join(map(str, steps))}, last and best")
 
