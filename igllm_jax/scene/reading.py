@@ -10,7 +10,7 @@ from igllm_jax.scene.language import Language, find_language
 from igllm_jax.scene.language_parts import Attribute, Function
 from igllm_jax.scene.scene import Object, Predicted, Scene
 
-FLOAT_TOKEN = "数"
+FLOAT_TOKEN = "数"  # noqa: S105 (a word of the code, no password)
 LARGEST_NUMBER = 1e12  # beyond this a predicted number counts as unreadable: its square and sums must stay finite
 
 
