@@ -13,6 +13,7 @@ from igllm_jax import endings, evaluate, flags, generate, language, make_data, p
 from igllm_jax.errors import UserError
 from igllm_jax.interop import command
 from igllm_jax.training import metrics_log
+from igllm_jax.training.monitor import log_line
 from igllm_jax.weights.base_folder_writer import partial_of
 
 GENERATE = ["--images", "x.tar", "--out", "y.json"]
@@ -136,6 +137,11 @@ def test_damaged_metrics_are_set_aside_and_the_others_go_on(tmp_path, bad):
     metrics_log.MetricsWriter(tmp_path, first_step=3, tensorboard=False, wandb=False, config={}).close()
     assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
     assert (tmp_path / "metrics.jsonl.damaged-1").read_bytes() == before
+
+
+def test_names_are_logged_with_control_characters_escaped(capsys):
+    log_line("a\x1b[2J\udcff.png:\nits answer")
+    assert capsys.readouterr().err == "a\\x1b[2J\\udcff.png:\nits answer\n"
 
 
 def test_a_line_that_was_cut_off_is_no_damage(tmp_path):

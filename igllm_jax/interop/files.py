@@ -163,10 +163,18 @@ def _shards(folder: Path, index: Path, weight_map: dict[str, str]) -> list[Path]
     strange = [name for name in names if name in (".", "..") or Path(name).name != name]
     if strange:
         raise UserError(f"{index} names files outside its folder: {', '.join(map(repr, strange))}")
-    absent = [name for name in names if not (folder / name).is_file()]
+    absent = [name if len(name) <= 100 else f"{name[:100]}..." for name in names if not _is_file(folder / name)]
     if absent:
         raise UserError(f"{index} names files that are not there: {', '.join(absent)}; download them again")
     return [folder / name for name in names]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is one; a name that the system takes for none (too long, with a null in it) is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -15,16 +15,17 @@ from igllm_jax import progress
 from igllm_jax.batch import Batch
 from igllm_jax.data import pipeline
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.errors import UserError
+from igllm_jax.errors import UserError, shown
 from igllm_jax.models.params import Params
 from igllm_jax.parallel.sharding import MeshLayout
 from igllm_jax.planning.throughput import Speed
 
 
 def log_line(text: str) -> None:
-    """A line on stderr that does not break a progress bar; from the first process alone."""
+    """A line on stderr that does not break a progress bar; from the first process alone. What a terminal should not
+    get is escaped, line by line."""
     if jax.process_index() == 0:
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write("\n".join(map(shown, text.split("\n"))), file=sys.stderr)
 
 
 def describe(
@@ -136,13 +137,13 @@ class Meter:
         speed = f"{rates['samples_per_second']:.3g} samples/s"
         if "mfu" in rates:
             speed += f", MFU {rates['mfu']:.0%}"
-        shown = f"loss {self.latest['loss']:.4f}, {speed}, waits for data {wait:.0%}, padding {padding:.1%}"
-        self.bar.set_postfix_str(shown)
+        told = f"loss {self.latest['loss']:.4f}, {speed}, waits for data {wait:.0%}, padding {padding:.1%}"
+        self.bar.set_postfix_str(told)
         is_due = now - self.shown > progress.LINE_EVERY_SECONDS or self.step in (self.start + 1, self.end)
         if is_due and not self.is_terminal:
             self.shown = now
             done, total = self.step - self.start, self.end - self.start
-            log_line(f"{progress.line('train', done, total, now - self.begin, 'step')}, {shown}")
+            log_line(f"{progress.line('train', done, total, now - self.begin, 'step')}, {told}")
 
     def close(self) -> None:
         self.bar.close()

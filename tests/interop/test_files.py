@@ -67,6 +67,8 @@ def test_a_sharded_folder_is_read_as_one(tmp_path):
     ("changes", "message"),
     [
         ({"c": "model-3.safetensors"}, r"names files that are not there: model-3.safetensors"),
+        ({"c": "n" * 5000}, r"names files that are not there: n{100}\.\.\.; download them again"),
+        ({"c": "model-1\0"}, r"names files that are not there: model-1\\x00; download them again"),
         ({"c": "model-1.safetensors"}, r"names tensors that its files do not hold: c \(1 in all\)"),
         ({"c": "../model-1.safetensors"}, r"names files outside its folder: '../model-1.safetensors'"),
     ],
