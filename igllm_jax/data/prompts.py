@@ -49,17 +49,3 @@ def answer(code: str, task: Language | str) -> str:
     """The answer that holds `code`, lines that each end in a line break."""
     language = find_language(task)
     return f"{language.answer_start}{code}{language.answer_end}"
-
-
-def code_of(answer_text: str, task: Language | str) -> str:
-    """The code in an answer, `code_of(answer(code, task), task) == code`.
-
-    Of an answer that breaks off, what is there; of a text without a code block, all of it.
-    """
-    language = find_language(task)
-    if not language.answer_start:
-        return answer_text.partition(language.answer_end)[0] if language.answer_end else answer_text
-    _, fence, rest = answer_text.partition(language.answer_start.splitlines(keepends=True)[-1])
-    if not fence:
-        return answer_text
-    return rest.partition(language.answer_end)[0] if language.answer_end else rest

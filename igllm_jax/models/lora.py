@@ -117,7 +117,8 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class LoRALinear(nnx.Module):
-    """A linear projection with its low-rank update: kernel [in, out], lora_a [in, r], lora_b [r, out]; no bias.
+    """A linear projection with its low-rank update: kernel [in, out], lora_a [in, r], lora_b [r, out]; no bias;
+    all with a leading axis of `layers`, one slice of which is called.
 
     At the start lora_b is 0, so the update is too. `site` numbers the projection inside its layer, for its own mask.
     """
@@ -130,7 +131,7 @@ class LoRALinear(nnx.Module):
         rngs: nnx.Rngs,
         *,
         site: int,
-        layers: int | None = None,
+        layers: int,
     ):
         lead, lead_names = stacked(layers)
         self.config, self.site, self.names = config, site, names

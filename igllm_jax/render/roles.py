@@ -8,7 +8,6 @@ from igllm_jax.errors import UserError
 from igllm_jax.render.spec import Vector
 from igllm_jax.scene.kinds import Word
 from igllm_jax.scene.language import Language
-from igllm_jax.scene.rotations import euler_to_matrix
 from igllm_jax.scene.scene import Object, Predicted
 
 Thing = Object | Predicted  # what a label or a predicted line says of one object
@@ -87,11 +86,6 @@ def default_rotation_rep(language: Language) -> str:
 def must_say_rotation_rep(language: Language) -> bool:
     """Whether predictions have to say how rotations are written: the language has several ways."""
     return "" not in language.rotation_reps
-
-
-def yaw_deg_to_matrix(yaw_deg: float) -> np.ndarray:
-    """Rotation matrix [3, 3] of a turn about the vertical axis, in degrees, counter-clockwise seen from above."""
-    return euler_to_matrix((0.0, 0.0, float(np.radians(yaw_deg))))
 
 
 def rotation_matrix(thing: Thing, language: Language, *, rotation_rep: str, rotation_unit: str) -> np.ndarray:

@@ -24,7 +24,6 @@ Vector = tuple[float, float, float]
 Matrix = tuple[Vector, Vector, Vector]  # rows
 Color = Vector  # linear light
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-PRIMITIVES = ("sphere", "cube", "cylinder", "cone")
 FILE = "file"  # the kind of a part whose mesh lies in a file
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from igllm_jax.data.options import Source
 from igllm_jax.data.pipeline import EvalData, TrainPipeline, padding_share
-from igllm_jax.data.prompts import code_of
 from igllm_jax.errors import UserError
 from igllm_jax.scene.code import read
 from igllm_jax.scene.labels import read_labels
@@ -55,8 +54,7 @@ def test_batch_example(source, tiny):
     for row, example in enumerate(whole.examples(0)):
         is_answer = batch.is_answer[row]
         assert not is_answer[: whole.prompt.answer_offset].any()
-        text = code_of(tiny.decode(batch.tokens[row][is_answer]), "clevr")
-        objects = read(text, "clevr", rotation_rep="").objects
+        objects = read(tiny.decode(batch.tokens[row][is_answer]), "clevr", rotation_rep="").objects
         assert sorted(item.color for item in objects) == sorted(item.color for item in scenes[example].objects)
         fresh = whole._parts[0].images.read(example)
         assert fresh.size == (19, 13)
@@ -189,7 +187,7 @@ def test_eval_goes_through_the_labels_once(source, tiny):
     scenes = read_labels(source.labels, "clevr")
     rows = [batch.tokens[row][batch.is_answer[row]] for batch in batches for row in range(5) if batch.weight[row]]
     for scene, row in zip(scenes, rows, strict=True):
-        objects = read(code_of(tiny.decode(row), "clevr"), "clevr", rotation_rep="").objects
+        objects = read(tiny.decode(row), "clevr", rotation_rep="").objects
         ordered = sorted(scene.objects, key=lambda item: item.pixel[0])
         assert [item.material for item in objects] == [item.material for item in ordered]
         assert [item.shape for item in objects] == [item.shape for item in ordered]

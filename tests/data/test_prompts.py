@@ -1,21 +1,17 @@
 import pytest
 
-from igllm_jax.data.prompts import answer, code_of, find_prompt
+from igllm_jax.data.prompts import answer, find_prompt
 from igllm_jax.errors import UserError
+from igllm_jax.scene.code import read
 
 
 def test_answer_example():
     assert answer("add(x=数, y=数)\n", "twod") == "The scene can be produced with:\n```python\nadd(x=数, y=数)\n```"
 
 
-@pytest.mark.parametrize("code", ["", "add(x=0.250, y=0.750)\n", "add()\nadd()\n"])
-def test_code_comes_back(code):
-    assert code_of(answer(code, "twod"), "twod") == code
-
-
-def test_code_of_other_texts():
-    assert code_of(answer("add(x=1)\nadd(x=2", "twod")[:-3], "twod") == "add(x=1)\nadd(x=2"
-    assert code_of("add(x=1)\n", "twod") == "add(x=1)\n"
+@pytest.mark.parametrize("code", ["", "add(x=0.250, y=0.750)\n", "add(x=0.1, y=0.2)\nadd(x=0.3, y=0.4)\n"])
+def test_an_answer_reads_as_its_code(code):
+    assert read(answer(code, "twod"), "twod", rotation_rep="").objects == read(code, "twod", rotation_rep="").objects
 
 
 def test_prompt_text():

@@ -14,14 +14,21 @@ def config(kind="hash", share=0.25, rank=5):
     return LoRAConfig(rank=rank, alpha=7.0, dropout=share, dropout_kind=kind)
 
 
+def one_layer(width_in, width_out, lora_config):
+    """The only slice of a stack of one, as a scan over layers has it."""
+    stack = LoRALinear((width_in, width_out), ("embed", "mlp"), lora_config, nnx.Rngs(0), site=0, layers=1)
+    graphdef, state = nnx.split(stack)
+    return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[0], state))
+
+
 def test_at_the_start_the_update_is_nothing():
-    layer = LoRALinear((11, 13), ("embed", "mlp"), config(), nnx.Rngs(0), site=0)
+    layer = one_layer(11, 13, config())
     x = jax.random.normal(jax.random.key(1), (2, 3, 11))
     np.testing.assert_allclose(layer(x, dropout_seed(0, 0)), x @ layer.kernel[...], atol=1e-6)
 
 
 def test_an_exact_small_example():
-    layer = LoRALinear((2, 1), ("embed", "mlp"), LoRAConfig(1, 3.0, 0.0, "hash"), nnx.Rngs(0), site=0)
+    layer = one_layer(2, 1, LoRAConfig(1, 3.0, 0.0, "hash"))
     layer.kernel[...] = jnp.array([[1.0], [2.0]])
     layer.lora_a[...] = jnp.array([[1.0], [1.0]])
     layer.lora_b[...] = jnp.array([[0.5]])
