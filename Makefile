@@ -1,4 +1,4 @@
-# make demo      the whole loop, small: installs into .venv, trains on a CPU in minutes, leaves demo_output/demo.html
+# make demo      the whole loop, small: installs into .venv, trains on a CPU in minutes, leaves demo_output/demo.html and reports
 # make test      installs the test extra and runs the tests      (another Python: make test PYTHON=python3.12)
 # make test-all  the tests and the slow ones                     make clean    removes what these made
 # make fuzz      inputs with faults for MINUTES=30; writes the table of docs/reliability.md
@@ -46,7 +46,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[report]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
