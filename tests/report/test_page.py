@@ -109,7 +109,9 @@ def test_the_page_sorts_filters_and_turns(page: Page, data: Path, tmp_path: Path
     x, y = page.run("(({x, y}) => [x + 200, y + 100])(document.getElementById('view-canvas').getBoundingClientRect())")
     page.drag(x, y, 90, 10)
     assert page.run("document.getElementById('view-canvas').dataset.azimuth") != before
-    assert pixels(page) != image
+    assert (turned := pixels(page)) != image
+    page.run("document.getElementById('view-overlay').click()")
+    assert pixels(page) != turned
     assert int(page.run("document.getElementById('view-canvas').dataset.drawn")) > 0
     assert_quiet(page, path)
 

@@ -82,15 +82,19 @@ function answerRow(scene, answer, run) {
   return element("div", { class: "answer" }, element("div", { class: "figures" }, ...figures(scene, answer)), right);
 }
 
+function objectsText(count) {
+  return count === 1 ? "1 object" : `${count} objects`;
+}
+
 function card(scene) {
-  const title = element("h3", {}, scene.image, element("small", {}, ` ${scene.objects} objects`));
+  const title = element("h3", {}, scene.image, element("small", {}, ` ${objectsText(scene.objects)}`));
   if (canTurn && scene.parts) {
     title.append(element("button", { type: "button", class: "turn", onclick: () => openView(scene) }, "3D"));
   }
   const truth = element("details", {}, element("summary", {}, "true code"), element("pre", { class: "code" }, scene.code.join("\n")));
   const rows = scene.runs.map((answer, run) => answerRow(scene, answer, run));
-  const node = element("article", { class: "card" }, title, ...rows, truth);
-  if (scene.points) node.append(plan(scene));
+  const flat = scene.points ? plan(scene) : null;
+  const node = element("article", { class: "card" }, title, ...rows, flat, truth);
   node.dataset.image = scene.image;
   return node;
 }
@@ -135,7 +139,7 @@ function galleryControls(set) {
     choice("sort-run", "of", content.runs.map((run, i) => [String(i), run.name]), set("run", Number)),
     choice("sort-order", "", [["worst", "worst first"], ["best", "best first"], ["labels", "as labelled"]], set("order")),
     choice("filter-word", "with", [["", "any words"], ...words], set("word")),
-    choice("filter-objects", "", [["", "any number of objects"], ...counts.map((n) => [String(n), `${n} objects`])], set("objects")),
+    choice("filter-objects", "", [["", "any number of objects"], ...counts.map((n) => [String(n), objectsText(n)])], set("objects")),
   ];
   if (content.scenes.some((scene) => scene.input && scene.true)) {
     const sides = [["input", "the input"], ["truth", "the truth drawn again"]];
