@@ -23,6 +23,7 @@ from igllm_jax import versions
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params, nest, unnest
 from igllm_jax.models.vlm import VLMConfig
+from igllm_jax.weights.background import hush_failures
 
 MODEL_FILE = "model.json"
 WEIGHTS = "weights"
@@ -151,6 +152,7 @@ def read_array(folder: FolderPath, path: str, layer: int | None = None) -> np.nd
 def _told_as_damage(folder: FolderPath) -> Iterator[None]:
     """A file that is absent or cut short (half a copy) in one line. Orbax wraps tensorstore's ValueError in a bare
     Exception."""
+    hush_failures()
     try:
         yield
     except Exception as error:

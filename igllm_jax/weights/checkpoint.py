@@ -6,14 +6,11 @@ array, which restoring checks). STEP counts finished steps.
 
 import contextlib
 import errno
-import functools
 import itertools
 import json
-import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params, unnest
 from igllm_jax.training.state import TrainState
+from igllm_jax.weights.background import hush_failures
 from igllm_jax.weights.checksums import checksums
 
 FOLDER = "checkpoints"
@@ -79,7 +77,7 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(state.optimizer),
             meta=ocp.args.JsonSave({**meta, "step": step, CHECKSUMS: sums}),
         )
-        _hush_failed_saves()
+        hush_failures()
         metrics = None if score is None else {SCORE: float(score)}
         with self._told():
             self.manager.save(step, args=items, metrics=metrics, force=True)
@@ -153,19 +151,6 @@ class Checkpoints:
             raise UserError(f"{self.folder}: a checkpoint was not saved ({_reason(error)}); {last}") from None
 
 
-@functools.cache
-def _hush_failed_saves() -> None:
-    """Keeps what tensorstore and asyncio print about each array of a failed save; the save itself raises it once."""
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-
-
 def _rank(metrics: Any) -> float:
     return -metrics[SCORE]
 
@@ -185,6 +170,7 @@ def _compare(found: dict[str, int], saved: dict[str, int]) -> None:
 @contextlib.contextmanager
 def _whole(folder: Path, step: int) -> Iterator[None]:
     """Turns whatever goes wrong while `folder/step` is read into one line that names a way on. Raises: UserError."""
+    hush_failures()
     try:
         yield
     except UserError:

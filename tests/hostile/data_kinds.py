@@ -314,9 +314,9 @@ def _mutate_cache(rng: Any, files: Files) -> Files:
     """Bytes of the list; of the images, whose every value is a colour, only their number."""
     name = rng.choice(sorted(files))
     if name.endswith(".bad"):
-        return mutate.of_bytes(rng, {name: files[name]})
+        return {**files, **mutate.of_bytes(rng, {name: files[name]})}
     content = files[name]
-    return {name: rng.choice((content[: rng.randrange(len(content))], content + bytes(rng.randrange(1, 600)), b""))}
+    return {**files, name: rng.choice((content[: rng.randrange(len(content))], content + bytes(rng.randrange(1, 600)), b""))}
 
 
 def _cached_differ(folder: Path, found: list[np.ndarray]) -> str:

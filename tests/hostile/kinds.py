@@ -5,6 +5,7 @@ where another reader exists one that says what is silently different; put them i
 to, and name the table here.
 """
 
+import importlib.util
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Kind:
     make: the valid files, by name below a folder; made once. Those that `is_target` names are mutated.
     run: uses the folder; what it returns goes to `differs`. It may raise UserError, and nothing else.
     differs: what is silently different from an independent reader, "" where nothing is.
+    needs: a package without which the kind can't be tried.
     """
 
     make: Callable[[Path], Files]
@@ -33,6 +35,11 @@ class Kind:
     mutate: Callable[[random.Random, Files], Files] = mutate.of_bytes
     differs: Callable[[Path, Any], str] = nothing_to_compare
     is_target: Callable[[str], bool] = lambda name: True
+    needs: str = ""
+
+    @property
+    def is_possible(self) -> bool:
+        return not self.needs or importlib.util.find_spec(self.needs) is not None
 
 
 def files_below(folder: Path) -> Files:
@@ -45,5 +52,6 @@ def all_kinds() -> dict[str, Kind]:
     """The kinds of every part, by name."""
     from tests.hostile.data_kinds import DATA_KINDS
     from tests.hostile.run_kinds import RUN_KINDS
+    from tests.hostile.weight_kinds import WEIGHT_KINDS
 
-    return {**DATA_KINDS, **RUN_KINDS}
+    return {**DATA_KINDS, **RUN_KINDS, **WEIGHT_KINDS}

@@ -71,8 +71,8 @@ def of_json(rng: random.Random, files: Files) -> Files:
         return {**files, name: rng.choice(odd)}
     root = json.loads(content)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        root = _changed(rng, root)
-    return {**files, name: _text(root).encode("utf-8", "surrogatepass")}
+        root = changed(rng, root)
+    return {**files, name: text(root).encode("utf-8", "surrogatepass")}
 
 
 class _Raw:
@@ -82,7 +82,13 @@ class _Raw:
         self.text = text
 
 
-def _changed(rng: random.Random, root: Any) -> Any:
+def drawn_value(rng: random.Random) -> str:
+    """A value as it stands in a file."""
+    return rng.choice(_VALUES)
+
+
+def changed(rng: random.Random, root: Any) -> Any:
+    """A JSON-like value with one value or key of it changed; `text` writes it."""
     places = list(_places(root))
     if not places:
         return _Raw(rng.choice(_VALUES))
@@ -118,14 +124,14 @@ def _places(value: Any) -> Any:
         yield from _places(inner)
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     """JSON, with halves of characters and raw texts as they are."""
     if isinstance(value, _Raw):
         return value.text.replace("inf", "Infinity") if value.text in ("inf", "-inf") else value.text
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)}: {_text(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)}: {text(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_text, value)) + "]"
+        return "[" + ", ".join(map(text, value)) + "]"
     return json.dumps(value)
 
 

@@ -1,15 +1,13 @@
-"""Kinds of input that runs and converters read: a run's config, overrides, vocabularies, weight files."""
+"""Kinds of input that runs and converters read: a run's config, overrides, vocabularies."""
 
 import json
 import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 
 from igllm_jax import config as configs
 from igllm_jax.data.tokens import Tokenizer, train_small
-from igllm_jax.interop.files import open_weights
 from tests.data import samples
 from tests.hostile import mutate
 from tests.hostile.kinds import Kind, files_below
@@ -87,44 +85,8 @@ def _tokenize(folder: Path) -> Any:
     return tokenizer.decode(ids)
 
 
-# weight files
-
-
-def _arrays() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {name: rng.standard_normal((3, 5)).astype(np.float32) for name in ("a.weight", "b.weight", "c.bias")}
-
-
-def _safetensors(folder: Path) -> Files:
-    from safetensors.numpy import save_file
-
-    save_file(_arrays(), folder / "model.safetensors")
-    return files_below(folder)
-
-
-def _read_weights(folder: Path) -> dict[str, np.ndarray]:
-    weights = open_weights(folder)
-    return {name: weights.read(name) for name in weights.infos}
-
-
-def _safetensors_differ(folder: Path, found: dict[str, np.ndarray]) -> str:
-    """The safetensors package reads the same, bit for bit, where it reads anything."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        wanted = load_file(folder / "model.safetensors")
-    except SafetensorError:  # it refuses files with bytes of no tensor, which take nothing from those that are there
-        return ""
-    is_same = found.keys() == wanted.keys() and all(
-        found[name].shape == array.shape and found[name].tobytes() == array.tobytes() for name, array in wanted.items()
-    )
-    return "" if is_same else "other tensors"
-
-
 RUN_KINDS = {
     "run config": Kind(_run, _read_run, mutate.of_json, _run_differs, lambda name: name == "config.json"),
     "overrides": Kind(_overrides, _load, _draw_overrides),
     "tokenizer": Kind(_vocabulary, _tokenize),
-    "safetensors": Kind(_safetensors, _read_weights, mutate.of_bytes, _safetensors_differ),
 }

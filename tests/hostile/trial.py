@@ -4,12 +4,13 @@ import contextlib
 import io
 import os
 import random
+import re
 import shutil
 import signal
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,7 +68,8 @@ class Trials:
         """The files of one input: a function of the seed."""
         rng = random.Random(seed)
         targets = {name: content for name, content in self.valid.items() if self.kind.is_target(name)}
-        return {**self.valid, **self.kind.mutate(rng, targets)}
+        others = {name: content for name, content in self.valid.items() if name not in targets}
+        return {**others, **self.kind.mutate(rng, targets)}
 
     def run(self, seed: int) -> Outcome:
         return self.judge(self.mutated(seed))
@@ -78,8 +80,12 @@ class Trials:
             for name, content in files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
-            with _quiet(), _own_cache(self._home / "cache"), _no_longer_than(SECONDS):
-                return _judged(self.kind, folder)
+            with _quiet() as printed, _own_cache(self._home / "cache"), _no_longer_than(SECONDS):
+                outcome = _judged(self.kind, folder)
+            said = printed()
+            if not outcome.signature and "Traceback (most recent call last)" in said:
+                return Outcome("traceback", f"printed: {_place(said)}", said)
+            return outcome
         finally:
             for used in (folder, self._home / "cache"):
                 shutil.rmtree(used, ignore_errors=True)
@@ -106,15 +112,17 @@ def _judged(kind: Kind, folder: Path) -> Outcome:
 def _place(text: str) -> str:
     """The innermost line of ours in a traceback."""
     ours = [line.strip() for line in text.splitlines() if line.strip().startswith("File") and f"{PACKAGE}/" in line]
-    return ours[-1].replace(os.getcwd() + "/", "") if ours else text.strip().splitlines()[-1][:120]
+    if ours:
+        return ours[-1].replace(os.getcwd() + "/", "")
+    return re.sub(r"\d+", "N", text.strip().splitlines()[-1][:120])
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Takes what is printed, as strictly as a terminal's encoding does."""
-    out, error = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+def _quiet() -> Iterator[Callable[[], str]]:
+    """Takes what is printed, as strictly as a terminal's encoding does; yields what says what stderr got."""
+    out, error = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-        yield
+        yield lambda: error.buffer.getvalue().decode("utf-8", "replace")  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
