@@ -124,8 +124,8 @@ def kill_training(home: Path, kills: int, steps: int, seed: int) -> str:
         raise SystemExit("the last checkpoints differ")
     told = ", ".join(f"{count} {moment}" for moment, count in counts.items())
     return (
-        f"{kills} kills of training ({told}; {num_within} left an unfinished checkpoint): {steps} losses, parameters and "
-        "optimizer are the same bits as without"
+        f"{kills} kills of training ({told}; {num_within} left an unfinished checkpoint): {steps} losses, parameters "
+        "and optimizer are the same bits as without"
     )
 
 

@@ -1,5 +1,7 @@
 """What means that the user can mend it. A leaf: every module may import it."""
 
+LONGEST = 3000  # characters of a message
+
 
 class UserError(ValueError):
     """Bad input in one line: what is wrong, where, and what to do. The command line prints it and exits with 2.
@@ -8,7 +10,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: object = ""):
-        super().__init__(shown(message))
+        super().__init__(_clipped(shown(message)))
 
 
 class DataError(UserError):
@@ -17,6 +19,14 @@ class DataError(UserError):
 
 class BadSampleError(DataError):
     """One example that cannot be read; `data.on_bad_sample=skip` goes on without it."""
+
+
+def _clipped(text: str) -> str:
+    """A line that can still be read: of a very long one, the beginning (where) and the end (what to do)."""
+    left_out = len(text) - LONGEST
+    if left_out <= 0:
+        return text
+    return f"{text[: LONGEST * 3 // 4]} [{left_out} characters more] {text[-LONGEST // 4 :]}"
 
 
 def shown(text: object) -> str:

@@ -9,7 +9,6 @@ import math
 import struct
 import warnings
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from igllm_jax.errors import UserError
+from igllm_jax.interop.torch_zip import check_bytes, check_mapped, damaged, is_zip_file, records_of
 
 FLOATS = {
     "F64": np.dtype(np.float64),
@@ -34,11 +34,10 @@ OTHERS = {
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }  # fmt: skip
 SAFETENSORS_NAMES = {dtype: name for name, dtype in (FLOATS | OTHERS).items()}
+MAX_NAME = 200  # characters of a name that a message shows
 MAX_HEADER_BYTES = 100 * 2**20  # the format's own limit
 MAX_TOUCHED_BYTES = 2**30  # of a mapped .bin, before it is mapped anew: touched pages count as resident memory
 MAX_UNMAPPED_BYTES = 2**30  # torch's old .bin format can't be mapped, so only small ones are read
-CHUNK_BYTES = 4 * 2**20  # read at once to check a file
-ZIP_START = b"PK\x03\x04"
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -267,9 +266,8 @@ class TorchFile:
 
     def _open(self) -> dict[str, Any]:
         torch = import_torch(self.path)
-        with self.path.open("rb") as file:
-            is_zip = file.read(len(ZIP_START)) == ZIP_START  # as torch tells the formats apart
-        records = _records(self.path) if is_zip else []
+        is_zip = is_zip_file(self.path)
+        records = records_of(self.path) if is_zip else []
         is_mapped = is_zip and all(record.compress_type == zipfile.ZIP_STORED for record in records)
         if not is_mapped and self.path.stat().st_size > MAX_UNMAPPED_BYTES:
             raise UserError(
@@ -284,16 +282,16 @@ class TorchFile:
             asked = next((line for line in lines if "GLOBAL" in line or "reduce for" in line or "of class" in line), "")
             if asked:
                 raise UserError(f"{self.path} is refused: it wants to run code ({asked[:200]})") from None
-            raise _damaged(self.path, lines[0]) from None
+            raise damaged(self.path, lines[0]) from None
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
             raise UserError(f"{self.path} holds no dictionary of tensors")
-        if is_mapped:
-            _check_mapped(self.path, [value for value in tensors.values() if _is_tensor(value)], records)
+        if is_mapped and all(map(_is_tensor, tensors.values())):  # others are told where the names are
+            check_mapped(self.path, list(tensors.values()), records)
         return tensors
 
     def read(self, name: str) -> np.ndarray:
         if not self._is_checked:
-            _check_bytes(self.path)
+            check_bytes(self.path)
             self._is_checked = True
         if self._tensors is None or self._touched > MAX_TOUCHED_BYTES:
             self._tensors, self._touched = self._open(), 0
@@ -307,47 +305,6 @@ class TorchFile:
 
     def release(self) -> None:
         self._tensors = None
-
-
-def _records(path: Path) -> list[zipfile.ZipInfo]:
-    """What a torch file's zip says of its records. Raises: UserError where it is damaged."""
-    try:
-        with zipfile.ZipFile(path) as whole:
-            return whole.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise _damaged(path, str(error)) from None
-
-
-def _check_mapped(path: Path, tensors: list[Any], records: list[zipfile.ZipInfo]) -> None:
-    """Raises: UserError where tensors take other bytes than their record's: torch does not look where it maps a file.
-
-    Storages lie in memory as their records lie in the file.
-    """
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    mapped = [size for _, size in sorted(storages.items()) if size]
-    written = sorted((record for record in records if "/data/" in record.filename), key=lambda record: record.header_offset)
-    if mapped != [record.file_size for record in written if record.file_size]:
-        raise _damaged(path, "its tensors have other sizes than their records")
-
-
-def _check_bytes(path: Path) -> None:
-    """Raises: UserError where a record is not what its checksum says; torch writes them and never looks."""
-    with path.open("rb") as file:
-        if file.read(len(ZIP_START)) != ZIP_START:
-            return
-    try:
-        with zipfile.ZipFile(path) as whole:
-            for record in whole.infolist():
-                if record.CRC:  # torch can be told to write none
-                    with whole.open(record) as content:
-                        while content.read(CHUNK_BYTES):
-                            pass
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError, zlib.error) as error:
-        raise _damaged(path, str(error)) from None
-
-
-def _damaged(path: Path, told: str) -> UserError:
-    return UserError(f"{path} can't be read, it is damaged or no weight file ({told[:200]}); download it again")
 
 
 def import_torch(path: Path) -> Any:

@@ -1,6 +1,5 @@
 """Sizes and settings between the config files of Hugging Face, LLaVA and PEFT and our own dataclasses."""
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -44,6 +43,7 @@ MODEL_TYPES = {
     "decoder": ("llama", "llava", "llava_llama", "LlavaLlamaForCausalLM", None),
     "vision": ("clip_vision_model", None),
 }
+LEAST, MOST = 1e-30, 1e30  # of a number that isn't counted: float32 holds it and what is near it
 MAX_SIZE, MAX_LAYERS = 2**24, 10_000  # far above every model: a damaged number is told instead of counted up to
 # CLIP's images, where the folder has no preprocessor_config.json: every released CLIP tower was trained with these.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -68,7 +68,7 @@ def vision_config(config: Json, preprocessor: Json | None, *, feature_layer: int
             activation=str(found["hidden_act"]),
             feature_layer=feature_layer,
             image_mean=_three(image.get("image_mean", CLIP_MEAN)),
-            image_std=_three(image.get("image_std", CLIP_STD)),
+            image_std=_three(image.get("image_std", CLIP_STD), least=LEAST),
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise _told(error, where) from None
@@ -168,11 +168,11 @@ def _size(found: Json, where: object, key: str, *, least: int = 1, most: int = M
 def _number(found: Json, where: object, key: str) -> float:
     value = found[key]
     try:
-        if not isinstance(value, bool) and isinstance(value, int | float) and 0 < float(value) < math.inf:
+        if not isinstance(value, bool) and isinstance(value, int | float) and LEAST <= float(value) <= MOST:
             return float(value)
     except OverflowError:  # a whole number of hundreds of digits
         pass
-    raise UserError(f"{where}: {key} is {str(value)[:60]}; a number above 0 is expected")
+    raise UserError(f"{where}: {key} is {str(value)[:60]}; a number above 0 is expected, from {LEAST:g} to {MOST:g}")
 
 
 def _told(error: Exception, where: object) -> UserError:
@@ -186,10 +186,10 @@ def _expect(found: Json, where: object, **allowed: tuple[Any, ...]) -> None:
             raise UserError(f"{where}: {key} is {found.get(key)!r}; supported: {known}")
 
 
-def _three(values: Any) -> tuple[float, float, float]:
+def _three(values: Any, *, least: float = 0.0) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
-    if not all(0 <= channel <= 1 for channel in (red, green, blue)):
-        raise ValueError(f"image_mean and image_std are shares of 1, not {[red, green, blue]}")
+    if not all(least <= channel <= 1 for channel in (red, green, blue)):
+        raise ValueError(f"image_mean and image_std are shares of 1, and no std is 0, not {[red, green, blue]}")
     return red, green, blue
 
 

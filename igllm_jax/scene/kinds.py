@@ -29,6 +29,8 @@ from igllm_jax.scene.kind import (
 from igllm_jax.scene.toml_table import Table
 from igllm_jax.scene.turn import Turn
 
+MOST_DIGITS = 17  # behind the point: no float has more
+MOST_NUMBERS = 64  # of one attribute
 _UNSAYABLE = re.compile("['\n\r\ud800-\udfff]")
 
 
@@ -36,7 +38,7 @@ def _number_format(table: Table, count: int) -> NumberFormat:
     scale = table.numbers("scale", count, 1.0)
     if not all(scale):
         raise table.error("scale", "must not be 0")
-    digits = table.integer("digits", 3, least=0)
+    digits = table.integer("digits", 3, least=0, most=MOST_DIGITS)
     bounds = {"minimum": table.number("minimum", -math.inf), "maximum": table.number("maximum", math.inf)}
     for key, bound in bounds.items():
         if math.isfinite(bound) and round(bound, digits) != bound:  # written, it would lie outside the range
@@ -76,7 +78,7 @@ class Word(Kind):
         for word in {*(words or ()), *back}:
             if not word or not is_sayable(word):
                 raise table.error("words", f"holds {word!r}; words must not be empty nor hold quotes or line breaks")
-        return cls(words, same, table.text("class_until", ""), table.integer("longest", 64, least=1), back)
+        return cls(words, same, table.text("class_until", ""), table.integer("longest", 64, least=1, most=1024), back)
 
     def spelling(self, settings: Settings) -> Spelling:
         words = self.words
@@ -218,7 +220,7 @@ class Vector(Kind):
 
     @classmethod
     def parse(cls, table: Table) -> Self:
-        size = table.integer("size", least=1)
+        size = table.integer("size", least=1, most=MOST_NUMBERS)
         return cls(size, _number_format(table, size))
 
     @property

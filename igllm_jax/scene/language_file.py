@@ -103,7 +103,7 @@ def _metric(table: Table, measures: tuple[str, ...], name: str, about: str) -> M
         name=table.text("name", name),
         measure=measure,
         text=table.text("text", text.format(about, tolerance=tolerance)),
-        digits=table.integer("digits", digits, least=0),
+        digits=table.integer("digits", digits, least=0, most=17),
         is_better_low=is_better_low,
         by_seen=table.boolean("by_seen", False),
         tolerance=tolerance,

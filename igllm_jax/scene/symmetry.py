@@ -10,6 +10,7 @@ from igllm_jax.scene.rotations import geodesic_deg
 from igllm_jax.scene.toml_table import Table
 
 AXES = {"x": 0, "y": 1, "z": 2}
+LEAST_PERIOD = 0.1  # degrees: every turn of it is a matrix
 GROUPS = ("T", "O", "I", *(f"{kind}{order}" for kind in "CD" for order in range(2, 13)))
 
 
@@ -106,7 +107,8 @@ def parse_symmetry(owner: Table, key: str) -> Symmetry:
     else:
         axis = AXES[table.choice("axis", AXES, "z")]
         period, offset = float(table.number("period_deg")), float(table.number("offset_deg", 0.0))
-        if period < 0 or (period and abs(360 / period - round(360 / period)) > 1e-6):
+        is_part = period == 0 or (LEAST_PERIOD <= period <= 360 and abs(360 / period - round(360 / period)) <= 1e-6)
+        if not is_part:
             raise table.error("period_deg", f"must divide 360, or be 0 where every turn looks the same, not {period}")
         found = Symmetry(axis=axis, period_deg=period, offset_deg=offset)
     table.finish()

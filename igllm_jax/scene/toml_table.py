@@ -12,6 +12,8 @@ from igllm_jax.errors import UserError
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"^\s*(\"[^\"]*\"|[\w.-]+)\s*=")
 _REQUIRED: Any = object()
+LARGEST = 1e15  # of a number: its square must stay a float32
+LARGEST_INTEGER = 2**31 - 1
 
 Path = tuple[str | int, ...]
 
@@ -44,7 +46,7 @@ def read_table(text: str, origin: str) -> "Table":
     """The top table of a file's text. Raises: UserError where it is not TOML."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no TOML, a number of thousands of digits, nested beyond measure
         raise UserError(f"{origin}: not TOML: {error}") from None
     return Table(values, (), Source(origin, _lines_of(text)))
 
@@ -78,6 +80,10 @@ def _numbered(names: Sequence[str], counts: Mapping[Path, int]) -> Path:
         if path in counts:
             path = (*path, counts[path])
     return path
+
+
+def _is_usable(value: float) -> bool:
+    return -LARGEST <= value <= LARGEST  # neither infinite nor NaN, nor an integer beyond every float
 
 
 def _names(dotted: str) -> tuple[str, ...]:
@@ -128,12 +134,19 @@ class Table:
         return self._of(key, default, bool, "true or false")
 
     def number(self, key: str, default: Any = _REQUIRED) -> float:
-        return self._of(key, default, (int, float), "a number")
+        value = self._of(key, default, (int, float), "a number")
+        if key in self._values and not _is_usable(value):
+            raise self.error(key, f"must be a number of at most {LARGEST:g}, not {str(value)[:60]}")
+        return value
 
-    def integer(self, key: str, default: Any = _REQUIRED, *, least: int | None = None) -> int:
+    def integer(
+        self, key: str, default: Any = _REQUIRED, *, least: int = -LARGEST_INTEGER, most: int = LARGEST_INTEGER
+    ) -> int:
+        """An integer from `least` to `most`, which is always finite: what counts is multiplied and allocated."""
         value = self._of(key, default, int, "an integer")
-        if key in self._values and least is not None and value < least:
-            raise self.error(key, f"must be {least} or more, not {value}")
+        if key in self._values and not least <= value <= most:
+            limit = f"{least} or more" if value < least else f"{most} or less"
+            raise self.error(key, f"must be {limit}, not {str(value)[:60]}")
         return value
 
     def choice(self, key: str, choices: Collection[str], default: Any = _REQUIRED) -> str:
@@ -152,8 +165,9 @@ class Table:
         """`count` numbers, from a list or one number for all."""
         value = self._of(key, default, (int, float, list), f"a number or a list of {count}")
         values = list(value) if isinstance(value, list) else [value] * count
-        if len(values) != count or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-            raise self.error(key, f"must be a number or a list of {count} numbers, not {value!r}")
+        are_numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and _is_usable(v) for v in values)
+        if len(values) != count or not are_numbers:
+            raise self.error(key, f"must be a number or a list of {count} numbers, not {str(value)[:60]}")
         return tuple(float(v) for v in values)
 
     def table(self, key: str, default: Any = _REQUIRED) -> "Table":

@@ -59,7 +59,9 @@ class Turn(Kind):
         decided_by = next(iter(by), "")
         cases = by.table(decided_by) if decided_by else by
         found = {word: parse_symmetry(cases, word) for word in cases}
-        number = NumberFormat(digits=table.integer("digits", 3, least=0), has_sign=table.boolean("sign", False))
+        number = NumberFormat(
+            digits=table.integer("digits", 3, least=0, most=17), has_sign=table.boolean("sign", False)
+        )
         for symmetry in (own, *found.values()):
             if names == ("yaw",) and (symmetry.group or (symmetry.period_deg is not None and symmetry.axis != 2)):
                 raise table.error("symmetry", "of a yaw must be about z")

@@ -3,6 +3,7 @@
 import functools
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -15,7 +16,8 @@ def hush_failures() -> None:
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        origin = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
+        if str(unraisable.exc_value) != "Event loop is closed" and "orbax" not in Path(origin).parts:
             before(unraisable)
 
     sys.unraisablehook = hook

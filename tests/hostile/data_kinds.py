@@ -316,7 +316,10 @@ def _mutate_cache(rng: Any, files: Files) -> Files:
     if name.endswith(".bad"):
         return {**files, **mutate.of_bytes(rng, {name: files[name]})}
     content = files[name]
-    return {**files, name: rng.choice((content[: rng.randrange(len(content))], content + bytes(rng.randrange(1, 600)), b""))}
+    return {
+        **files,
+        name: rng.choice((content[: rng.randrange(len(content))], content + bytes(rng.randrange(1, 600)), b"")),
+    }
 
 
 def _cached_differ(folder: Path, found: list[np.ndarray]) -> str:

@@ -5,7 +5,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-
 from igllm_jax import config as configs
 from igllm_jax.data.tokens import Tokenizer, train_small
 from tests.data import samples

@@ -17,7 +17,7 @@ from igllm_jax.interop.sources import ImportRequest, Plan, make_plan
 from igllm_jax.models.params import nest, unnest
 from igllm_jax.training.state import TrainState, initial_state
 from igllm_jax.weights import base_folder, checkpoint
-from igllm_jax.weights.checkpoint import FOLDER, Checkpoints
+from igllm_jax.weights.checkpoint import Checkpoints
 from tests import small
 from tests.hostile import mutate, mutate_files
 from tests.hostile.kinds import Kind, files_below
@@ -88,7 +88,9 @@ def _torch(folder: Path) -> Files:
     arrays = {**_arrays(), "d.half": _arrays()["a.weight"].astype(np.float16)}
     write_torch(arrays, folder / "new.bin")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    torch.save({**tensors, "e": torch.ones(3, dtype=torch.bfloat16)}, folder / "old.bin", _use_new_zipfile_serialization=False)
+    torch.save(
+        {**tensors, "e": torch.ones(3, dtype=torch.bfloat16)}, folder / "old.bin", _use_new_zipfile_serialization=False
+    )
     return files_below(folder)
 
 
@@ -109,7 +111,9 @@ def _torch_differ(folder: Path, found: dict[str, dict[str, np.ndarray]]) -> str:
             wanted = torch.load(folder / file, map_location="cpu", weights_only=True)
         except (RuntimeError, ValueError) as error:
             return f"torch refuses {file}: {str(error)[:30]}"
-        numbers = {name: tensor.contiguous().view(torch.uint8).numpy() for name, tensor in wanted.items() if tensor.ndim}
+        numbers = {
+            name: tensor.contiguous().view(torch.uint8).numpy() for name, tensor in wanted.items() if tensor.ndim
+        }
         if _differ({name: arrays[name].view(np.uint8) for name in numbers}, numbers):
             return f"other tensors in {file}"
         if file == "new.bin" and zipfile.ZipFile(folder / file).testzip():
