@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZES = {
     "batch_size": 8, "data.image_size": 28, "model.vision.image_size": 28, "model.vision.width": 32,
     "model.vision.num_layers": 1, "model.vision.mlp_width": 48, "model.decoder.width": 32,
-    "model.decoder.num_layers": 2, "model.decoder.num_heads": 2, "model.decoder.num_kv_heads": 2, "model.decoder.head_dim": 16,
-    "model.decoder.mlp_width": 48, "train.log_every": 1, "train.tensorboard": False, "eval.loss_every": 0,
-    "eval.generate_every": 0,
+    "model.decoder.num_layers": 2, "model.decoder.num_heads": 2, "model.decoder.num_kv_heads": 2,
+    "model.decoder.head_dim": 16, "model.decoder.mlp_width": 48, "train.log_every": 1, "train.tensorboard": False,
+    "eval.loss_every": 0, "eval.generate_every": 0,
 }  # fmt: skip
 SPLITS = ("train", "val")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from igllm_jax.errors import BadSampleError, DataError, UserError, shown
+from igllm_jax.errors import LONGEST, BadSampleError, DataError, UserError, shown
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,12 @@ from igllm_jax.errors import BadSampleError, DataError, UserError, shown
 def test_what_a_terminal_should_not_get_is_escaped(text, expected):
     assert shown(text) == expected == str(UserError(text))
     assert shown(text).encode() and shown(shown(text)) == shown(text)
+
+
+def test_of_a_very_long_line_the_beginning_and_the_end_stay():
+    told = str(UserError(f"x.json: {5000 * 'y'}; take another"))
+    assert len(told) < LONGEST + 50 and told.startswith("x.json: yy") and told.endswith("yy; take another")
+    assert "[2022 characters more]" in told and str(UserError("z" * LONGEST)) == "z" * LONGEST
 
 
 def test_errors_of_data_are_users_errors():

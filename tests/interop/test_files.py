@@ -1,6 +1,7 @@
 import builtins
 import json
 import struct
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -211,6 +212,39 @@ def test_damage_anywhere_in_a_torch_file_is_one_line_or_another_value(tmp_path, 
             refused += 1
             assert "w.bin" in str(error) and "\n" not in str(error)
     assert refused > 5
+
+
+def test_a_flipped_bit_in_a_torch_file_is_noticed(tmp_path):
+    """Torch writes a checksum of every record, and never looks at it."""
+    torch, path = pytest.importorskip("torch"), tmp_path / "w.bin"
+    write_torch({"a": NAMED["a"]}, path)
+    content = bytearray(path.read_bytes())
+    content[content.find(NAMED["a"].tobytes()) + 5] ^= 16
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path)["a"], torch.from_numpy(NAMED["a"]))
+    with pytest.raises(UserError, match=r"w\.bin can't be read, it is damaged .*Bad CRC-32.*download it again"):
+        open_weights(path).read("a")
+
+
+def test_records_of_another_size_and_packed_ones_are_not_taken_for_tensors(tmp_path):
+    pytest.importorskip("torch")
+    write_torch({"a": NAMED["a"]}, tmp_path / "w.bin")
+    with zipfile.ZipFile(tmp_path / "w.bin") as whole:
+        records = {name: whole.read(name) for name in whole.namelist()}
+    for name, cut, packing in (("short", 8, zipfile.ZIP_STORED), ("packed", 0, zipfile.ZIP_DEFLATED)):
+        with zipfile.ZipFile(tmp_path / f"{name}.bin", "w", packing) as other:
+            for record, content in records.items():
+                other.writestr(record, content[: len(content) - cut] if record.endswith("/data/0") else content)
+    np.testing.assert_array_equal(open_weights(tmp_path / "packed.bin").read("a"), NAMED["a"])
+    with pytest.raises(UserError, match=r"short\.bin .*its tensors have other sizes than their records"):
+        open_weights(tmp_path / "short.bin")
+
+
+def test_a_shard_whose_name_no_file_can_have_is_not_there(tmp_path):
+    index = {"weight_map": {"a": "x" * 3000}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"names files that are not there: x{200}; download them again"):
+        open_weights(tmp_path)
 
 
 def test_other_things_than_tensors_are_an_error(tmp_path):

@@ -39,6 +39,8 @@ def test_rope_theta_is_read_from_either_place(change, expected):
         ({"attention_bias": True}, "attention_bias is True; supported: False"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported: silu"),
         ({"model_type": "mistral"}, "model_type is 'mistral'; supported: llama"),
+        ({"rope_theta": 1e300}, r"rope_theta is 1e\+300; a number above 0 is expected, from 1e-30 to 1e\+30"),
+        ({"rms_norm_eps": 1e-320}, "rms_norm_eps is 1e-320; a number above 0"),
         ({"num_attention_heads": 32, "num_key_value_heads": 7}, "num_heads 32 is not divisible by num_kv_heads 7"),
     ],
 )

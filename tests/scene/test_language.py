@@ -20,7 +20,7 @@ from igllm_jax.scene.code import FLOAT_TOKEN, fill, read, scene_of, write
 from igllm_jax.scene.examples import example_scene, scene_label
 from igllm_jax.scene.kind import Kind, Settings, Spelling
 from igllm_jax.scene.kinds import ATTRIBUTE_KINDS
-from igllm_jax.scene.language import SHIPPED, Language, check_rotation_unit, find_language, parse_language
+from igllm_jax.scene.language import FOLDER, SHIPPED, Language, check_rotation_unit, find_language, parse_language
 from igllm_jax.scene.metrics import compare
 from igllm_jax.scene.rotations import euler_to_matrix, matrix_to_euler
 from igllm_jax.scene.scene import Object, Scene
@@ -120,6 +120,12 @@ MISTAKES = [
     ('kind = "vector"', 'kind = "vektor"', r"line 6: functions\[1\].attributes\[1\].kind must be one of word, number"),
     ("size = 2\n", "", r"line 4: functions\[1\].attributes\[1\].size is missing"),
     ("size = 2", "size = 0", r"line 7: functions\[1\].attributes\[1\].size must be 1 or more, not 0"),
+    ("size = 2", "size = 9223372036854775808", r"line 7: .*size must be 64 or less, not 9223372036854775808"),
+    ("size = 2", "size = " + 5000 * "9", r"room.toml: not TOML: .*4300"),
+    ("size = 2", "size = " + 5000 * "[", r"room.toml: not TOML: "),
+    ("scale = [2, 4]", "scale = [2, nan]", r"line 9: .*scale must be a number or a list of 2 numbers, not \[2, nan\]"),
+    ("scale = [2, 4]", "minimum = -inf", r"line 9: .*minimum must be a number of at most 1e\+15, not -inf"),
+    ("scale = [2, 4]", "digits = 400", r"line 9: .*digits must be 17 or less, not 400"),
     ("size = 2", "size = 2.5", r"line 7: .*size must be an integer, not 2.5"),
     ("scale = [2, 4]", "scale = [2]", r"line 9: .*scale must be a number or a list of 2 numbers, not \[2\]"),
     ("scale = [2, 4]", "scale = 0", r"line 9: .*scale must not be 0"),
@@ -142,7 +148,7 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "message"), MISTAKES, ids=[new for _, new, _ in MISTAKES])
+@pytest.mark.parametrize(("old", "new", "message"), MISTAKES, ids=[new[:40] for _, new, _ in MISTAKES])
 def test_mistakes_are_said_by_file_line_and_key(old: str, new: str, message: str) -> None:
     assert old in ROOM
     with pytest.raises(UserError, match=message) as caught:
@@ -386,3 +392,10 @@ def test_a_symmetry_of_a_word_in_three_dimensions() -> None:
         reading = read(f"add(shape='{shape}', rotation=({numbers}))", language, rotation_rep="euler")
         found = compare(scene, reading, language, rotation_rep="euler").values["geod"]
         assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("period", ["1e-300", "-90", "0.01", "100"])
+def test_a_period_is_a_part_of_a_whole_turn(period: str) -> None:
+    text = (FOLDER / "clevr.toml").read_text().replace("period_deg = 90", f"period_deg = {period}")
+    with pytest.raises(UserError, match="period_deg must divide 360, or be 0"):
+        parse_language(text, "own.toml")

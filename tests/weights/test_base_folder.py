@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import signal
@@ -119,6 +120,16 @@ def test_half_a_copy_is_told_and_never_read_as_zeros(tmp_path, damage):
             read()
         assert "\n" not in str(error.value)
     np.testing.assert_array_equal(base_folder.read_array(folder, path, 0), ARRAYS[path][0])
+
+
+def test_damage_is_told_once_and_not_by_every_array(tmp_path, capfd):
+    folder = write(tmp_path / "base")
+    for file in (folder / "weights").glob("*/*.0"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="are not whole"):
+        base_folder.restore(folder, base_folder.paths(folder))
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_an_existing_folder_is_never_written_over(tmp_path):
