@@ -30,6 +30,8 @@ class Tokenizer:
         self.model = model
         self.origin = origin
         try:
+            if not model:
+                raise ValueError  # which sentencepiece would take for "not given yet", and print so at every use
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
             for token in range(self._pieces.vocab_size()):
                 self.surface(token)  # a damaged piece shows itself when it is read

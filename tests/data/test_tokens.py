@@ -122,6 +122,13 @@ def test_a_vocabulary_that_splits_the_float_token(tmp_path):
         _ = tokenizer.float_id
 
 
+def test_an_empty_model_is_one_line(tmp_path, capfd):
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(UserError, match="not a sentencepiece model"):
+        Tokenizer.load(tmp_path)
+    assert not capfd.readouterr().err
+
+
 def test_a_damaged_piece_is_one_line(tiny):
     damaged = tiny.model.replace("数".encode(), b"\xe6\x95\xff")
     with pytest.raises(UserError, match="not a sentencepiece model"):
