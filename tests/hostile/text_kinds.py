@@ -180,7 +180,7 @@ def _code_differs(folder: Path, found: dict[str, Any]) -> str:
             return f"another number of calls ({task})"
         for one, thing in zip(said, reading.objects, strict=True):
             for argument, (attribute, part) in find_language(task).by_name[thing.function].by_argument.items():
-                if attribute.kind.is_number and argument in one and attribute.name == "location":
+                if attribute.name == "location" and argument in one and "location" in thing:
                     ours, theirs = thing[attribute.name], one[argument]
                     theirs = theirs if isinstance(theirs, tuple) else (theirs,)
                     ours = ours[part : part + 1] if len(theirs) == 1 else ours
