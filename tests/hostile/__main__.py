@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.hostile.kinds import all_kinds
-from tests.hostile.report import write_table
+from tests.hostile.report import counts_of, write_table
 from tests.hostile.trial import Tally, Trials
 
 _SECONDS_IN_TURN = 5.0
@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--kinds", nargs="*", choices=names, default=names, metavar="KIND", help=", ".join(names))
     parser.add_argument("--seed", type=int, default=0, help="the first input's; the others follow it")
     parser.add_argument("--keep", type=Path, help="folder for the inputs that faults were found with")
+    parser.add_argument("--counts", type=Path, help="adds what earlier sessions counted there, and keeps the sum there")
     parser.add_argument("--table", action="store_true", help=f"write the table of {_PAGE.name}")
     options = parser.parse_args(argv)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # as the command line does
@@ -74,8 +75,9 @@ def main(argv: Sequence[str]) -> int:
         )
         for signature, (seed, _) in tally.failures.items():
             print(f"    seed {seed}: {signature}")
+    counted = counts_of(tallies, options.counts)
     if options.table:
-        write_table(_PAGE, tallies)
+        write_table(_PAGE, counted)
     total, faults = sum(t.count for t in tallies.values()), sum(len(t.failures) for t in tallies.values())
     print(f"{total} inputs, {faults} distinct faults")
     return 1 if faults else 0

@@ -1,5 +1,7 @@
 """The table of docs/reliability.md, written between its marks from what was counted."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,11 +10,25 @@ from tests.hostile.trial import OK, REFUSED, Tally
 BEGIN, END = "<!-- table: made by `make fuzz` -->", "<!-- end of table -->"
 
 
-def table(tallies: Mapping[str, Tally]) -> str:
+Counts = dict[str, dict[str, int]]  # kind -> result -> how many
+
+
+def counts_of(tallies: Mapping[str, Tally], before: Path | None) -> Counts:
+    """What was counted, added to what the file `before` holds of earlier sessions; the file then holds the sum."""
+    is_there = before is not None and before.is_file()
+    found: Counts = json.loads(before.read_bytes()) if is_there else {}  # type: ignore[union-attr]
+    for name, tally in tallies.items():
+        found[name] = dict(Counter(found.get(name, {})) + tally.results)
+    if before is not None:
+        before.parent.mkdir(parents=True, exist_ok=True)
+        before.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def table(counted: Counts) -> str:
     """Markdown: one row for each kind, and their sum."""
     rows = ["| kind of input | tried | read right | refused in one line | tracebacks | hangs | silently different |"]
     rows.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    counted = {name: tally.results for name, tally in tallies.items()}
     for name, results in counted.items():
         rows.append(_row(name, results))
     whole: dict[str, int] = {}
@@ -28,8 +44,8 @@ def _row(name: str, results: Mapping[str, int]) -> str:
     return f"| {name} | " + " | ".join(map(str, (*counts, results.get("hang", 0), results.get("different", 0)))) + " |"
 
 
-def write_table(page: Path, tallies: Mapping[str, Tally]) -> None:
+def write_table(page: Path, counted: Counts) -> None:
     """Puts the table in its place on the page."""
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{table(tallies)}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{table(counted)}\n{END}{after}")

@@ -3,7 +3,8 @@
 import pytest
 
 from tests.hostile.kinds import all_kinds
-from tests.hostile.trial import OK, REFUSED, Kind, Trials
+from tests.hostile.report import BEGIN, END, counts_of, write_table
+from tests.hostile.trial import OK, REFUSED, Kind, Outcome, Tally, Trials
 
 COUNT = 12
 SLOW = {"checkpoint files": 4, "base folders": 4, "Hugging Face configs": 4}  # a tenth of a second each, and more
@@ -53,3 +54,15 @@ def test_what_takes_for_ever_is_ended(tmp_path, monkeypatch):
 
     monkeypatch.setattr("tests.hostile.trial.SECONDS", 0.2)
     assert Trials(Kind(lambda folder: {"x": b"1"}, run), tmp_path).run(0).result == "hang"
+
+
+def test_sessions_add_up_to_one_table(tmp_path):
+    page, counts = tmp_path / "page.md", tmp_path / "counts.json"
+    page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    for result in (OK, OK, "hang"):
+        tally = Tally()
+        tally.add(0, Outcome(result))
+        tally.add(1, Outcome(REFUSED))
+        write_table(page, counts_of({"tars": tally}, counts))
+    assert "| tars | 6 | 2 | 3 | 0 | 1 | 0 |\n| all | 6 | 2 | 3 | 0 | 1 | 0 |\n" in page.read_text()
+    assert page.read_text().startswith("before\n") and page.read_text().endswith("\nafter\n")
