@@ -67,7 +67,9 @@ def judged(what: str, samples: list[Sample]) -> str:
     )
     told = f"{memory / 2**20:.0f} to {later / 2**20:.0f} MiB, {files:.0f} to {then:.0f} open files"
     if later > GROWTH * memory or then > files:
-        raise SystemExit(f"{what}: {told}: it grows")
+        tenths = [statistics.median(one.bytes for one in samples[i * tenth : (i + 1) * tenth]) for i in range(10)]
+        curve = ", ".join(f"{median / 2**20:.0f}" for median in tenths)
+        raise SystemExit(f"{what}: {told}: it grows (MiB in each tenth of the time: {curve})")
     return f"{what}: {told} ({len(samples)} samples, from the third tenth to the last)"
 
 
