@@ -165,7 +165,9 @@ def _shards(folder: Path, index: Path, weight_map: dict[str, str]) -> list[Path]
     strange = [name for name in names if name in (".", "..") or Path(name).name != name]
     if strange:
         raise UserError(f"{index} names files outside its folder: {', '.join(map(repr, strange))}")
-    absent = [name if len(name) <= 100 else f"{name[:100]}..." for name in names if not _is_file(folder / name)]
+    absent = [
+        name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..." for name in names if not _is_file(folder / name)
+    ]
     if absent:
         raise UserError(f"{index} names files that are not there: {', '.join(absent)}; download them again")
     return [folder / name for name in names]
