@@ -94,7 +94,7 @@ def _mesh(text: str, run: RunOptions, topology: str, what: str) -> tuple[int, in
         try:
             sizes[axis] = flags.SIZE(size)
         except argparse.ArgumentTypeError as error:
-            raise UserError(f"--mesh {text}: {axis}: {error}") from None
+            raise UserError(f"--mesh {text[:60]}: {axis}: {error}") from None  # of any length
     return sizes["data"], sizes["fsdp"], sizes["tensor"]
 
 
