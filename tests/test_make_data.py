@@ -153,7 +153,7 @@ def test_an_image_depends_on_seed_and_index_not_on_how_many(tmp_path: Path) -> N
             ["--renderer", "blender", "--blender", sys.executable, "--clevr_assets", "/no"],
             "--clevr_assets /no: base_scene.blend is not there",
         ),
-        (["--shard", "3/2"], "expected K/N with K from 1 to N, such as 1/4, got '3/2'"),
+        (["--shard", "3/2"], "expected K/N with K from 1 to N and N to 1024, such as 1/4, got '3/2'"),
     ],
 )
 def test_bad_image_arguments(tmp_path: Path, arguments: list[str], message: str) -> None:

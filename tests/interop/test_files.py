@@ -68,7 +68,7 @@ def test_a_sharded_folder_is_read_as_one(tmp_path):
     ("changes", "message"),
     [
         ({"c": "model-3.safetensors"}, r"names files that are not there: model-3.safetensors"),
-        ({"c": "n" * 5000}, r"names files that are not there: n{100}\.\.\.; download them again"),
+        ({"c": "n" * 5000}, r"names files that are not there: n{200}\.\.\.; download them again"),
         ({"c": "model-1\0"}, r"names files that are not there: model-1\\x00; download them again"),
         ({"c": "model-1.safetensors"}, r"names tensors that its files do not hold: c \(1 in all\)"),
         ({"c": "../model-1.safetensors"}, r"names files outside its folder: '../model-1.safetensors'"),
@@ -238,13 +238,6 @@ def test_records_of_another_size_and_packed_ones_are_not_taken_for_tensors(tmp_p
     np.testing.assert_array_equal(open_weights(tmp_path / "packed.bin").read("a"), NAMED["a"])
     with pytest.raises(UserError, match=r"short\.bin .*its tensors have other sizes than their records"):
         open_weights(tmp_path / "short.bin")
-
-
-def test_a_shard_whose_name_no_file_can_have_is_not_there(tmp_path):
-    index = {"weight_map": {"a": "x" * 3000}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match=r"names files that are not there: x{200}; download them again"):
-        open_weights(tmp_path)
 
 
 def test_other_things_than_tensors_are_an_error(tmp_path):
