@@ -234,11 +234,13 @@ class _Step:
         token, number, is_finite = (z.reshape(batch, width) for z in (token, number, is_finite))
         is_accepted = _is_accepted(loop, token, guesses, options)
         counts = loop.counts + jnp.sum(is_accepted, axis=1)
-        newest = (counts - loop.counts)[:, None] + jnp.arange(memory)
+        num_new = counts - loop.counts
+        newest = num_new[:, None] + jnp.arange(memory)
         if self.grammar is not None:
-            assert states is not None
-            after = grammars.advance(self.grammar, states, token)
-            states = jnp.concatenate([states[:, :1], after], axis=1)[jnp.arange(batch), counts - loop.counts]
+            assert states is not None and loop.states is not None
+            rows, last = jnp.arange(batch), jnp.maximum(num_new - 1, 0)
+            after = grammars.advance(self.grammar, states[rows, last], token[rows, last])
+            states = jnp.where(num_new[:, None] > 0, after, loop.states)
         is_end = jnp.any(is_accepted & (token == options.end_id), axis=1)
         return replace(
             loop,
