@@ -23,6 +23,7 @@ from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.errors import UserError, shown
 from igllm_jax.planning.memory import activation_bound, local_memory, own_bytes, whole_bytes
 from igllm_jax.training.options import RunOptions
+from igllm_jax.training.state import TrainState
 from igllm_jax.weights import checkpoint
 from igllm_jax.weights.run_model import RunModel
 
@@ -174,12 +175,12 @@ def _look_at_model(run: RunOptions, longest: int, found: Findings) -> float:
         more = f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""
         found.note(f"model.base={run.base} has no {drawn[0]}{more}: drawn at random, and frozen")
     state = run_model.abstract_state()
-    _look_at_memory(run, run_model, longest, found)
+    _look_at_memory(run, run_model, state, longest, found)
     return whole_bytes((state.params, state.optimizer))
 
 
-def _look_at_memory(run: RunOptions, run_model: RunModel, longest: int, found: Findings) -> None:
-    state, mesh = run_model.abstract_state(), run_model.layout.mesh.shape
+def _look_at_memory(run: RunOptions, run_model: RunModel, state: TrainState, longest: int, found: Findings) -> None:
+    mesh = run_model.layout.mesh.shape
     # gradients are as large as what trains
     held = own_bytes(run_model.frozen) + 2 * own_bytes(state.params) + own_bytes(state.optimizer)
     added = activation_bound(

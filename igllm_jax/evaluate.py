@@ -179,6 +179,19 @@ def _json(reports: dict[str, dict[str, Any]]) -> str:
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The flags for what predictions files may not say of themselves."""
+    parser.add_argument("--task", help="a language's name or .toml file (default: what the predictions or labels say)")
+    parser.add_argument("--rotation_rep", help="how rotations are written (euler, euler_int, aa, 6d, quat; CLEVR: yaw)")
+    parser.add_argument("--rotation_unit", choices=ROTATION_UNITS, help="unit of CLEVR's rotation labels")
+    parser.add_argument("--train_split", help="2D: the split that was trained on, to tell seen from unseen cells")
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What these flags said, as `read_labelled` and `evaluate` take it."""
+    return {name: getattr(arguments, name) for name in ("task", "rotation_rep", "rotation_unit", "train_split")}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = flags.Parser(prog="igllm evaluate", description="Score predictions against labels.")
     parser.add_argument("--labels", required=True, help="LABELS.json, or FILE.npz:SPLIT for 2D")
@@ -189,10 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PRED.json",
         help="what igllm generate wrote; give it several times to see several side by side",
     )
-    parser.add_argument("--task", help="a language's name or .toml file (default: what the predictions or labels say)")
-    parser.add_argument("--rotation_rep", help="how rotations are written (euler, euler_int, aa, 6d, quat; CLEVR: yaw)")
-    parser.add_argument("--rotation_unit", choices=ROTATION_UNITS, help="unit of CLEVR's rotation labels")
-    parser.add_argument("--train_split", help="2D: the split that was trained on, to tell seen from unseen cells")
+    add_settings(parser)
     parser.add_argument("--out", metavar="METRICS.json", help="write everything as JSON")
     parser.add_argument("--format", choices=FORMATS, default="table", help="what is printed")
     parser.add_argument("--confusion", action="store_true", help="print the confusions of words too")
@@ -226,10 +236,7 @@ def main(argv: list[str]) -> int:
     reports = evaluate(
         arguments.labels,
         arguments.predictions,
-        task=arguments.task,
-        rotation_rep=arguments.rotation_rep,
-        rotation_unit=arguments.rotation_unit,
-        train_split=arguments.train_split,
+        **settings_of(arguments),
         as_reference=arguments.as_reference,
         bootstrap=arguments.bootstrap,
         seed=arguments.seed,

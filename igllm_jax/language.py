@@ -5,8 +5,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.scene.code import FLOAT_TOKEN, Written, write
 from igllm_jax.scene.examples import example_scene, scene_label
 from igllm_jax.scene.kind import ROTATION_UNITS, Settings, Spelling
-from igllm_jax.scene.labels import entries, npz_spec, point_scenes
+from igllm_jax.scene.labels import stream_labels
 from igllm_jax.scene.language import Language, find_language
 from igllm_jax.scene.language_parts import Attribute
 from igllm_jax.scene.scene import Scene
@@ -127,7 +125,7 @@ def check_labels(labels: str, language: Language, settings: Settings) -> int:
     reasons: Counter[str] = Counter()
     first: dict[str, int] = {}
     total = 0
-    for index, label in enumerate(_labels(labels, language)):
+    for index, label in enumerate(stream_labels(labels, language)):
         total += 1
         try:
             scene = label if isinstance(label, Scene) else Scene.from_label(label, language)
@@ -142,15 +140,3 @@ def check_labels(labels: str, language: Language, settings: Settings) -> int:
     if len(reasons) > SHOWN:
         print(f"  ... and {len(reasons) - SHOWN} more reasons", file=sys.stderr)
     return 1 if reasons else 0
-
-
-def _labels(labels: str, language: Language) -> Iterator[Any]:
-    npz = npz_spec(labels)
-    if npz is not None:
-        yield from point_scenes(*npz, language)
-        return
-    try:
-        with Path(labels).open("rb") as file:
-            yield from entries(file, labels, language.image_key)
-    except OSError as error:
-        raise UserError(f"labels {labels}: cannot be read ({error.strerror or error}); check the path") from None

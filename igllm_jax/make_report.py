@@ -14,7 +14,6 @@ from igllm_jax.errors import UserError
 from igllm_jax.render.arguments import add_renderer, image_size, renderer_options
 from igllm_jax.report.content import Options, build_content
 from igllm_jax.report.html import html_page, is_turning_view
-from igllm_jax.scene.kind import ROTATION_UNITS
 from igllm_jax.scene.labelled import read_labelled
 
 MEGABYTE = 1e6
@@ -42,10 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_renderer(parser)
     parser.add_argument("--meshes", metavar="DIR", help="models that labels of so3, sixdof or shapenet show")
-    parser.add_argument("--task", help="a language's name or .toml file (default: what the predictions or labels say)")
-    parser.add_argument("--rotation_rep", help="how rotations are written (euler, euler_int, aa, 6d, quat; CLEVR: yaw)")
-    parser.add_argument("--rotation_unit", choices=ROTATION_UNITS, help="unit of CLEVR's rotation labels")
-    parser.add_argument("--train_split", help="2D: the split that was trained on, to tell seen from unseen cells")
+    evaluate.add_settings(parser)
     parser.add_argument("--image_size", type=image_size, metavar="WxH", help="in pixels, where nothing else says it")
     parser.add_argument("--bootstrap", type=flags.RESAMPLES, default=1000, help="resamples (default: 1000)")
     parser.add_argument("--seed", type=flags.SEED, default=0, help="seed of the resamples")
@@ -62,14 +58,7 @@ def main(argv: list[str]) -> int:
     if Path(arguments.out).exists() and not arguments.overwrite:
         raise UserError(f"{arguments.out} exists already; choose another --out, or give --overwrite to replace it")
     files.try_writing(arguments.out)
-    runs = read_labelled(
-        arguments.labels,
-        arguments.predictions,
-        task=arguments.task,
-        rotation_rep=arguments.rotation_rep,
-        rotation_unit=arguments.rotation_unit,
-        train_split=arguments.train_split,
-    )
+    runs = read_labelled(arguments.labels, arguments.predictions, **evaluate.settings_of(arguments))
     sampling = {"bootstrap": arguments.bootstrap, "seed": arguments.seed}
     reports = [evaluate.evaluate_run(run, **sampling, has_precision=True) for run in runs]
     options = Options(

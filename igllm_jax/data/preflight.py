@@ -17,7 +17,7 @@ from igllm_jax.data.rows import RowMaker, too_long
 from igllm_jax.data.stores import is_remote, read_whole
 from igllm_jax.data.tars import ImageSource, open_images
 from igllm_jax.errors import BadSampleError, UserError, shown
-from igllm_jax.scene.labels import entries, npz_spec, point_scenes
+from igllm_jax.scene.labels import check_label_kind, entries, stream_labels
 from igllm_jax.scene.language import Language, find_language
 from igllm_jax.scene.scene import Scene, label_problems
 
@@ -144,22 +144,14 @@ def _find(looked: Looked, index: int, scene: Scene) -> None:
 def _labels(looked: Looked, language: Language) -> Iterator[Any]:
     """A source's labels as JSON values, or as scenes where they are points."""
     labels, images = looked.labels, looked.images
-    npz = npz_spec(labels)
-    if (npz is not None) != (language.label_file == "points"):
-        wanted = "FILE.npz:SPLIT" if language.label_file == "points" else "a JSON file"
-        raise UserError(f"labels {labels}: task {language.name} needs {wanted}")
-    if npz is not None:
-        yield from point_scenes(*npz, language)
+    if check_label_kind(labels, language) is not None:
+        yield from stream_labels(labels, language)
     elif isinstance(images, Records) and labels == images.spec:
         yield from images.labels
     elif is_remote(labels):
         yield from entries(read_whole(labels), labels, language.image_key)
     elif looked.source.labels or Path(labels).is_file():
-        try:
-            with open(labels, "rb") as file:
-                yield from entries(file, labels, language.image_key)
-        except OSError as error:
-            raise UserError(f"labels {labels}: cannot be read ({error.strerror or error}); check the path") from None
+        yield from stream_labels(labels, language)
 
 
 def check_lengths(looked: Looked, maker: RowMaker) -> None:

@@ -30,10 +30,7 @@ def read_labels(path: str | Path, task: Language | str) -> list[Scene]:
     Raises: UserError that names the file, and in it the scene.
     """
     language = find_language(task)
-    npz = npz_spec(path)
-    if (npz is not None) != (language.label_file == "points"):
-        wanted = "FILE.npz:SPLIT" if language.label_file == "points" else "a JSON file"
-        raise UserError(f"labels {path}: task {language.name} needs {wanted}")
+    npz = check_label_kind(path, language)
     if npz is not None:
         return point_scenes(*npz, language)
     with _opened(path) as file, _uncollected():
@@ -50,6 +47,31 @@ def _uncollected() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def check_label_kind(path: str | Path, language: Language) -> tuple[str, str] | None:
+    """`npz_spec(path)`. Raises: UserError where the language's labels are points and these none, or the other way."""
+    npz = npz_spec(path)
+    if (npz is not None) != (language.label_file == "points"):
+        wanted = "FILE.npz:SPLIT" if language.label_file == "points" else "a JSON file"
+        raise UserError(f"labels {path}: task {language.name} needs {wanted}")
+    return npz
+
+
+def stream_labels(path: str, language: Language) -> Iterator[Any]:
+    """A label file's scenes one at a time, as JSON values that nobody has read yet, or as scenes where they are points.
+
+    Raises: UserError where the file cannot be read, at its beginning or later.
+    """
+    npz = npz_spec(path)
+    if npz is not None:
+        yield from point_scenes(*npz, language)
+        return
+    with _opened(path) as file:
+        try:
+            yield from entries(file, path, language.image_key)
+        except OSError as error:
+            raise _unreadable(path, error) from None
 
 
 def point_scenes(file: str, split: str, language: Language) -> list[Scene]:
@@ -120,7 +142,11 @@ def _opened(path: str | Path) -> IO[bytes]:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise UserError(f"labels {path}: cannot be read ({error.strerror or error}); check the path") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str | Path, error: OSError) -> UserError:
+    return UserError(f"labels {path}: cannot be read ({error.strerror or error}); check the path")
 
 
 def entries(content: str | bytes | IO[bytes], where: str, image_key: str = "image_filename") -> Iterator[Any]:
