@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ FOLDER = "checkpoints"
 ASIDE = "checkpoints_set_aside"
 SCORE = "score"  # smaller is better
 ITEMS = ("params", "optimizer", "meta")
+ARRAYS = ("params", "optimizer")
 CHECKSUMS = "checksums"  # in meta; checkpoints from before they were kept have none
+META_SUM = "meta/metadata"  # among them: of all else that meta holds
 
 
 class Checkpoints:
@@ -71,11 +74,11 @@ class Checkpoints:
         if step in self.manager.all_steps():
             return
         self._check_room(state)
-        sums = checksums({"params": state.params, "optimizer": state.optimizer})
+        sums, about = checksums({"params": state.params, "optimizer": state.optimizer}), {**meta, "step": step}
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(state.optimizer),
-            meta=ocp.args.JsonSave({**meta, "step": step, CHECKSUMS: sums}),
+            meta=ocp.args.JsonSave({**about, CHECKSUMS: {**sums, META_SUM: _json_sum(about)}}),
         )
         hush_failures()
         metrics = None if score is None else {SCORE: float(score)}
@@ -109,9 +112,9 @@ class Checkpoints:
         with _whole(self.folder, step):
             self._check(step, target[0])
             found = self.manager.restore(step, args=items)
-            state = {name: found[name] for name in ("params", "optimizer")}
-            meta = dict(found["meta"])
-            _compare(checksums(state), meta.pop(CHECKSUMS, {}))
+            state = {name: found[name] for name in ARRAYS}
+            meta, sums = _split_meta(found["meta"], step)
+            _compare(checksums(state), sums)
         at = jax.device_put(jnp.int32(step), like.step.sharding)
         return TrainState(at, found["params"], found["optimizer"]), meta
 
@@ -188,9 +191,8 @@ def _whole(folder: Path, step: int) -> Iterator[None]:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        meta = _read_meta(folder)
-        found = {name: _load(folder / name) for name in ("params", "optimizer")}
-        _compare(checksums(found), meta.get(CHECKSUMS, {}))
+        _, sums = _read_meta(folder)
+        _compare(checksums({name: _load(folder / name) for name in ARRAYS}), sums)
     except Exception:  # as above: whatever it is, the checkpoint can't be read
         return False
     return True
@@ -211,11 +213,30 @@ def _steps(folder: Path) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
-    found = json.loads((folder / "meta" / "metadata").read_bytes())
-    if not isinstance(found, dict):
+def _read_meta(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    return _split_meta(json.loads((folder / "meta" / "metadata").read_bytes()), int(folder.name))
+
+
+def _split_meta(found: Any, step: int) -> tuple[dict[str, Any], dict[str, int]]:
+    """What was saved beside the arrays, and the arrays' checksums: none of checkpoints from before there were any.
+
+    Raises: _DamagedError where meta is not what was saved.
+    """
+    if not isinstance(found, dict) or not isinstance(found.get(CHECKSUMS, {}), dict):
         raise _DamagedError("meta is no JSON object")
-    return found
+    meta = {key: value for key, value in found.items() if key != CHECKSUMS}
+    sums = {**found.get(CHECKSUMS, {})}
+    is_same = sums.pop(META_SUM, None) in (None, _json_sum(meta))
+    is_known = all(path.partition("/")[0] in ARRAYS for path in sums)  # else that of meta goes by a damaged name
+    is_apart = not any(isinstance(value, dict) and META_SUM in value for value in meta.values())
+    if not (is_same and is_known and is_apart and meta.get("step") == step):
+        raise _DamagedError("meta is not what was saved")
+    return meta, sums
+
+
+def _json_sum(value: Any) -> int:
+    """CRC-32 of a value as JSON, whatever the order of its keys."""
+    return zlib.crc32(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode())
 
 
 def _spelled(array: Any) -> str:
@@ -290,9 +311,7 @@ def read_meta(workdir: Path | str, step: int | str = "last") -> dict[str, Any]:
     number = find_step(workdir, step)
     folder = Path(workdir).absolute() / FOLDER
     with _whole(folder, number):
-        meta = _read_meta(folder / str(number))
-    meta.pop(CHECKSUMS, None)
-    return meta
+        return _read_meta(folder / str(number))[0]
 
 
 def load_params(workdir: Path | str, step: int | str = "last") -> Params:
@@ -304,7 +323,7 @@ def load_params(workdir: Path | str, step: int | str = "last") -> Params:
     folder = Path(workdir).absolute() / FOLDER
     with _whole(folder, number):
         tree = _load(folder / str(number) / "params")
-        saved = _read_meta(folder / str(number)).get(CHECKSUMS, {})
+        _, saved = _read_meta(folder / str(number))
         _compare(checksums({"params": tree}), {path: v for path, v in saved.items() if path.startswith("params/")})
         return unnest(tree)
 

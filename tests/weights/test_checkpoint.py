@@ -149,6 +149,31 @@ def test_what_differs_from_its_checksum_is_named(two_steps, state):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("damage", [
+    ('"seed": 5', '"seed": 4'), ('"seed"', '"seee"'),
+    ('"checksums"', '"checksuls"'), ('"meta/metadata"', '"meta/metadatb"'),
+])  # fmt: skip
+def test_a_flipped_bit_of_what_lies_beside_the_arrays_is_noticed(two_steps, state, damage):
+    file = two_steps / "checkpoints" / "4" / "meta" / "metadata"
+    text = json.dumps(json.loads(file.read_text()))
+    assert text.count(damage[0]) == 1
+    file.write_text(text.replace(*damage))
+    checkpoints = Checkpoints(two_steps, keep=1)
+    told = r"checkpoints/4 is damaged \(meta is not what was saved\); the newest whole one is step 2"
+    for read in (read_meta, lambda workdir: checkpoints.restore(4, state)):
+        with pytest.raises(UserError, match=told):
+            read(two_steps)
+    checkpoints.close()
+
+
+def test_meta_of_another_step_or_of_something_else_is_noticed(two_steps):
+    file = two_steps / "checkpoints" / "4" / "meta" / "metadata"
+    for other in ("2/meta/metadata", "4/params/_METADATA"):
+        file.write_bytes((two_steps / "checkpoints" / other).read_bytes())
+        with pytest.raises(UserError, match=r"checkpoints/4 is damaged \(meta is not what was saved\)"):
+            read_meta(two_steps)
+
+
 def test_a_checkpoint_from_before_there_were_checksums_loads(two_steps, state):
     file = two_steps / "checkpoints" / "4" / "meta" / "metadata"
     meta = json.loads(file.read_text())
