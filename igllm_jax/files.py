@@ -38,6 +38,18 @@ def write_bytes(path: str | Path, content: bytes, *, is_synced: bool = True) -> 
         file.write(content)
 
 
+def append_text(path: str | Path, text: str) -> None:
+    """Adds `text` to the end of a file, and waits until it is on the disk. A process killed meanwhile may leave a part
+    of it. Raises: UserError naming the path where that is not possible."""
+    try:
+        with _local(path).open("ab") as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        refuse(path, error)
+
+
 @contextlib.contextmanager
 def whole_file(path: str | Path, *, is_synced: bool = True) -> Iterator[Path]:
     """Yields where to write a file; it gets the name `path` when the block ends well, and goes when it does not.

@@ -1,23 +1,26 @@
 """`igllm generate`: images in, scene code out, in the reference's prediction format."""
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from igllm_jax import files, flags
 from igllm_jax.data import tars
 from igllm_jax.decoding.answers import NUM_DRAFTS, AnswerGenerator
+from igllm_jax.decoding.journal import Journal
 from igllm_jax.decoding.predict import predict
 from igllm_jax.errors import UserError
 from igllm_jax.parallel import distributed
 from igllm_jax.parallel.sharding import MeshLayout, make_mesh
 from igllm_jax.scene.language import find_language
 from igllm_jax.scene.predictions import Predictions, of_language, write_predictions
-from igllm_jax.weights.trained_model import load_imported, load_run
+from igllm_jax.weights.trained_model import Trained, load_imported, load_run
 
 GRAMMARS = ("scene", "none")
 
@@ -63,7 +66,10 @@ def main(arguments: list[str]) -> int:
                 return run(options, stops)
         except distributed.Stopped:
             if distributed.is_first():
-                print(f"error: stopped by a signal; {options.out} was not written", file=sys.stderr)
+                print(
+                    f"error: stopped by a signal; {options.out} was not written; the same command goes on",
+                    file=sys.stderr,
+                )
             return 1
 
 
@@ -96,7 +102,8 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         has_grammar=options.grammar == "scene",
     )
     sizes = {"batch_size": options.batch_size, "limit": options.limit}
-    answers = predict(generator, trained.params, source, **sizes, stops=stops)
+    journal = Journal(options.out, _asked(options, trained, source))
+    answers = predict(generator, trained.params, source, **sizes, stops=stops, journal=journal)
     if jax.process_index() > 0:
         return 0
     texts = {name: answer.text for name, answer in answers.items()}
@@ -109,8 +116,27 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         **of_language(find_language(data.task)),
     )
     write_predictions(options.out, predictions, **trained.about)  # type: ignore[arg-type]
+    journal.remove()
     unfinished = sum(not answer.is_finished for answer in answers.values())
     print(f"{len(answers)} answers in {options.out}")
     if unfinished:
         print(f"{unfinished} did not end within --max_new_tokens {options.max_new_tokens}", file=sys.stderr)
     return 0
+
+
+def _asked(options: argparse.Namespace, trained: Trained, source: tars.ImageSource) -> dict[str, Any]:
+    """All that answers depend on, for the journal: what differs is told by these names."""
+    data, language = trained.data, find_language(trained.data.task)
+    return {
+        "model": trained.about,
+        "checkpoint": trained.checkpoint,
+        "tokenizer": trained.tokenizer.fingerprint,
+        "images": source.fingerprint,
+        "limit": options.limit,
+        "max_new_tokens": options.max_new_tokens,
+        "grammar": options.grammar,
+        "dtype": options.dtype,
+        "task": hashlib.sha256(language.text.encode()).hexdigest()[:16],
+        "rotation_rep": data.rotation_rep,
+        "prompt": data.prompt,
+    }

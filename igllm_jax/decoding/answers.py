@@ -81,9 +81,9 @@ class AnswerGenerator:
         num_drafts: int = NUM_DRAFTS,
         has_grammar: bool = False,
     ):
-        self.layout, self.data = layout, options
-        nothing = jax.tree.map(lambda x: put(x, layout.replicated()), ngram_drafts.empty())
-        self.table = nothing if num_drafts else None
+        self.layout, self.data, self.num_drafts = layout, options, num_drafts
+        self.table: ngram_drafts.Table | None = None
+        self.guess_from(ngram_drafts.empty())
         before, after = pipeline.prompt_tokens(options, tokenizer)
         self.language = find_language(options.task)
         self.tokenizer, self.has_head = tokenizer, model.has_float_head
@@ -112,6 +112,11 @@ class AnswerGenerator:
         )
         found.starts(1, self.options.max_new_tokens)
         return jax.tree.map(lambda x: put(x, self.layout.replicated()), found)
+
+    def guess_from(self, table: ngram_drafts.Table) -> None:
+        """What the next batch guesses from, where guesses are made at all."""
+        if self.num_drafts:
+            self.table = jax.tree.map(lambda x: put(np.asarray(x), self.layout.replicated()), table)
 
     def batch_size(self, wanted: int) -> int:
         """`wanted`, rounded up to what the layout can shard evenly."""

@@ -1,5 +1,7 @@
 """A model ready to write: from a run's workdir, or from a folder of imported weights."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,7 @@ class Trained:
     data: pipeline.DataOptions
     train_split: str | None  # of a 2D run: tells which cells were seen
     about: dict[str, str | None]  # model_path, model_base, model_name of the predictions file
+    checkpoint: str = ""  # of a run: stands for the step and what was saved with it
 
 
 def load_run(workdir: Path, step: str, layout: MeshLayout | None = None) -> Trained:
@@ -52,7 +55,13 @@ def load_run(workdir: Path, step: str, layout: MeshLayout | None = None) -> Trai
         options.data,
         options.train_split,
         {**about, "model_name": Path(workdir).resolve().name},
+        _digest([found, checkpoint.read_meta(workdir, found)]),
     )
+
+
+def _digest(value: object) -> str:
+    """16 hex digits that stand for JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def check_tokenizer(workdir: Path, step: int, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,120 @@
+"""Answers on the disk as they come, so that a command that was killed goes on where it stopped.
+
+Beside the predictions file lies, while it is being made, `OUT.partial.jsonl`: a line that says what was asked, and a
+line for each batch of answers, which reaches the disk before the next batch begins. A line that was cut off counts as
+not written. `OUT.partial.table` holds what the next batch guesses from (see ngram_drafts.py), so that a command that
+goes on reads and rounds as one that was never stopped.
+"""
+
+import contextlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from igllm_jax import files
+from igllm_jax.decoding.answers import Answer
+from igllm_jax.decoding.ngram_drafts import Table, empty
+from igllm_jax.errors import UserError
+
+_ANSWERS, _IMAGE = "answers", "image"
+
+
+class Journal:
+    """The journal of one predictions file; of several processes, the first one keeps it.
+
+    about: all that the answers depend on, JSON values. It must be the same for a command that goes on; the batch size
+    and the number of processes need not.
+    """
+
+    def __init__(self, out: Path, about: Mapping[str, Any]):
+        self.out, self.about = out, dict(about)
+        self.path = out.with_name(f"{out.name}.partial.jsonl")
+        self.table_path = out.with_name(f"{out.name}.partial.table")
+        self._count = 0  # batches
+
+    def open(self) -> tuple[dict[str, Answer], Table | None]:
+        """Image name -> answer, of what was answered before, and what to guess from (None: nothing is known).
+
+        Begins the file where there is none. Raises: UserError where the file is another command's, or the system
+        refuses.
+        """
+        lines = self._lines()
+        if lines:
+            self._check(lines[0])
+        batches, table = self._with_table(lines[1:])
+        try:
+            rows = [dict(row) for batch in batches for row in batch[_ANSWERS]]
+            answers = {row.pop(_IMAGE): Answer(**row) for row in rows}
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.path}: no journal of answers ({error!r}); remove it to start anew") from None
+        self._count = len(batches)
+        files.write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in [self.about, *batches]))
+        return answers, table
+
+    def add(self, answers: Mapping[str, Answer], table: Table | None) -> None:
+        """Writes a batch, and what the next one guesses from."""
+        batch = {_ANSWERS: [{_IMAGE: name, **asdict(answer)} for name, answer in answers.items()]}
+        files.append_text(self.path, f"{json.dumps(batch)}\n")
+        self._count += 1
+        if table is None:
+            self.table_path.unlink(missing_ok=True)
+        else:
+            found, content = jax.device_get(table), io.BytesIO()
+            np.savez(content, entries=found.entries, acceptance_rate=found.acceptance_rate, count=self._count)
+            files.write_bytes(self.table_path, content.getvalue(), is_synced=False)
+
+    def remove(self) -> None:
+        """Once the predictions file is there."""
+        for path in (self.path, self.table_path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """Every line up to the first that is not whole."""
+        try:
+            text = self.path.read_text()
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.path}: cannot be read ({error}); remove it to start anew") from None
+        found: list[dict[str, Any]] = []
+        for line in text.split("\n")[:-1]:
+            try:
+                content = json.loads(line)
+            except (ValueError, RecursionError):
+                break
+            if not isinstance(content, dict):
+                break
+            found.append(content)
+        return found
+
+    def _check(self, about: Mapping[str, Any]) -> None:
+        differing = sorted(key for key in {*about, *self.about} if about.get(key) != self.about.get(key))
+        if differing:
+            raise UserError(
+                f"{self.path} holds answers of another command, with another {', '.join(differing)}: run that one "
+                "again to finish them, give another --out, or remove the file to start anew"
+            )
+
+    def _with_table(self, batches: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Table | None]:
+        """The batches, and the table after them: of a batch that came without its table, the table before it, and the
+        batch is done again."""
+        try:
+            with np.load(self.table_path) as found:
+                table, count = Table(found["entries"], found["acceptance_rate"]), int(found["count"])
+            if _shapes(table) != _shapes(empty()):
+                return batches, None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return batches, None
+        return (batches[:count], table) if count in (len(batches), len(batches) - 1) else (batches, None)
+
+
+def _shapes(table: Table) -> list[tuple[Any, ...]]:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(table)]
