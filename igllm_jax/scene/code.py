@@ -18,7 +18,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.scene.kind import NumberFormat, Said, Settings, Spelling, Value
 from igllm_jax.scene.language import Language, find_language
 from igllm_jax.scene.language_parts import Attribute
-from igllm_jax.scene.reading import FLOAT_TOKEN, Problem, Reading, read, scene_of
+from igllm_jax.scene.reading import FLOAT_TOKEN, LARGEST_NUMBER, Problem, Reading, read, scene_of
 from igllm_jax.scene.scene import Object, Predicted, Scene, indices_by_function
 
 __all__ = [
@@ -266,7 +266,7 @@ def fill(text: str, numbers: Sequence[float], task: Language | str | None = None
     """`text` with its float tokens replaced by the float head's numbers, in order, without a plus sign.
 
     task: the language, whose scales and digits the numbers get; None for three digits as they are. in_range: whether
-    numbers outside the language's ranges are moved to their bounds, so that they can be read.
+    numbers outside the language's ranges, or too large to be read, are moved to the bounds.
 
     Example: `fill("add(x=数, y=数)", (0.5, 0.25))` is `"add(x=0.500, y=0.250)"`.
 
@@ -285,6 +285,8 @@ def fill(text: str, numbers: Sequence[float], task: Language | str | None = None
         if in_range:
             ranges = [(found.minimum, found.maximum) for found, _ in formats]
             numbers = [min(max(x, least), most) for x, (least, most) in zip(numbers, ranges, strict=True)]
+    if in_range:
+        numbers = [min(max(x, -LARGEST_NUMBER), LARGEST_NUMBER) for x in numbers]
     filled = [pieces[0]]
     for number, decimals, piece in zip(numbers, digits, pieces[1:], strict=True):
         filled += [f"{number:.{decimals}f}", piece]

@@ -327,3 +327,8 @@ def test_label_words() -> None:
     assert kinds["shape"].read("ball") == "sphere"
     assert kinds["color"].read("ball") == "ball"
     assert kinds["material"].read("matte") == "rubber"
+
+
+def test_numbers_too_large_to_be_read_move_to_the_bound_where_answers_must_parse():
+    text = fill("add(x=数, y=数)", (1e30, -1e30), in_range=True)
+    assert text == "add(x=1000000000000.000, y=-1000000000000.000)"
