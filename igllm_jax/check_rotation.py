@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from igllm_jax import flags, progress
 from igllm_jax.data.stores import read_whole
-from igllm_jax.data.tars import ImageSource, open_images
+from igllm_jax.data.tars import IMAGES_HELP, ImageSource, open_images
 from igllm_jax.errors import UserError
 from igllm_jax.render.arguments import add_renderer, renderer_options
 from igllm_jax.render.camera import Camera, fit_camera
@@ -164,7 +164,8 @@ def _table(differences: list[Difference]) -> str:
 def main(argv: list[str]) -> int:
     """Prints how well both units fit, and which one to set. Raises: UserError for anything the user can mend."""
     parser = flags.Parser(prog="igllm check-rotation", description=__doc__)
-    parser.add_argument("--images", required=True, help="TAR or FOLDER of CLEVR's images, in the size of the labels")
+    pictures = f"of CLEVR, in the size of the labels: {IMAGES_HELP}"
+    parser.add_argument("--images", required=True, nargs="+", help=pictures)
     parser.add_argument("--labels", required=True, help="their LABELS.json")
     parser.add_argument("--limit", type=flags.IMAGES, default=200, help="at most so many images (default: 200)")
     parser.add_argument(

@@ -2,8 +2,9 @@
 
 import argparse
 import hashlib
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import jax
 
 from igllm_jax import files, flags
 from igllm_jax.data import tars
-from igllm_jax.decoding.answers import NUM_DRAFTS, AnswerGenerator
+from igllm_jax.decoding.answers import NUM_DRAFTS, Answer, AnswerGenerator
+from igllm_jax.decoding.generated import generated
 from igllm_jax.decoding.journal import Journal
 from igllm_jax.decoding.predict import predict
-from igllm_jax.errors import UserError
+from igllm_jax.errors import UserError, shown
 from igllm_jax.parallel import distributed
 from igllm_jax.parallel.sharding import MeshLayout, make_mesh
 from igllm_jax.scene.language import find_language
@@ -23,6 +25,7 @@ from igllm_jax.scene.predictions import Predictions, of_language, write_predicti
 from igllm_jax.weights.trained_model import Trained, load_imported, load_run
 
 GRAMMARS = ("scene", "none")
+LINES = Path("-")  # --out: JSON lines on standard output
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -31,8 +34,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     model.add_argument("--workdir", type=Path, help="a run")
     model.add_argument("--model", type=Path, help="a folder of imported weights")
     parser.add_argument("--step", help="N, best or last (default)")
-    parser.add_argument("--images", required=True, help="TAR | FOLDER | 2d.npz:SPLIT")
-    parser.add_argument("--out", type=Path, required=True, help="where the predictions go (JSON)")
+    parser.add_argument("--images", required=True, nargs="+", help=tars.IMAGES_HELP)
+    out = "where the predictions go (JSON); - prints JSON lines; of one image, whose code is printed, it may be absent"
+    parser.add_argument("--out", type=Path, help=out)
     parser.add_argument("--batch_size", type=flags.BATCH, default=16)
     parser.add_argument("--limit", type=flags.LIMIT, default=0, help="only the first N images (default: all)")
     parser.add_argument("--max_new_tokens", type=flags.TOKENS, default=1024)
@@ -66,19 +70,20 @@ def main(arguments: list[str]) -> int:
                 return run(options, stops)
         except distributed.Stopped:
             if distributed.is_first():
-                print(
-                    f"error: stopped by a signal; {options.out} was not written; the same command goes on",
-                    file=sys.stderr,
-                )
+                end = "nothing was printed" if _is_printed(options) else f"{options.out} was not written"
+                print(f"error: stopped by a signal; {end}; the same command goes on", file=sys.stderr)
             return 1
 
 
 def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.never) -> int:
-    if distributed.is_first():
+    if distributed.is_first() and not _is_printed(options):
         files.try_writing(options.out)
     source = tars.open_images(options.images)
-    if not len(source):
-        raise UserError(f"--images {options.images} holds no image")
+    count = min(len(source), options.limit or len(source))
+    if not count:
+        raise UserError(f"--images {source.origin} holds no image")
+    if options.out is None and count > 1:
+        raise UserError(f"--images {source.origin} has {count} images: give --out FILE, or --out - for JSON lines")
     layout = MeshLayout.of("decode", make_mesh({"data": -1, "fsdp": 1, "tensor": options.tensor}))
     if options.workdir:
         trained = load_run(options.workdir, options.step or "last", layout)
@@ -102,10 +107,25 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         has_grammar=options.grammar == "scene",
     )
     sizes = {"batch_size": options.batch_size, "limit": options.limit}
-    journal = Journal(options.out, _asked(options, trained, source))
+    journal = None if _is_printed(options) else Journal(options.out, _asked(options, trained, source))
     answers = predict(generator, trained.params, source, **sizes, stops=stops, journal=journal)
     if jax.process_index() > 0:
         return 0
+    if journal is not None:
+        _write(options, trained, answers)
+        journal.remove()
+    _print(options, trained, answers)
+    return 0
+
+
+def _is_printed(options: argparse.Namespace) -> bool:
+    """Whether answers are printed, and no file is written."""
+    return options.out is None or options.out == LINES
+
+
+def _write(options: argparse.Namespace, trained: Trained, answers: Mapping[str, Answer]) -> None:
+    """The predictions file."""
+    data = trained.data
     texts = {name: answer.text for name, answer in answers.items()}
     predictions = Predictions(
         texts,
@@ -116,12 +136,22 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         **of_language(find_language(data.task)),
     )
     write_predictions(options.out, predictions, **trained.about)  # type: ignore[arg-type]
-    journal.remove()
+
+
+def _print(options: argparse.Namespace, trained: Trained, answers: Mapping[str, Answer]) -> None:
+    """JSON lines, or the code of one image; where answers stand on standard output, what is told of them does not."""
+    if options.out == LINES:
+        for name, answer in answers.items():
+            print(json.dumps(generated(name, answer, trained.data).to_json()))
+    elif len(answers) == 1:
+        (answer,) = answers.values()
+        print("\n".join(shown(line) for line in answer.text.removesuffix("\n").split("\n")))
+    has_answers = options.out == LINES or len(answers) == 1
+    if not _is_printed(options):
+        print(f"{len(answers)} answers in {options.out}", file=sys.stderr if has_answers else sys.stdout)
     unfinished = sum(not answer.is_finished for answer in answers.values())
-    print(f"{len(answers)} answers in {options.out}")
     if unfinished:
         print(f"{unfinished} did not end within --max_new_tokens {options.max_new_tokens}", file=sys.stderr)
-    return 0
 
 
 def _asked(options: argparse.Namespace, trained: Trained, source: tars.ImageSource) -> dict[str, Any]:

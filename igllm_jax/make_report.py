@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from igllm_jax import evaluate, files, flags
-from igllm_jax.data.tars import open_images
+from igllm_jax.data.tars import IMAGES_HELP, open_images
 from igllm_jax.errors import UserError
 from igllm_jax.render.arguments import add_renderer, image_size, renderer_options
 from igllm_jax.report.content import Options, build_content
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="P.json",
         help="what igllm generate wrote; give it several times to see several side by side",
     )
-    parser.add_argument("--images", metavar="TAR", help="the labels' images: tar, folder or FILE.npz:SPLIT")
+    parser.add_argument("--images", metavar="TAR", nargs="+", help=f"the labels' images: {IMAGES_HELP}")
     parser.add_argument("--out", required=True, metavar="FILE.html", help="the file to write")
     parser.add_argument("--title", default="Predicted scenes", help="what stands on top")
     parser.add_argument(

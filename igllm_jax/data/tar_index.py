@@ -92,7 +92,8 @@ def read_index(store: ByteStore, origin: str) -> TarIndex:
     except tarfile.ReadError as error:
         if is_tar or "end of" in str(error):
             raise UserError(f"{origin}: is cut off ({error}); copy or download it again") from None
-        raise UserError(f"{origin}: is not a tar ({error}); give a TAR, a folder or 2d.npz:SPLIT") from None
+        given = "give a TAR, a folder, image files or 2d.npz:SPLIT"
+        raise UserError(f"{origin}: is not a tar ({error}); {given}") from None
     except Exception as error:  # tarfile raises whatever a damaged field leads to
         what = f"{type(error).__name__}: {error}"
         raise UserError(

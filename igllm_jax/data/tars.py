@@ -1,10 +1,11 @@
-"""Images by number: out of an uncompressed tar (local or in a bucket), a folder, or drawn from a 2D file."""
+"""Images by number: out of an uncompressed tar (local or in a bucket), a folder, files, or drawn from a 2D file."""
 
+import glob
 import hashlib
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,9 @@ from igllm_jax.errors import BadSampleError, DataError, UserError
 from igllm_jax.scene.labels import npz_name, npz_spec, read_points
 
 KEPT_FROM = 1000  # members from which reading an index costs more than keeping it
+IMAGES_HELP = "TAR | FOLDER | 2d.npz:SPLIT | image files | a pattern of them in quotes, as 'shots/*.png'"  # of --images
 _THREADS = 16  # that wait for a disk
+_WILD = set("*?[")
 _SAID: set[str] = set()
 
 
@@ -197,6 +200,17 @@ def _say_passed_over(origin: str, passed_over: dict[str, int]) -> None:
         progress.note(line)
 
 
+class ImageFiles(Folder):
+    """Image files, each once, in the order given; their names begin below the folder that all of them lie in."""
+
+    def __init__(self, paths: Iterable[str | Path], origin: str):
+        found = list(dict.fromkeys(os.path.abspath(path) for path in paths))
+        self.origin = origin
+        self._root = Path(os.path.commonpath([os.path.dirname(path) for path in found]))
+        self.names = [str(Path(path).relative_to(self._root)) for path in found]
+        self.passed_over = {}
+
+
 class Discs(Names):
     """The images of one split of a 2D file; they are drawn when read."""
 
@@ -224,11 +238,17 @@ class Discs(Names):
         return self.fingerprint
 
 
-def open_images(spec: str | Path) -> ImageSource:
-    """The images of a TAR (also `gs://…` or `s3://…`), a FOLDER, `2d.npz:SPLIT`, or a prepared `tfds:NAME/SPLIT`.
+def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
+    """The images of a TAR (also `gs://…` or `s3://…`), a FOLDER, `2d.npz:SPLIT`, a prepared `tfds:NAME/SPLIT`, an image
+    file, a pattern of image files (`shots/*.png`, with `**` for any folders), or several files and patterns.
 
     Raises: UserError where there is no such thing, or no image in it.
     """
+    specs = [spec] if isinstance(spec, str | Path) else list(spec)
+    if len(specs) > 1:
+        paths = (path for one in specs for path in _image_files(one))
+        return ImageFiles(paths, f"{specs[0]} and {len(specs) - 1} more")
+    (spec,) = specs
     if is_records(spec):
         return Records(str(spec))
     npz = npz_spec(spec)
@@ -237,6 +257,46 @@ def open_images(spec: str | Path) -> ImageSource:
     if is_remote(spec):
         return TarReader(spec)
     path = Path(spec)
+    if path.is_dir():
+        return Folder(path)
+    if _is_pattern(spec) or _is_image_file(path):
+        return ImageFiles(_image_files(spec), str(spec))
     if not path.exists():
-        raise UserError(f"images {path}: does not exist; give a TAR, a folder, 2d.npz:SPLIT or tfds:NAME/SPLIT")
-    return Folder(path) if path.is_dir() else TarReader(path)
+        raise UserError(
+            f"images {path}: does not exist; give a TAR, a folder, image files, 2d.npz:SPLIT or tfds:NAME/SPLIT"
+        )
+    return TarReader(path)
+
+
+def _is_pattern(spec: str | Path) -> bool:
+    return bool(_WILD & set(str(spec))) and not os.path.lexists(spec)
+
+
+def _is_image_file(path: Path) -> bool:
+    """Whether a file is an image by its name, or, whatever it is called, by how it begins."""
+    if not path.is_file():
+        return False
+    if is_image(path.name):
+        return True
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # PIL raises many kinds; a tar or a label file is none of its formats
+        return False
+
+
+def _image_files(spec: str | Path) -> list[str]:
+    """The image files that one of several `--images` names. Raises: UserError where it names anything else."""
+    if not is_remote(spec) and _is_pattern(spec):
+        matching = sorted(glob.glob(str(spec), recursive=True))
+        found = [path for path in matching if is_image(path) and os.path.isfile(path)]
+        if not found:
+            told = f"matches {len(matching)} files, none of which is an image" if matching else "matches no file"
+            raise UserError(f"images {spec}: {told} ({', '.join(SUFFIXES)}); check the pattern")
+        if len(found) < len(matching):
+            _say_passed_over(str(spec), {"others that are no image files": len(matching) - len(found)})
+        return found
+    if _is_image_file(Path(spec)):
+        return [str(spec)]
+    there = "is no image file" if os.path.exists(spec) else "does not exist"
+    raise UserError(f"images {spec}: {there}; give several image files, or one TAR, folder or 2d.npz:SPLIT")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from igllm_jax import files, flags, progress
-from igllm_jax.data.tars import open_images
+from igllm_jax.data.tars import IMAGES_HELP, open_images
 from igllm_jax.errors import UserError
 from igllm_jax.render.arguments import add_renderer, image_size, renderer_options
 from igllm_jax.render.blender.environment import setup
@@ -45,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = flags.Parser(prog="igllm render", description=__doc__)
     parser.add_argument("--labels", metavar="L.json", help="scenes to draw; their cameras are those of the predictions")
     parser.add_argument("--predictions", metavar="P.json", help="what igllm generate wrote for the images of --labels")
-    parser.add_argument("--images", metavar="TAR", help="the labels' images, tar or folder: copied beside the pictures")
+    images = f"the labels' images, copied beside the pictures: {IMAGES_HELP}"
+    parser.add_argument("--images", metavar="TAR", nargs="+", help=images)
     parser.add_argument("--code", metavar="FILE", help="a text of scene code instead; - reads standard input")
     parser.add_argument("--out", type=Path, help="folder to write into (made if missing)")
     parser.add_argument("--setup", action="store_true", help="make .venv-blender here (1 GB) for --renderer blender")
@@ -172,7 +173,7 @@ def render_labels(arguments: argparse.Namespace) -> RenderIndex:
             f"{len(scenes)} of {arguments.labels}; is it the right split?"
         )
     unlabelled = len(predictions.answers) - num_found if predictions is not None and arguments.limit is None else 0
-    sources = (arguments.labels, arguments.predictions, arguments.images)
+    sources = (arguments.labels, arguments.predictions, None if images is None else images.origin)
     index = RenderIndex(arguments.renderer, task.name, *sources, scenes, unlabelled)
     write_index(arguments.out, index)
     return index

@@ -1,0 +1,48 @@
+"""What was generated for an image, as people and programs take it: the code, and the scene that it says."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from igllm_jax.data.options import DataOptions
+from igllm_jax.decoding.answers import Answer
+from igllm_jax.scene.code import read, scene_of
+from igllm_jax.scene.language import find_language
+from igllm_jax.scene.scene import Predicted, Scene
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One image's answer.
+
+    image: its name. code: the text, numbers filled in. calls: what the text says, call by call, as it was written.
+    scene: the same as a label would have it, to draw, score or write again. problems: what of the text can't be read,
+    in words; none where the grammar kept it to the language. is_finished: whether the answer ended by itself.
+    """
+
+    image: str
+    code: str
+    calls: tuple[Predicted, ...]
+    scene: Scene
+    problems: tuple[str, ...]
+    is_finished: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the scene, as JSON values: `calls` are objects of their function and what it was given."""
+        calls = [{"function": call.function, **call} for call in self.calls]
+        return {
+            "image": self.image,
+            "code": self.code,
+            "calls": calls,
+            "problems": list(self.problems),
+            "is_finished": self.is_finished,
+        }
+
+
+def generated(image: str, answer: Answer, data: DataOptions) -> Generated:
+    """An answer, read in the language of `data`."""
+    language = find_language(data.task)
+    reading = read(answer.text, language, rotation_rep=data.rotation_rep)
+    units = {"rotation_rep": data.rotation_rep, "rotation_unit": data.rotation_unit}
+    scene = scene_of(reading, language, **units, image=image)
+    problems = tuple(f"line {problem.line}: {problem.reason}" for problem in reading.problems)
+    return Generated(image, answer.text, reading.objects, scene, problems, answer.is_finished)
