@@ -19,37 +19,9 @@ def get_config() -> ConfigDict:
     config.data = data()
     config.model = model()
 
-    config.optim = ConfigDict()
-    config.optim.trainable = "lora"  # what trains: a table of igllm_jax/training/optim.py
-    config.optim.lr = 2e-5  # LoRA, or the whole base where that trains
-    config.optim.projector_lr = 2e-5
-    config.optim.float_head_lr = 2e-4
-    config.optim.warmup = 0.03  # share of the steps, in [0, 1]
-    config.optim.beta1 = 0.9
-    config.optim.beta2 = 0.999
-    config.optim.epsilon = 1e-8
-    config.optim.weight_decay = 0.0
-    config.optim.clip_norm = 1.0  # of the gradient over all groups; 0: not clipped
-    config.optim.accumulate = 1  # micro-batches per step
-
-    config.train = ConfigDict()
-    config.train.num_steps = 40_000
-    config.train.float_weight = 1.0
-    config.train.loss_chunk = 128  # answer positions that meet the vocabulary at once
-    config.train.log_every = 10
-    config.train.checkpoint_every = 500
-    config.train.keep_checkpoints = 2  # the last N, and the best besides
-    config.train.tensorboard = True  # where tensorboardX is installed
-    config.train.wandb = False
-
-    config.eval = ConfigDict()
-    config.eval.loss_every = 100  # 0: never
-    config.eval.loss_samples = 256  # held-out examples per loss
-    config.eval.generate_every = 2000  # 0: never
-    config.eval.generate_samples = 32
-    config.eval.max_new_tokens = 1024
-    config.eval.best_metric = "loss"  # loss, or a scene metric of the generated sample such as l2; smaller is better
-
+    config.optim = optim()
+    config.train = train()
+    config.eval = evaluation()
     config.mesh = ConfigDict()
     config.mesh.layout = "train"  # a row of sharding.LAYOUTS
     config.mesh.data = 1
@@ -80,7 +52,7 @@ def data() -> ConfigDict:
     data.num_workers = 4
     data.prefetch = 4  # batches
     data.cache = ""  # a folder for decoded images
-    data.pixels = "exact"  # exact | legacy (16 bits cut at 255, hidden colours show: runs of before)
+    data.pixels = "exact"  # exact | legacy (16 bits clipped at 255, hidden colours show: runs of before)
     data.pixel_range = ()  # (black, white) of images of 32-bit or float numbers, which are refused without it
     data.exif = "apply"  # apply | ignore: whether an image is turned as its EXIF data say
     data.max_image_side = 8192  # pixels; larger images are refused; 0: no limit
@@ -130,3 +102,46 @@ def model() -> ConfigDict:
     model.lora.dropout = 0.05
     model.lora.dropout_kind = "hash"  # hash | threefry
     return model
+
+
+def optim() -> ConfigDict:
+    """What trains, and how fast."""
+    optim = ConfigDict()
+    optim.trainable = "lora"  # what trains: a table of igllm_jax/training/optim.py
+    optim.lr = 2e-5  # LoRA, or the whole base where that trains
+    optim.projector_lr = 2e-5
+    optim.float_head_lr = 2e-4
+    optim.warmup = 0.03  # share of the steps, in [0, 1]
+    optim.beta1 = 0.9
+    optim.beta2 = 0.999
+    optim.epsilon = 1e-8
+    optim.weight_decay = 0.0
+    optim.clip_norm = 1.0  # of the gradient over all groups; 0: not clipped
+    optim.accumulate = 1  # micro-batches per step
+    return optim
+
+
+def train() -> ConfigDict:
+    """How long, and what is written meanwhile."""
+    train = ConfigDict()
+    train.num_steps = 40_000
+    train.float_weight = 1.0
+    train.loss_chunk = 128  # answer positions whose logits exist at once
+    train.log_every = 10
+    train.checkpoint_every = 500
+    train.keep_checkpoints = 2  # the last N, and the best besides
+    train.tensorboard = True  # where tensorboardX is installed
+    train.wandb = False
+    return train
+
+
+def evaluation() -> ConfigDict:
+    """What held-out scenes are asked meanwhile."""
+    evaluation = ConfigDict()
+    evaluation.loss_every = 100  # 0: never
+    evaluation.loss_samples = 256  # held-out examples per loss
+    evaluation.generate_every = 2000  # 0: never
+    evaluation.generate_samples = 32
+    evaluation.max_new_tokens = 1024
+    evaluation.best_metric = "loss"  # loss, or a scene metric of the generated sample such as l2; smaller is better
+    return evaluation

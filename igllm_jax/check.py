@@ -20,7 +20,7 @@ from igllm_jax.data.options import DataOptions
 from igllm_jax.data.preflight import ALL, QUICK, SAMPLE, Depth, Looked, check_images, check_lengths, look
 from igllm_jax.data.rows import TOKENIZER_TEXTS, RowMaker, sample_texts
 from igllm_jax.data.tokens import Tokenizer, train_small
-from igllm_jax.errors import UserError, shown
+from igllm_jax.errors import UserError
 from igllm_jax.planning.memory import activation_bound, local_memory, own_bytes, whole_bytes
 from igllm_jax.training.options import RunOptions
 from igllm_jax.training.state import TrainState
@@ -66,10 +66,10 @@ def main(arguments: list[str]) -> int:
     for note in found.notes:
         progress.note(f"note: {note}")
     for problem in found.problems:
-        print(shown(problem))
+        progress.result(problem)
     if found.problems:
         return 2
-    print(shown(f"ready: {'; '.join(found.facts)}"))
+    progress.result(f"ready: {'; '.join(found.facts)}")
     return 0
 
 

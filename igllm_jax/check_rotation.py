@@ -5,7 +5,6 @@ cannot be told from labels. Here each cube's turn is read off its image and comp
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -189,7 +188,7 @@ def main(argv: list[str]) -> int:
         print(f"the images follow {unit}: set --config.data.rotation_unit={unit}")
         print(confidence(differences))
     if len(scenes) > used:
-        print(f"note: {len(scenes) - used} images are left out: their labels do not give the camera", file=sys.stderr)
+        progress.note(f"note: {len(scenes) - used} images are left out: their labels do not give the camera")
     return 0
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from igllm_jax import config_files, evaluate, files, flags, generate, make_data, make_report, train
+from igllm_jax import config_files, evaluate, files, flags, generate, make_data, make_report, progress, train
 from igllm_jax.errors import UserError
 from igllm_jax.scene import checkerboard
 from igllm_jax.scene.code import read
@@ -194,8 +194,10 @@ def main(arguments: list[str]) -> int:
     files.write_text(out / TABLE, json.dumps(_summary(results, scene_metrics, options), indent=1) + "\n")
     if scene_metrics:
         print(f"\nscenes: {scene_summary(scene_metrics)}")
-        print(f"report: {out / SCENES_REPORT}")
-    print(f"\npicture: {out / PICTURE}\nreport:  {out / REPORT}\npage:    {out / PAGE}")
+        progress.result(f"report: {out / SCENES_REPORT}")
+    print()
+    for name, path in (("picture:", PICTURE), ("report: ", REPORT), ("page:   ", PAGE)):
+        progress.result(f"{name} {out / path}")
     return 0
 
 

@@ -1,8 +1,10 @@
 """How commands end: the last net under each, so that nobody sees a traceback who did not ask for one."""
 
+import errno
 import importlib
 import io
 import logging
+import os
 import sys
 import tempfile
 import traceback
@@ -12,8 +14,14 @@ from igllm_jax.errors import UserError, shown
 
 DEBUG = "--debug"
 MISTAKE = 2  # exit code of what the user can mend
+LONGEST_NAME = 200  # characters of a file's name in a message
 UNEXPECTED = 70  # of a fault of ours, as sysexits.h has it
 INTERRUPTED = 130  # of Ctrl-C, as shells have it
+# what the system says of names, disks and rights that are the user's, not ours
+REFUSALS = {
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG,
+    errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
 
 
 def run(module: str, arguments: Sequence[str]) -> int:
@@ -34,13 +42,23 @@ def run(module: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        print(f"interrupted{f'; {shown(interrupt)}' if str(interrupt) else ''}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            print(_refused(error), file=sys.stderr)
+            return MISTAKE
         if DEBUG in arguments:
             raise
         print(_unexpected(error), file=sys.stderr)
         return UNEXPECTED
+
+
+def _refused(error: OSError) -> str:
+    """One line about what the system refuses: a name, a disk or a right that no command looked at itself."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    short = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}... ({len(name)} characters)"
+    return f"error: {shown(short)}{': ' if short else ''}the system refuses it ({shown(error.strerror or error)})"
 
 
 def _unexpected(error: Exception) -> str:

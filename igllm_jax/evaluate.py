@@ -3,13 +3,12 @@
 import argparse
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from igllm_jax import files, flags
-from igllm_jax.errors import UserError
+from igllm_jax import files, flags, progress
+from igllm_jax.errors import UserError, shown
 from igllm_jax.scene.code import Reading
 from igllm_jax.scene.detection import AP_METRICS, THRESHOLDS, average_precision, item_of
 from igllm_jax.scene.kind import ROTATION_UNITS
@@ -161,10 +160,14 @@ def render(reports: dict[str, dict[str, Any]], style: str, *, confusion: bool = 
     parts = [lay_out(main_table({short[path]: result for path, result in reports.items()}))]
     for path, result in reports.items():
         if len(result["by_object_count"]) > 1:
-            parts.append(title.format(f"By number of objects: {short[path]}") + lay_out(object_count_table(result)))
+            parts.append(
+                title.format(f"By number of objects: {shown(short[path])}") + lay_out(object_count_table(result))
+            )
         if confusion:
             for key, words in result["confusion"].items():
-                parts.append(title.format(f"Confusion of {key}: {short[path]}") + lay_out(confusion_table(words, key)))
+                parts.append(
+                    title.format(f"Confusion of {key}: {shown(short[path])}") + lay_out(confusion_table(words, key))
+                )
     return "\n".join(parts)
 
 
@@ -248,7 +251,7 @@ def main(argv: list[str]) -> int:
     print(render(reports, arguments.format, confusion=arguments.confusion), end="")
     for path, result in reports.items():
         for note in _notes(result):
-            print(f"note: {path}: {note}", file=sys.stderr)
+            progress.note(f"note: {path}: {note}")
     return 0
 
 

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import jax
 
-from igllm_jax import files, flags
+from igllm_jax import files, flags, progress
 from igllm_jax.data import tars
 from igllm_jax.decoding.answers import NUM_DRAFTS, Answer, AnswerGenerator
 from igllm_jax.decoding.generated import generated
@@ -71,7 +70,7 @@ def main(arguments: list[str]) -> int:
         except distributed.Stopped:
             if distributed.is_first():
                 end = "nothing was printed" if _is_printed(options) else f"{options.out} was not written"
-                print(f"error: stopped by a signal; {end}; the same command goes on", file=sys.stderr)
+                progress.note(f"error: stopped by a signal; {end}; the same command goes on")
             return 1
 
 
@@ -148,10 +147,10 @@ def _print(options: argparse.Namespace, trained: Trained, answers: Mapping[str, 
         print("\n".join(shown(line) for line in answer.text.removesuffix("\n").split("\n")))
     has_answers = options.out == LINES or len(answers) == 1
     if not _is_printed(options):
-        print(f"{len(answers)} answers in {options.out}", file=sys.stderr if has_answers else sys.stdout)
+        (progress.note if has_answers else progress.result)(f"{len(answers)} answers in {options.out}")
     unfinished = sum(not answer.is_finished for answer in answers.values())
     if unfinished:
-        print(f"{unfinished} did not end within --max_new_tokens {options.max_new_tokens}", file=sys.stderr)
+        progress.note(f"{unfinished} did not end within --max_new_tokens {options.max_new_tokens}")
 
 
 def _asked(options: argparse.Namespace, trained: Trained, source: tars.ImageSource) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """`igllm language FILE`: checks a scene language, and shows what its code, its tokens and its labels look like."""
 
 import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 
-from igllm_jax import flags
+from igllm_jax import flags, progress
 from igllm_jax.data.prompts import answer
 from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.errors import UserError
@@ -39,8 +38,9 @@ def main(argv: list[str]) -> int:
     language = find_language(arguments.language)
     rep = language.rotation_reps[0] if arguments.rotation_rep is None else arguments.rotation_rep
     settings = language.settings(rep, arguments.rotation_unit)
-    print("\n".join(_functions(language, settings)))
-    print("\n".join(_example(language, settings, arguments.tokenizer)))
+    parts = (*_functions(language, settings), *_example(language, settings, arguments.tokenizer))
+    for line in (line for part in parts for line in part.split("\n")):
+        progress.result(line)
     return 0 if arguments.labels is None else check_labels(arguments.labels, language, settings)
 
 
@@ -134,9 +134,10 @@ def check_labels(labels: str, language: Language, settings: Settings) -> int:
             reason = str(error).partition(" (image ")[0]
             reasons[reason] += 1
             first.setdefault(reason, index)
-    print(f"\n{labels}: {total - reasons.total()} of {total} scenes can be said")
+    progress.result("")
+    progress.result(f"{labels}: {total - reasons.total()} of {total} scenes can be said")
     for reason, count in reasons.most_common(SHOWN):
-        print(f"  {count} can't, scene {first[reason]} first: {reason}", file=sys.stderr)
+        progress.note(f"  {count} can't, scene {first[reason]} first: {reason}")
     if len(reasons) > SHOWN:
-        print(f"  ... and {len(reasons) - SHOWN} more reasons", file=sys.stderr)
+        progress.note(f"  ... and {len(reasons) - SHOWN} more reasons")
     return 1 if reasons else 0

@@ -4,11 +4,10 @@ import argparse
 import dataclasses
 import functools
 import os
-import sys
 import time
 from pathlib import Path
 
-from igllm_jax import flags
+from igllm_jax import flags, progress
 from igllm_jax.errors import UserError
 from igllm_jax.render.arguments import add_renderer, image_size, renderer_options
 from igllm_jax.render.blender.own_scenes import Views, draw_view, find_scenes
@@ -196,11 +195,11 @@ def main(argv: list[str]) -> int:
     try:
         written = make(arguments)
     except KeyboardInterrupt:
-        print(f"interrupted: run the same command again, and {arguments.out} is finished from there", file=sys.stderr)
+        progress.note(f"interrupted: run the same command again, and {arguments.out} is finished from there")
         return INTERRUPTED
     for path in written:
-        print(path)
+        progress.result(str(path))
     if not written:
-        print(f"this shard is done; the run that finishes the last one completes {arguments.out}", file=sys.stderr)
-    print(f"made in {time.monotonic() - start:.1f} s", file=sys.stderr)
+        progress.note(f"this shard is done; the run that finishes the last one completes {arguments.out}")
+    progress.note(f"made in {time.monotonic() - start:.1f} s")
     return 0

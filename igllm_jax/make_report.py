@@ -8,7 +8,7 @@ import argparse
 import os
 from pathlib import Path
 
-from igllm_jax import evaluate, files, flags
+from igllm_jax import evaluate, files, flags, progress
 from igllm_jax.data.tars import IMAGES_HELP, open_images
 from igllm_jax.errors import UserError
 from igllm_jax.render.arguments import add_renderer, image_size, renderer_options
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
     page = html_page(content)
     files.write_text(arguments.out, page)
     shown = len(content["scenes"])
-    print(f"{arguments.out}: {shown} of {content['num_labelled']} scenes, {len(page) / MEGABYTE:.1f} MB")
+    progress.result(f"{arguments.out}: {shown} of {content['num_labelled']} scenes, {len(page) / MEGABYTE:.1f} MB")
     if content["view"] == "3d" and not is_turning_view(page):
-        print("note: without the 3D view, which needs three.js: pip install 'igllm_jax[report]'")
+        progress.result("note: without the 3D view, which needs three.js: pip install 'igllm_jax[report]'")
     return 0

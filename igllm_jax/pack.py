@@ -157,11 +157,8 @@ def main(argv: list[str]) -> int:
     files.try_folder(arguments.out)
     name = arguments.name or re.sub(r"\W+", "_", arguments.data.resolve().name).lower()
     folder = pack(arguments.data, arguments.out, name)
-    print(folder)
+    progress.result(str(folder))
     for file in sorted(folder.glob(LABELS_FILE.format(split="*"))):
         split = file.stem.removeprefix("labels-")
-        print(
-            f'read it with --config.data.train.images=tfds:{folder}/{split} --config.data.train.labels=""',
-            file=sys.stderr,
-        )
+        progress.note(f'read it with --config.data.train.images=tfds:{folder}/{split} --config.data.train.labels=""')
     return 0

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from igllm_jax import config as configs
-from igllm_jax import files, flags
+from igllm_jax import files, flags, progress
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.parallel.sharding import MESH_AXES
@@ -214,7 +214,7 @@ def largest(request: PlanRequest, measure: Callable[[PlanRequest], Plan] = measu
     def try_(rows: int) -> bool:
         if rows not in plans:
             plans[rows] = measure(replace(request, batch_size=rows * unit))
-            print(f"{rows} per device: {'fits' if plans[rows].fits else 'too much'}", file=sys.stderr, flush=True)
+            progress.note(f"{rows} per device: {'fits' if plans[rows].fits else 'too much'}")
         return plans[rows].fits
 
     low, high = 0, MOST_PER_CHIP + 1

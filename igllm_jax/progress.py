@@ -29,12 +29,17 @@ def track(iterable: Iterable[Item], *, total: int | None = None, label: str, uni
         now = time.monotonic()
         if now - last >= LINE_EVERY_SECONDS or done == total:
             last = now
-            print(line(label, done, total, now - start, unit), file=sys.stderr, flush=True)
+            note(line(label, done, total, now - start, unit))
 
 
 def note(text: str) -> None:
     """One line on stderr; what a terminal should not get is escaped."""
     print(shown(text), file=sys.stderr, flush=True)
+
+
+def result(text: str) -> None:
+    """One line on stdout, of what a command leaves; what a terminal should not get is escaped."""
+    print(shown(text), flush=True)
 
 
 def line(label: str, done: int, total: int | None, seconds: float, unit: str = "it") -> str:

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from igllm_jax import flags
+from igllm_jax import flags, progress
 from igllm_jax.errors import UserError
 from igllm_jax.interop import exporting, importing
 from igllm_jax.interop.sources import DTYPES, KEEP, ImportRequest
@@ -66,12 +66,12 @@ def run_import(options: argparse.Namespace) -> int:
         ImportRequest(**{field.name: getattr(options, field.name) for field in fields(ImportRequest)})
     )
     for note in account.notes:
-        print(f"note: {note}")
+        progress.result(f"note: {note}")
     for reason, count in account.left_out.items():
-        print(f"left out: {count} x {reason}")
+        progress.result(f"left out: {count} x {reason}")
     resumed = f" ({account.tensors - account.written} were there already)" if account.written < account.tensors else ""
     told = f"{account.tensors} tensors{resumed}, {account.bytes / 1e9:.2f} GB in {account.seconds:.1f} s"
-    print(f"{options.out}: {told}")
+    progress.result(f"{options.out}: {told}")
     return 0
 
 
@@ -82,7 +82,7 @@ def run_export(options: argparse.Namespace) -> int:
         model = exporting.from_folder(options.model)
     account = exporting.export(model, options.format, options.out, options.dtype)
     for note in account["notes"]:
-        print(f"note: {note}")
+        progress.result(f"note: {note}")
     told = f"{account['tensors']} tensors, {account['bytes'] / 1e9:.2f} GB in {account['seconds']:.1f} s"
-    print(f"{options.out}: {told}")
+    progress.result(f"{options.out}: {told}")
     return 0

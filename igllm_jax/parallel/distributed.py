@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from igllm_jax import flags
 from igllm_jax.errors import UserError
 from igllm_jax.parallel.rendezvous import meet
+from igllm_jax.progress import note
 
 START_SECONDS = 300  # for all processes to come up
 HEARTBEAT_SECONDS = 20  # a process that is silent for so long is gone, and the others end
@@ -218,13 +219,10 @@ def _host_key(process: int) -> str:
 def _leave(error: BaseException) -> None:
     own = f"process {jax.process_index()} of {jax.process_count()}"
     if isinstance(error, UserError):
-        print(f"error: {error} ({own})", file=sys.stderr)
+        note(f"error: {error} ({own})")
     elif _is_lost(error):
-        print(
-            f"error: {own} lost another process ({str(error).splitlines()[0][:300]}); "
-            "the same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
+        reason = str(error).splitlines()[0][:300]
+        note(f"error: {own} lost another process ({reason}); the same command goes on from the last checkpoint")
     else:
         traceback.print_exception(error)
     sys.stdout.flush()

@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code. Raises: UserError for anything the user can mend."""
     arguments = build_parser().parse_args(argv)
     if arguments.setup:
-        print(f"{setup()}: Blender is ready; use it by --renderer blender")
+        progress.result(f"{setup()}: Blender is ready; use it by --renderer blender")
         return 0
     if arguments.out is None:
         raise UserError("give --out, a folder to write into")
@@ -89,9 +89,9 @@ def main(argv: list[str]) -> int:
     try:
         index = render_code(arguments) if arguments.code is not None else render_labels(arguments)
     except KeyboardInterrupt:
-        print(f"interrupted: {arguments.out} is not complete; run again", file=sys.stderr)
+        progress.note(f"interrupted: {arguments.out} is not complete; run again")
         return INTERRUPTED
-    print(arguments.out / INDEX)
+    progress.result(str(arguments.out / INDEX))
     _tell_problems(index)
     return 0
 
@@ -108,12 +108,12 @@ def _tell_problems(index: RenderIndex) -> None:
     count = sum(scene.num_problems for scene in index.scenes)
     if count:
         affected = sum(bool(scene.num_problems) for scene in index.scenes)
-        print(f"note: {count} problems in {affected} predictions (listed in {INDEX})", file=sys.stderr)
+        progress.note(f"note: {count} problems in {affected} predictions (listed in {INDEX})")
     if index.num_unlabelled:
-        print(f"note: {index.num_unlabelled} predictions belong to no labelled image: not drawn", file=sys.stderr)
+        progress.note(f"note: {index.num_unlabelled} predictions belong to no labelled image: not drawn")
     if len(index.scenes) == 1:
         for problem in index.scenes[0].problems:
-            print(f"  {problem}", file=sys.stderr)
+            progress.note(f"  {problem}")
 
 
 def render_code(arguments: argparse.Namespace) -> RenderIndex:

@@ -8,7 +8,7 @@ line; files that do not say a key that has a default here get that default.
 
 import dataclasses
 import json
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -148,7 +148,7 @@ def from_value(kind: Any, value: Any, where: str) -> Any:
         return _dataclass(kind, value, where)
     if origin is tuple:
         return _tuple(arguments, value, where)
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:  # no NaN, no 10**400
         return float(value)
     if kind in (int, str) and type(value) is kind:
         return value

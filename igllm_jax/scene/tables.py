@@ -5,6 +5,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from igllm_jax.errors import shown
+
 COUNTS: dict[str, str] = {
     # entry of a report -> how tables name it
     "num_scenes": "scenes",
@@ -75,6 +77,7 @@ def confusion_table(confusion: Mapping[str, Mapping[str, int]], attribute: str) 
 
 def as_text(rows: Sequence[Sequence[str]]) -> str:
     """Columns padded with spaces, the first to the left and the others to the right; a rule under the header."""
+    rows = [[shown(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(_pad(cell, widths[i], i) for i, cell in enumerate(row)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]) + "\n"
@@ -82,7 +85,7 @@ def as_text(rows: Sequence[Sequence[str]]) -> str:
 
 def as_markdown(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, numbers to the right."""
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    escaped = [[shown(cell).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(3, *(len(row[i]) for row in escaped)) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(_pad(cell, widths[i], i) for i, cell in enumerate(row)) + " |" for row in escaped]
     rule = "|" + "|".join("-" * (width + 1) + (":" if i else "-") for i, width in enumerate(widths)) + "|"
@@ -98,8 +101,8 @@ def as_csv(reports: Reports) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["predictions", "objects", "metric", "value", "low", "high"])
-    for name, report in reports.items():
-        intervals = report.get("intervals", {})
+    for path, report in reports.items():
+        name, intervals = shown(path), report.get("intervals", {})
         for metric, value in report["metrics"].items():
             writer.writerow([name, "all", metric, value, *intervals.get(metric, ["", ""])])
         for key in COUNTS:

@@ -60,7 +60,7 @@ def _train(folder: Path) -> Any:
     return load_examples(_source(folder), samples.options()).scenes
 
 
-def _entries(content: bytes) -> list[dict[str, Any]]:
+def entries(content: bytes) -> list[dict[str, Any]]:
     """The scenes by Python's own reader: a list, `{"scenes": [...]}`, or one value after the other."""
     text = content.decode(json.detect_encoding(content), "surrogatepass").strip()
     values, at = [], 0
@@ -76,10 +76,10 @@ def _entries(content: bytes) -> list[dict[str, Any]]:
 
 
 def _labels_differ(folder: Path, scenes: Any) -> str:
-    entries = _entries((folder / "labels/train.json").read_bytes())
-    if [scene.image for scene in scenes] != [entry["image_filename"] for entry in entries]:
+    labels = entries((folder / "labels/train.json").read_bytes())
+    if [scene.image for scene in scenes] != [entry["image_filename"] for entry in labels]:
         return "other scenes"
-    for scene, entry in zip(scenes, entries, strict=True):
+    for scene, entry in zip(scenes, labels, strict=True):
         for item, wanted in zip(scene.objects, entry["objects"], strict=True):
             for key in ("size", "color", "material", "shape"):
                 if getattr(item, key) != wanted.get(key):

@@ -50,9 +50,10 @@ def files_below(folder: Path) -> Files:
 
 def all_kinds() -> dict[str, Kind]:
     """The kinds of every part, by name."""
+    from tests.hostile.command_kinds import COMMAND_KINDS
     from tests.hostile.data_kinds import DATA_KINDS
     from tests.hostile.run_kinds import RUN_KINDS
     from tests.hostile.text_kinds import TEXT_KINDS
     from tests.hostile.weight_kinds import WEIGHT_KINDS
 
-    return {**DATA_KINDS, **RUN_KINDS, **WEIGHT_KINDS, **TEXT_KINDS}
+    return {**DATA_KINDS, **RUN_KINDS, **WEIGHT_KINDS, **TEXT_KINDS, **COMMAND_KINDS}

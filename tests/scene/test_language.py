@@ -382,11 +382,8 @@ def test_a_symmetry_of_a_word_in_three_dimensions() -> None:
     language = parse_language(text, "boxes.toml")
     turn = euler_to_matrix((0.3, 0.1, 0.2))
     half = euler_to_matrix((0.0, np.pi, 0.0))
-    for shape, spun, expected in (
-        ("box", half, 0.0),
-        ("tube", euler_to_matrix((0, 0, 1.0)), 0.0),
-        ("car", half, 180.0),
-    ):
+    spins = (("box", half, 0.0), ("tube", euler_to_matrix((0, 0, 1.0)), 0.0), ("car", half, 180.0))
+    for shape, spun, expected in spins:
         scene = Scene((Object(shape=shape, rotation=matrix_to_euler(turn @ spun)),), "i")
         numbers = ", ".join(f"{x:.9f}" for x in matrix_to_euler(turn))
         reading = read(f"add(shape='{shape}', rotation=({numbers}))", language, rotation_rep="euler")

@@ -18,7 +18,7 @@ from igllm_jax.scene.language import find_language
 from igllm_jax.training import metrics_log
 from tests.test_all_tasks import SMALL
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "languages"
 DRAW = runpy.run_path(str(FOLDER / "draw.py"))
 
@@ -37,13 +37,13 @@ def test_a_language_is_its_file(name: str, head: str, tmp_path: Path, monkeypatc
     file.write_text((FOLDER / f"{name}.toml").read_text())
     for seed, (split, count) in enumerate((("train", 16), ("val", 5))):
         DRAW["write_split"](find_language(file), tmp_path, split, count, seed)
-    places = {f"data.{s}.{part}": tmp_path / part / f"{s}.{end}" for s in ("train", "val")
+    paths = {f"data.{s}.{part}": tmp_path / part / f"{s}.{end}" for s in ("train", "val")
               for part, end in (("images", "tar"), ("labels", "json"))}  # fmt: skip
     sizes = {**SMALL, "data.max_length": 1024, "eval.generate_every": 10 if name == "drawing" else 0}
-    settings = {**sizes, **places, "eval.generate_samples": 4, "eval.max_new_tokens": 24}
+    settings = {**sizes, **paths, "eval.generate_samples": 4, "eval.max_new_tokens": 24}
     changes = [f"--config.{key}={value}" for key, value in settings.items()]
     config = f"--config={ROOT}/configs/tiny.py:task={file},head={head}"
-    assert igllm("language", file, "--labels", places["data.train.labels"]) == 0
+    assert igllm("language", file, "--labels", paths["data.train.labels"]) == 0
     assert igllm("train", config, *changes, "--workdir", tmp_path / "run") == 0
     lines = metrics_log.read(tmp_path / "run" / metrics_log.METRICS_FILE)
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -53,7 +53,7 @@ def test_a_language_is_its_file(name: str, head: str, tmp_path: Path, monkeypatc
     file.unlink()  # the run has its own
     answers, scores = tmp_path / "answers.json", tmp_path / "scores.json"
     options = ["--batch_size", 5, "--max_new_tokens", 200]
-    images, labels = places["data.val.images"], places["data.val.labels"]
+    images, labels = paths["data.val.images"], paths["data.val.labels"]
     assert igllm("generate", "--workdir", tmp_path / "run", "--images", images, "--out", answers, *options) == 0
     assert igllm("evaluate", "--labels", labels, "--predictions", answers, "--out", scores) == 0
     assert json.loads(scores.read_text())["metrics"]["parsed"] == 100  # whatever the model learned: by the grammar
