@@ -16,7 +16,7 @@ from igllm_jax.decoding.answers import NUM_DRAFTS, Answer, AnswerGenerator
 from igllm_jax.decoding.generated import generated
 from igllm_jax.decoding.journal import Journal
 from igllm_jax.decoding.predict import predict
-from igllm_jax.errors import UserError, shown
+from igllm_jax.errors import UserError
 from igllm_jax.parallel import distributed
 from igllm_jax.parallel.sharding import MeshLayout, make_mesh
 from igllm_jax.scene.language import find_language
@@ -141,10 +141,11 @@ def _print(options: argparse.Namespace, trained: Trained, answers: Mapping[str, 
     """JSON lines, or the code of one image; where answers stand on standard output, what is told of them does not."""
     if options.out == LINES:
         for name, answer in answers.items():
-            print(json.dumps(generated(name, answer, trained.data).to_json()))
+            progress.result(json.dumps(generated(name, answer, trained.data).to_json()))
     elif len(answers) == 1:
         (answer,) = answers.values()
-        print("\n".join(shown(line) for line in answer.text.removesuffix("\n").split("\n")))
+        for line in answer.text.removesuffix("\n").split("\n"):
+            progress.result(line)
     has_answers = options.out == LINES or len(answers) == 1
     if not _is_printed(options):
         (progress.note if has_answers else progress.result)(f"{len(answers)} answers in {options.out}")

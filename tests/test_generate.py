@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from igllm_jax import generate
-from igllm_jax.errors import UserError
+from igllm_jax.errors import UserError, shown
 from tests import runs
 
 QUICK = ("--max_new_tokens", "20", "--batch_size", "2", "--num_drafts", "0", "--grammar", "none")
@@ -50,7 +50,7 @@ def test_one_image_is_printed_several_are_lines_and_a_file_has_the_same(run, fol
     assert all(line["code"] == answers[line["image"]] for line in lines)
     assert {"calls", "problems", "is_finished"} <= lines[0].keys()
     alone = run("--images", "1.png")
-    assert alone.out.split("\n")[:-1] == [generate.shown(line) for line in answers["1.png"].split("\n")]
+    assert alone.out.split("\n")[:-1] == [shown(line) for line in answers["1.png"].split("\n")]
     both = run("--images", "1.png", "--out", str(tmp_path / "one.json"))
     assert both.out == alone.out and "1 answers in" in both.err
     assert not list(folder.glob("*.partial*"))
