@@ -1,0 +1,190 @@
+"""docs/results.md and its plots, of all the JSON files that claims.py left."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks import claims_plots
+from benchmarks.claims_cells import CLAIMS, HEADS, REPRESENTATIONS
+from benchmarks.claims_text import PAGE, WORDS, Words
+from igllm_jax import files
+
+ENOUGH_SEEDS = 3  # for an interval over seeds
+MODELS = {"none": "numbers as text", "linear": "float head, linear", "tanh_mlp_gelu": "float head, tanh_mlp_gelu"}
+CONTROL = "control (labels shuffled)"
+COMMON = (("ace", "count error"), ("parsed", "parsed %"))
+COLUMNS = {  # claim -> (metric, heading)
+    "float_head": (
+        ("l2_unseen", "L2, unseen cells"), ("l2_seen", "L2, seen cells"), ("within_5", "within 5 %"), ("parsed", "parsed %"),
+    ),
+    "cogent": (("l2", "L2"), ("size", "size %"), ("color", "color %"), ("mat", "material %"), ("shape", "shape %"), *COMMON),
+    "rotations": (("geod", "angle, degrees"), ("l2", "L2"), ("parsed", "parsed %")),
+    "shifts": (("l2", "L2"), ("geod", "angle, degrees"), ("shape", "shape %"), ("shp_cls", "class %"), *COMMON),
+}  # fmt: skip
+DIGITS = {"l2_unseen": 4, "l2_seen": 4, "l2": 3, "ace": 2}  # after the point; of others 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval; `is_over_seeds`: of seeds, else of images."""
+
+    mean: float
+    low: float
+    high: float
+    is_over_seeds: bool
+
+    def text(self, metric: str) -> str:
+        """As a table shows it."""
+        digits = DIGITS.get(metric, 1)
+        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+Group = list[dict[str, Any]]  # the runs that differ in their seed alone
+Pick = Callable[[dict[str, Any]], dict[str, Any]]  # a run -> one of its reports, with metrics and intervals
+
+
+def estimate(group: Group, pick: Pick, metric: str) -> Estimate | None:
+    """Over the runs of a group; None where nothing was measured.
+
+    Example: seeds that score 1, 2 and 3 have mean 2 and the interval -0.484 to 4.484.
+    """
+    reports = [pick(run) for run in group]
+    values = np.array([r["metrics"][metric] for r in reports if r["metrics"].get(metric) is not None], np.float64)
+    if not len(values):
+        return None
+    mean = float(values.mean())
+    if len(values) >= ENOUGH_SEEDS:
+        half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+        return Estimate(mean, mean - half, mean + half, True)
+    ends = np.array([r["intervals"][metric] for r in reports if r["metrics"].get(metric) is not None], np.float64)
+    return Estimate(mean, float(ends[:, 0].min()), float(ends[:, 1].max()), False)
+
+
+def read_groups(results: Path) -> dict[str, list[Group]]:
+    """Claim -> its groups in the order of the claim's cells, of the JSON files in a folder."""
+    runs = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    found: dict[str, dict[str, Group]] = {claim: {} for claim in CLAIMS}
+    for run in sorted(runs, key=_order):
+        cell = run["cell"]
+        key = json.dumps({name: value for name, value in cell.items() if name != "seed"})
+        found[cell["claim"]].setdefault(key, []).append(run)
+    return {claim: list(groups.values()) for claim, groups in found.items() if groups}
+
+
+def _order(run: dict[str, Any]) -> tuple[Any, ...]:
+    cell = run["cell"]
+    representation = REPRESENTATIONS.index(cell["rotation_rep"]) if cell["rotation_rep"] else 0
+    tasks = cell["task"] == "sixdof", cell["train_split"] == "checkerboard_dense"
+    return *tasks, cell["num_images"], cell["is_shuffled"], representation, -HEADS.index(cell["head"]), cell["seed"]
+
+
+def label_of(cell: dict[str, Any]) -> str:
+    """What a row or a line of a plot is called."""
+    model = CONTROL if cell["is_shuffled"] else MODELS[cell["head"]]
+    parts = [cell["train_split"].removeprefix("checkerboard_")] if cell["task"] == "twod" else []
+    parts += [f"{cell['num_images']} images"] if cell["num_images"] else []
+    parts += [cell["task"], cell["rotation_rep"]] if cell["claim"] == "rotations" else [model]
+    return ", ".join(parts)
+
+
+def table(claim: str, groups: list[Group]) -> str:
+    """A row for each group and split."""
+    columns = COLUMNS[claim]
+    heads = ["", "split", *(title for _, title in columns), "paper", "seeds", "steps", "minutes"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for group in groups:
+        for split in group[0]["splits"]:
+            found = [estimate(group, lambda run, split=split: run["splits"][split], metric) for metric, _ in columns]
+            cells = ["-" if one is None else one.text(metric) for one, (metric, _) in zip(found, columns, strict=True)]
+            spent = np.mean([sum(_processor_minutes(run)) for run in group])
+            own = ["", str(len(group)), str(group[0]["steps"]), f"{spent:.1f}"]
+            lines.append("| " + " | ".join([label_of(group[0]["cell"]), split, *cells, *own]) + " |")
+    return "\n".join(lines)
+
+
+def _processor_minutes(run: dict[str, Any]) -> tuple[float, float]:
+    return run["minutes"]["training_processor"], run["minutes"]["scoring_processor"]
+
+
+def verdict(claim: str, groups: list[Group]) -> list[str]:
+    """Sentences on what stands and what does not, read off the figures."""
+    return {"float_head": _float_head, "cogent": _cogent, "rotations": _rotations}.get(claim, lambda _: [])(groups)
+
+
+def _float_head(groups: list[Group]) -> list[str]:
+    def unseen(density: str, head: str) -> Estimate | None:
+        chosen = (density, head)
+        own = [g for g in groups if (g[0]["cell"]["train_split"].split("_")[1], g[0]["cell"]["head"]) == chosen]
+        return estimate(own[0], lambda run: run["splits"]["random"], "l2_unseen") if own else None
+
+    lines = []
+    for density in ("sparse", "dense"):
+        text = unseen(density, "none")
+        for head in ("linear", "tanh_mlp_gelu"):
+            own = unseen(density, head)
+            if own and text:
+                leads = "leads outside the intervals" if own.high < text.low else "does not lead outside the intervals"
+                ratio = f"{text.mean / own.mean:.1f} times as far off"
+                lines.append(f"{density}, unseen cells: {MODELS[head]} {leads}; text is {ratio}.")
+    return lines
+
+
+def _cogent(groups: list[Group]) -> list[str]:
+    own = [g for g in groups if g[0]["cell"]["head"] != "none" and not g[0]["cell"]["is_shuffled"]]
+    if not own:
+        return []
+    most = max(own, key=lambda g: g[0]["cell"]["num_images"])
+    color, l2 = (estimate(most, lambda run: run["splits"]["val_ID"], metric) for metric in ("color", "l2"))
+    if color is None or l2 is None:
+        return []
+    aims = "reached" if color.mean >= 55 and l2.mean <= 1.0 else "not reached"
+    return [
+        f"With {label_of(most[0]['cell'])}: colour ID {color.mean:.1f} %, L2 {l2.mean:.2f}; aims 55 % and 1.0: {aims}."
+    ]
+
+
+def _rotations(groups: list[Group]) -> list[str]:
+    found = {label_of(g[0]["cell"]): estimate(g, lambda run: run["splits"]["val_ID"], "geod") for g in groups}
+    known = {name: one for name, one in found.items() if one is not None}
+    best = min(known, key=lambda name: known[name].mean)
+    under = [name for name, one in known.items() if one.mean < 15]
+    told = f"Under 15 degrees ID: {'; '.join(under)}." if under else "No representation is under 15 degrees ID."
+    return [f"Best ID: {best}, {known[best].text('geod')} degrees. {told}"]
+
+
+def section(claim: str, groups: list[Group], words: Words, figure: str | None) -> str:
+    """A claim's part of the page."""
+    parts = [f"## {words.title}", words.question, words.setting]
+    parts += [f"![{words.title}]({figure})"] if figure else []
+    parts += [table(claim, groups), "\n".join(f"- {line}" for line in verdict(claim, groups))]
+    parts += [f"**What was tried.** {words.tried}"] if words.tried else []
+    seeds = max(run["cell"]["seed"] for group in groups for run in group)
+    parts.append(f"    python benchmarks/claims.py --claim {claim} --seeds {seeds}")
+    machines = sorted({f"{run['machine']}, {run['date']}" for group in groups for run in group})
+    parts.append(f"Machine and date: {'; '.join(machines)}.")
+    return "\n\n".join(filter(None, parts))
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Writes the page and, beside the JSON files, its plots."""
+    parts = [PAGE.strip()]
+    for size in ("", "paper"):
+        groups = read_groups(results / size)
+        if size and groups:
+            parts.append("# At full size, with the released data and the reference's settings")
+        for claim, own in groups.items():
+            picture = results / size / f"{claim}.png"
+            is_drawn = claims_plots.draw(claim, own, picture, estimate, label_of)
+            figure = os.path.relpath(picture, page.parent) if is_drawn else None
+            parts.append(section(claim, own, WORDS[claim], figure))
+        missing = [WORDS[claim].title for claim in CLAIMS if claim not in groups]
+        if missing and not size:
+            parts.append(f"## Not run yet\n\n{'; '.join(missing)}.")
+    files.write_text(page, "\n\n".join(parts) + "\n")
