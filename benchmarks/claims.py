@@ -17,15 +17,14 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if __name__ == "__main__" and str(ROOT) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
-    sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import claims_report
 from benchmarks.claims_cells import CLAIMS, MAKE_DATA, RELEASED, SIZES, Cell, cells_of
 from igllm_jax import flags
 from igllm_jax.errors import UserError
 
+ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
 ONE_CORE = "--xla_cpu_multi_thread_eigen=false"  # each job has a core of its own
 STOPPED = 3  # exit code of a run that a signal stopped in training
@@ -78,7 +77,7 @@ def make_data(tasks: list[str], options: argparse.Namespace) -> None:
         words = ["make-data", task, "--out", str(folder), *MAKE_DATA[task]]
         words += [] if task == "twod" else ["--workers", str(options.jobs)]
         subprocess.run(
-            [sys.executable, "-m", "igllm_jax", *words], cwd=ROOT, check=True, env=_environment(options.size)
+            [sys.executable, "-m", "igllm_jax", *words], cwd=ROOT, check=True, env=_environment(options.size, options.out)
         )
 
 
@@ -122,11 +121,12 @@ def _cores() -> set[int]:
     return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
-def _environment(size: str) -> dict[str, str]:
+def _environment(size: str, out: Path) -> dict[str, str]:
     environment = dict(os.environ)
     if size == "tiny":
         environment["JAX_PLATFORMS"] = "cpu"
         environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {ONE_CORE}".strip()
+        environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(out / "cache" / "jax"))  # seeds share programs
         environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # a tenth quicker, see the Makefile
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
     return environment
@@ -143,7 +143,7 @@ def _start(cell: Cell, core: int, options: argparse.Namespace) -> subprocess.Pop
     print(f"{cell.name}: {log}", flush=True)
     with log.open("a") as file:
         return subprocess.Popen(
-            [*words, "--", *options.override], stdout=file, stderr=file, env=_environment(options.size), cwd=ROOT
+            [*words, "--", *options.override], stdout=file, stderr=file, env=_environment(options.size, options.out), cwd=ROOT
         )
 
 

@@ -17,6 +17,7 @@ PANELS = {  # claim -> (metric, axis label) of each panel
     "rotations": (("geod", "mean angle, degrees"),),
     "shifts": (("l2", "mean L2, scene units"), ("geod", "mean angle, degrees"), ("shp_cls", "right class, %")),
 }
+LEAST = 1e-3  # an interval's low end where a logarithm shows it
 INCHES, DPI = (4.4, 3.4), 100  # of a panel
 
 Groups = list[list[dict[str, Any]]]
@@ -61,9 +62,11 @@ def _curves(pyplot: Any, groups: Groups, estimate: Estimator) -> Any:
             for metric, style in (("l2_unseen", "-"), ("l2_seen", "--")):
                 found = [estimate(group, lambda run, i=i: run["curve"][i], metric) for i in range(len(steps))]
                 name = f"{SHORT[kind]}, {'unseen' if style == '-' else 'seen'} cells"
-                axis.plot(steps, [one.mean for one in found], style, color=COLORS[kind], label=name, marker=".")
-                low, high = np.array([(max(one.low, 1e-3), one.high) for one in found]).T
-                axis.fill_between(steps, low, high, color=COLORS[kind], alpha=0.15, linewidth=0)
+                known = [(step, one) for step, one in zip(steps, found, strict=True) if one is not None]
+                where = [step for step, _ in known]
+                axis.plot(where, [one.mean for _, one in known], style, color=COLORS[kind], label=name, marker=".")
+                low, high = [max(one.low, LEAST) for _, one in known], [one.high for _, one in known]
+                axis.fill_between(where, low, high, color=COLORS[kind], alpha=0.15, linewidth=0)
         axis.set(title=density.removeprefix("checkerboard_"), xlabel="training steps", yscale="log")
     axes[0].set_ylabel("mean L2, image sides")
     axes[-1].legend(fontsize=7, frameon=False)

@@ -22,9 +22,12 @@ CONTROL = "control (labels shuffled)"
 COMMON = (("ace", "count error"), ("parsed", "parsed %"))
 COLUMNS = {  # claim -> (metric, heading)
     "float_head": (
-        ("l2_unseen", "L2, unseen cells"), ("l2_seen", "L2, seen cells"), ("within_5", "within 5 %"), ("parsed", "parsed %"),
+        ("l2_unseen", "L2, unseen cells"), ("l2_seen", "L2, seen cells"),
+        ("within_5", "within 5 %, % of all"), ("parsed", "parsed %"),
     ),
-    "cogent": (("l2", "L2"), ("size", "size %"), ("color", "color %"), ("mat", "material %"), ("shape", "shape %"), *COMMON),
+    "cogent": (
+        ("l2", "L2"), ("size", "size %"), ("color", "color %"), ("mat", "material %"), ("shape", "shape %"), *COMMON,
+    ),
     "rotations": (("geod", "angle, degrees"), ("l2", "L2"), ("parsed", "parsed %")),
     "shifts": (("l2", "L2"), ("geod", "angle, degrees"), ("shape", "shape %"), ("shp_cls", "class %"), *COMMON),
 }  # fmt: skip

@@ -33,12 +33,13 @@ from igllm_jax.weights.trained_model import load_run
 ROOT = Path(__file__).resolve().parent.parent
 PAPER_CONFIGS = {"twod": "twod", "clevr": "clevr", "so3": "so3", "sixdof": "sixdof", "shapenet": "shapenet"}
 BATCH_SIZE = 50  # images that are answered at once
+CURVE_IMAGES = 250  # that are answered at a point on the way
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where cells run. data: data sets of this size. base: weights of the paper's size. overrides: --config.KEY=VALUE."""
+    """Where cells run. data: data sets of this size. base: imported weights. overrides: --config.KEY=VALUE."""
 
     size: str
     out: Path
@@ -137,13 +138,14 @@ def _score(cell: Cell, setting: Setting, steps: list[int]) -> dict[int, dict[str
             out = setting.workdir(cell) / f"{split}-{step}.json"
             images, labels = setting.source(cell.task, split)
             if not out.exists():
-                generator = _write_answers(cell, setting, generator, step, images, out)
+                limit = 0 if step == steps[-1] else CURVE_IMAGES
+                generator = _write_answers(cell, setting, generator, step, images, out, limit)
             found[step][split] = evaluate.evaluate(labels, str(out), bootstrap=RESAMPLES)[str(out)]
     return found
 
 
 def _write_answers(
-    cell: Cell, setting: Setting, generator: AnswerGenerator | None, step: int, images: str, out: Path
+    cell: Cell, setting: Setting, generator: AnswerGenerator | None, step: int, images: str, out: Path, limit: int
 ) -> AnswerGenerator:
     """What `igllm generate --grammar none` writes, by one generator for all steps and splits, which compiles once."""
     layout = MeshLayout.of("decode", make_mesh({"data": -1, "fsdp": 1, "tensor": 1}))
@@ -152,7 +154,7 @@ def _write_answers(
     if generator is None:
         generator = AnswerGenerator(trained.model, trained.tokenizer, trained.data, most, layout)
     generator.guess_from(ngram_drafts.empty())  # so that answers do not depend on which were there before
-    answers = predict(generator, trained.params, tars.open_images(images), batch_size=BATCH_SIZE)
+    answers = predict(generator, trained.params, tars.open_images(images), batch_size=BATCH_SIZE, limit=limit)
     predictions = Predictions(
         {name: answer.text for name, answer in answers.items()},
         rotation_rep=trained.data.rotation_rep,

@@ -4,15 +4,16 @@ from dataclasses import dataclass
 
 PAGE = """# What the paper claims, at a size anyone can rerun
 
-Small models, trained from random weights on own data, on one core each: not the paper's figures, but whether its claims
-show. Made by `python benchmarks/claims.py --report` from the JSON files in `docs/results/`; the tables grow as runs finish.
+Small models, trained from random weights on own data, one core each: not the paper's figures, but whether its
+claims show. Made by `python benchmarks/claims.py --report` from the JSON files in `docs/results/`; the tables
+grow as runs finish.
 
-**Intervals** are 95 %: with three seeds or more, Student's over the seeds' means; with fewer, by bootstrap over the test
-images of the one run (of two: the outer ends of both). **parsed** is the share of answers that parse, without the grammar.
-**minutes** are those of the processor, training and scoring, on average. The **paper** column is empty throughout: its
-figures are not quoted here, since they are of a 7B model and other data, and no copy of its tables was at hand to quote them
-from. The same at full size, with the released data and weights: `--size paper --data DIR --base WEIGHTS`; such runs get
-tables of their own.
+**Intervals** are 95 %: with three seeds or more, Student's over the seeds; with fewer, by bootstrap over the
+test images of the run (of two runs: the outer ends). **parsed** is the share of answers that parse, without the
+grammar. **minutes** are the processor's, training and scoring, on average. **paper** is an empty column: the
+paper's figures are of a 7B model and other data, and none is quoted here, since no copy of its tables was at
+hand to quote from. The same at full size, with the released data and weights, is `--size paper --data DIR
+--base WEIGHTS`; its runs get tables of their own.
 """
 
 
@@ -29,33 +30,35 @@ class Words:
 WORDS = {
     "float_head": Words(
         "1. The float head against numbers as text",
-        "One red disc on a square. Training shows discs in some cells of a checkerboard alone, 5 x 5 (sparse) or 11 x 11 "
-        "(dense); the test shows 1 000 anywhere. How far off is the place that is written (L2, in image sides), in cells "
-        "seen in training and in the holes between them?",
-        "10 000 images of 56 x 56 pixels, 700 steps of 32, learning rate 1e-3 (`configs/claims.py:task=twod`).",
+        """One red disc on a square. Training shows discs in some cells of a checkerboard alone, 5 x 5 (sparse) or 11 x
+11 (dense); the test shows them anywhere. How far off is the place that is written (L2, in image sides), in
+cells seen in training and in the holes between them?""",
+        """10 000 images of 56 x 56 pixels, 700 steps of 32 (`configs/claims.py:task=twod`). 1 000 test images, the
+curves' points 250 of them.""",
     ),
     "cogent": Words(
         "2. Compositional generalisation",
-        "CLEVR's scenes of 3 to 10 solids. Training (CoGenT A) shows cubes in four colours and cylinders in the other four; "
-        "val_ID is alike, val_OOD (CoGenT B) swaps them. The control is trained on the same images with shuffled labels, "
-        "so it shows what is had without looking.",
-        "The first 500, 2 000 or 8 000 images (`configs/claims.py:task=clevr`). **What a model from scratch can show here** "
-        "is how far data teach it to read attributes of solids at all, and whether it takes a colour for a shape once both "
-        "are bound. **What only a pretrained one can** is the paper's point: that a vision tower and a language model that "
-        "knew colours and shapes apart before carry this over to combinations never seen.",
+        """CLEVR's scenes of 3 to 10 solids. Training (CoGenT A) shows cubes in four colours and cylinders in the other
+four; val_ID is alike, val_OOD (CoGenT B) swaps them. The control is trained on the same images with
+shuffled labels, so it shows what is had without looking.""",
+        """The first 500, 2 000 or 8 000 images (`configs/claims.py:task=clevr`). **What a model from scratch can
+show** is how far data teach it to read attributes of solids at all, and whether it takes a colour for a
+shape once both are bound. **What only a pretrained one can** is the paper's point: that a vision tower and
+a language model which knew colours and shapes apart before carry this over to combinations never seen.""",
     ),
     "rotations": Words(
         "3. Rotation representations",
-        "One toy airplane, turned anyhow (so3), or turned and moved over a ground (sixdof). How far off is the turn "
-        "(geodesic angle; two random turns are 126 degrees apart on average) when it is written as Gram-Schmidt's six numbers, "
-        "a quaternion, axis times angle, or Euler angles, fixed or intrinsic? val_OOD of so3 shows turns within 30 degrees "
-        "of none, which training leaves out; that of sixdof other paint on another ground.",
-        "20 000 images, float head (`configs/claims.py:task=so3` and `task=sixdof`).",
+        """One toy airplane, turned anyhow (so3), or turned and moved over a ground (sixdof). How far off is the turn
+(geodesic angle; two random turns are 126 degrees apart on average) when it is written as Gram-Schmidt's six
+numbers, a quaternion, axis times angle, or Euler angles, fixed or intrinsic? val_OOD of so3 shows turns
+within 30 degrees of none, which training leaves out; that of sixdof shows other paint on another ground.""",
+        """20 000 images, float head (`configs/claims.py:task=so3` and `task=sixdof`).""",
     ),
     "shifts": Words(
         "4. Other paint and other shapes",
-        "Scenes of 2 to 4 toys of several classes, upright, with any yaw. val_OOD_texture paints them otherwise, val_OOD_shape "
-        "shows other models of the same classes, so that only the class (the part before `_`) can be right.",
-        "8 000 images, rotations as 6d (`configs/claims.py:task=shapenet`).",
+        """Scenes of 2 to 4 toys of several classes, upright, with any yaw. val_OOD_texture paints them otherwise,
+val_OOD_shape shows other models of the same classes, so that only the class (the part before `_`) can be
+right.""",
+        """8 000 images, rotations as 6d (`configs/claims.py:task=shapenet`).""",
     ),
 }
