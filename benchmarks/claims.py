@@ -77,7 +77,10 @@ def make_data(tasks: list[str], options: argparse.Namespace) -> None:
         words = ["make-data", task, "--out", str(folder), *MAKE_DATA[task]]
         words += [] if task == "twod" else ["--workers", str(options.jobs)]
         subprocess.run(
-            [sys.executable, "-m", "igllm_jax", *words], cwd=ROOT, check=True, env=_environment(options.size, options.out)
+            [sys.executable, "-m", "igllm_jax", *words],
+            cwd=ROOT,
+            check=True,
+            env=_environment(options.size, options.out),
         )
 
 
@@ -143,7 +146,11 @@ def _start(cell: Cell, core: int, options: argparse.Namespace) -> subprocess.Pop
     print(f"{cell.name}: {log}", flush=True)
     with log.open("a") as file:
         return subprocess.Popen(
-            [*words, "--", *options.override], stdout=file, stderr=file, env=_environment(options.size, options.out), cwd=ROOT
+            [*words, "--", *options.override],
+            stdout=file,
+            stderr=file,
+            env=_environment(options.size, options.out),
+            cwd=ROOT,
         )
 
 

@@ -18,7 +18,7 @@ PANELS = {  # claim -> (metric, axis label) of each panel
     "shifts": (("l2", "mean L2, scene units"), ("geod", "mean angle, degrees"), ("shp_cls", "right class, %")),
 }
 LEAST = 1e-3  # an interval's low end where a logarithm shows it
-INCHES, DPI = (4.4, 3.4), 100  # of a panel
+INCHES, DPI = (4.4, 3.6), 100  # of a panel
 
 Groups = list[list[dict[str, Any]]]
 Estimator = Callable[..., Any]
@@ -69,7 +69,7 @@ def _curves(pyplot: Any, groups: Groups, estimate: Estimator) -> Any:
                 axis.fill_between(where, low, high, color=COLORS[kind], alpha=0.15, linewidth=0)
         axis.set(title=density.removeprefix("checkerboard_"), xlabel="training steps", yscale="log")
     axes[0].set_ylabel("mean L2, image sides")
-    axes[-1].legend(fontsize=7, frameon=False)
+    _legend(figure, axes)
     return figure
 
 
@@ -89,7 +89,7 @@ def _by_images(pyplot: Any, groups: Groups, estimate: Estimator) -> Any:
         numbers = sorted({group[0]["cell"]["num_images"] for group in groups})
         axis.set_xticks(numbers, [f"{number}" for number in numbers])
         axis.minorticks_off()
-    axes[-1].legend(fontsize=7, frameon=False)
+    _legend(figure, axes)
     return figure
 
 
@@ -124,8 +124,14 @@ def _dots(
         axis.set(xlabel=title, yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
         axis.set_yticklabels(names if axis is axes[0] else [])
         axis.set_xlim(left=0)
-    axes[-1].legend(fontsize=7, frameon=False)
+    _legend(figure, axes)
     return figure
+
+
+def _legend(figure: Any, axes: list[Any]) -> None:
+    """Below the panels, so that it hides nothing."""
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 
 
 def _panels(pyplot: Any, count: int, *, is_shared: bool = False) -> tuple[Any, list[Any]]:

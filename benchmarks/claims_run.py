@@ -169,9 +169,8 @@ def _write_answers(
 
 def _content(cell: Cell, setting: Setting, arguments: list[str], scores: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """What the JSON file holds."""
-    kept = ("metrics", "intervals", "num_scenes")
     steps = sorted(scores)
-    short = {step: {s: {key: r[key] for key in kept} for s, r in scores[step].items()} for step in steps}
+    short = {step: {split: _rounded(report) for split, report in scores[step].items()} for step in steps}
     command = " ".join(["igllm", "train", *arguments])
     for folder, name in ((setting.out, "OUT"), (setting.data, "DATA"), (ROOT, ".")):
         command = command.replace(f"{folder}", name)
@@ -188,6 +187,13 @@ def _content(cell: Cell, setting: Setting, arguments: list[str], scores: dict[in
         "versions": {name: version(name) for name in ("jax", "flax", "numpy")},
         "commit": _commit(),
     }
+
+
+def _rounded(report: dict[str, Any]) -> dict[str, Any]:
+    """Of a report what tables and plots show, in 6 digits after the point."""
+    metrics = {name: value if value is None else round(value, 6) for name, value in report["metrics"].items()}
+    intervals = {name: [round(end, 6) for end in ends] for name, ends in report["intervals"].items()}
+    return {"metrics": metrics, "intervals": intervals, "num_scenes": report["num_scenes"]}
 
 
 def machine() -> str:

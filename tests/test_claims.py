@@ -1,0 +1,99 @@
+"""The paper's claims in small: cells, intervals, the page, and that a run again gives the same numbers."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import claims, claims_report
+from benchmarks.claims_cells import CLAIMS, SIZES, Cell, cells_of
+from igllm_jax.errors import UserError
+from tests import runs
+
+SMALLEST = {"batch_size": 4, "train.num_steps": 3, "data.image_size": 28, "model.vision.image_size": 28}
+NAME = "float_head-twod-sparse-tanh_mlp_gelu-seed1"
+
+
+def run(metrics, intervals=None, *, seed=1, **cell):
+    """What a JSON file of a run on 2D holds, as far as the page reads it."""
+    report = {"metrics": metrics, "intervals": intervals or {name: [0.0, 1.0] for name in metrics}, "num_scenes": 2}
+    own = Cell("float_head", "twod", cell.pop("head", "linear"), seed, train_split="checkerboard_sparse")
+    return {
+        "cell": {**vars(own), "size": "tiny"},
+        "splits": {"random": report},
+        "curve": [{"step": 7, **report}],
+        "steps": 7,
+        "minutes": {"training_processor": 1.0, "scoring_processor": 0.5},
+        "machine": "1 core",
+        "date": "2026-11-28",
+    }
+
+
+def test_intervals_over_seeds_and_over_images():
+    def pick(one):
+        return one["splits"]["random"]
+
+    found = claims_report.estimate(
+        [run({"l2": value}, seed=seed) for seed, value in enumerate((1.0, 2.0, 3.0), 1)], pick, "l2"
+    )
+    assert (found.mean, found.is_over_seeds) == (2.0, True)
+    assert (found.low, found.high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)  # 4.3027 / sqrt(3)
+    two = [run({"l2": 1.0}, {"l2": [0.5, 1.5]}), run({"l2": 2.0}, {"l2": [1.75, 2.5]}, seed=2)]
+    assert claims_report.estimate(two, pick, "l2") == claims_report.Estimate(1.5, 0.5, 2.5, False)
+    assert claims_report.estimate([run({"l2": None}, {})], pick, "l2") is None
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_cells_have_names_of_their_own_and_the_first_seed_comes_first(size):
+    cells = cells_of(list(CLAIMS), size, seeds=3)
+    assert len({cell.name for cell in cells}) == len(cells)
+    seeds = [cell.seed for cell in cells if cell.claim == "rotations"]
+    assert seeds == sorted(seeds) and set(seeds) == {1, 2, 3}
+
+
+def test_the_page_of_two_runs(tmp_path):
+    for head, error in (("none", 0.5), ("tanh_mlp_gelu", 0.1)):
+        metrics = {"l2_unseen": error, "l2_seen": error / 2, "within_5": 50.0, "parsed": 100.0}
+        intervals = {name: [value * 0.9, value * 1.1] for name, value in metrics.items()}
+        (tmp_path / f"{head}.json").write_text(json.dumps(run(metrics, intervals, head=head)))
+    claims_report.write_page(tmp_path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "| sparse, numbers as text | random | 0.5000 [0.4500, 0.5500] |" in page
+    assert "float head, tanh_mlp_gelu leads outside the intervals; text is 5.0 times as far off" in page
+    assert (tmp_path / "float_head.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--claim", "float_head", "--", "--config.batch_size=4"], "give --results a folder of its own"),
+        (["--claim", "cogent", "--size", "paper"], "needs --data, the released data, and --base"),
+        ([], "give --claim or --report"),
+    ],
+)
+def test_what_cannot_be_asked_for(words, message):
+    with pytest.raises(UserError, match=message):
+        claims.parse(words)
+
+
+def test_a_cell_again_gives_the_same_numbers(tmp_path):
+    values = {**runs.SMALLER, **SMALLEST}
+    overrides = [
+        f"--config.{key}={value}" for key, value in values.items() if not key.startswith(("eval", "train.check"))
+    ]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **runs.cache()}
+    found = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        words = ["--claim", "float_head", "--out", str(folder), "--results", str(folder / "results")]
+        claims.make_data(["twod"], claims.parse(words))
+        command = [sys.executable, claims.__file__, *words, "--cell", NAME, "--", *overrides]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        content = json.loads((folder / "results" / f"{NAME}.json").read_text())
+        assert str(tmp_path) not in json.dumps(content)
+        found.append((content["splits"], content["curve"]))
+    assert found[0] == found[1]
+    assert found[0][1][-1]["step"] == SMALLEST["train.num_steps"]
