@@ -2,8 +2,9 @@
 
     igllm plan --config configs/clevr.py --topology v5e:4x4 --mesh data=1,fsdp=16,tensor=1 --batch 128
 
-The real train step (or decoder) is compiled ahead of time from shapes alone: for a TPU slice by libtpu's compiler,
-which runs on any x86-64 Linux machine (`pip install libtpu`), for `--topology local` by this machine's own.
+The real train step (or decoder) is compiled ahead of time from shapes alone, on any x86-64 Linux machine: for a TPU
+slice by libtpu's compiler (`pip install libtpu`), for GPUs by that of JAX's CUDA plugin (the extra `plan-gpu`), for
+`--topology local` by this machine's own.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from igllm_jax import config as configs
@@ -24,21 +24,14 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.parallel.sharding import MESH_AXES
 from igllm_jax.plan_compile import PROMPT
-from igllm_jax.planning import flops
-from igllm_jax.planning.chips import CHIPS, Chip, chip_of, find_topology
+from igllm_jax.planning import compilers, flops
+from igllm_jax.planning.chips import CHIPS, Chip, chip_of, find_topology, program_memory
 from igllm_jax.planning.plans import BatchFlops, Bound, Plan, PlanRequest, Program, Search, report
 from igllm_jax.training.optim import trainable_paths
 from igllm_jax.training.options import RunOptions
 
 LENGTH = 1024  # positions of a row with its image: ten CLEVR objects with a float head take 995
 MOST_PER_CHIP = 512  # examples; the search for the largest batch ends there
-# libtpu is made for machines that have a TPU: here it must neither lock it, ask for it nor start it
-TPU_ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "",
-}
 
 
 def main(arguments: list[str]) -> int:
@@ -50,9 +43,7 @@ def main(arguments: list[str]) -> int:
     run = configs.run_options(configs.load(own)[0])
     topology = options.topology
     if topology != "local":
-        if find_spec("libtpu") is None:
-            raise UserError(f"--topology {topology} needs libtpu's compiler: pip install libtpu (Linux on x86-64)")
-        topology = find_topology(topology).name
+        topology = compilers.check(find_topology(topology)).name
     batch_size = options.batch or run.batch_size
     mesh = _mesh(options.mesh, run, topology, options.what)
     request = PlanRequest(tuple(own), topology, options.what, batch_size, options.length, mesh)
@@ -70,7 +61,7 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = flags.Parser(prog="igllm plan", description=__doc__.split("\n")[0])
     configs.add_arguments(parser)
-    parser.add_argument("--topology", required=True, help="v5e:4x4, or v5e-16, or local")
+    parser.add_argument("--topology", required=True, help="v5e:4x4, v5e-16, h100:8, h100:2x8 (two hosts), or local")
     parser.add_argument("--mesh", default="", help="data=1,fsdp=16,tensor=1 (default: the config's)")
     parser.add_argument("--batch", type=flags.BATCH, help="examples per step, over all chips (default: the config's)")
     parser.add_argument("--what", choices=("train", "decode"), default="train")
@@ -98,15 +89,6 @@ def _mesh(text: str, run: RunOptions, topology: str, what: str) -> tuple[int, in
     return sizes["data"], sizes["fsdp"], sizes["tensor"]
 
 
-def environment_for(topology: str, own: Mapping[str, str]) -> dict[str, str]:
-    """Of the process that compiles. libtpu ends one whose XLA_FLAGS hold what only a CPU or GPU knows."""
-    if topology == "local":
-        return dict(own)
-    flags = own.get("XLA_FLAGS", "").split()
-    kept = [flag for flag in flags if not flag.startswith(("--xla_cpu_", "--xla_gpu_"))]
-    return {**own, "XLA_FLAGS": " ".join(kept), **TPU_ENVIRONMENT}
-
-
 def compile_apart(request: PlanRequest) -> Program:
     """What plan_compile finds, in a process of its own: libtpu takes lock files, and some failures end the process.
 
@@ -117,7 +99,7 @@ def compile_apart(request: PlanRequest) -> Program:
         mesh = ",".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, request.mesh, strict=True))
         numbers = [str(request.batch_size), str(request.length)]
         command = [sys.executable, "-m", "igllm_jax.plan_compile", str(out), request.topology, request.what, *numbers]
-        environment = environment_for(request.topology, os.environ)
+        environment = compilers.environment_for(request.topology, os.environ)
         done = subprocess.run([*command, mesh, *request.config], env=environment, capture_output=True, text=True)
         if not out.is_file():
             tail = " | ".join(done.stderr.strip().splitlines()[-15:])
@@ -132,7 +114,9 @@ def measure(request: PlanRequest) -> Plan:
     """What the compiler says, and the memory that it has to fit."""
     program = compile_apart(request)
     chip = _chip(request, program)
-    return Plan(request, program, program.memory or (chip.memory if chip else math.nan))
+    if program.memory or not chip:
+        return Plan(request, program, program.memory or math.nan)
+    return Plan(request, program, *program_memory(chip, find_topology(request.topology).is_gpu, os.environ))
 
 
 def complete(plan: Plan, model: VLMConfig, trainable: str) -> Plan:

@@ -7,7 +7,7 @@ what it found, or the compiler's refusal, to OUT.json.
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +15,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 
 from igllm_jax import config as configs
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.decoding.answers import decode_shardings, programs
 from igllm_jax.decoding.decode import DecodeOptions, prepare
 from igllm_jax.errors import UserError
+from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.parallel.sharding import MeshLayout, make_mesh
+from igllm_jax.planning import compilers
+from igllm_jax.planning.chips import find_topology
 from igllm_jax.planning.hlo import collectives
 from igllm_jax.planning.memory import local_memory, own_bytes
 from igllm_jax.planning.plans import Program
@@ -33,16 +35,6 @@ from igllm_jax.weights.run_model import RunModel
 
 PROMPT = PromptLayout(image_offset=35, answer_offset=55)  # vicuna_v1 in LLaMA's vocabulary
 FLOAT_TOKEN, FORBIDDEN = 30_354, ((313, 13), (313, 29_871), (1723,))  # in the same; any others compile alike
-
-
-def devices_of(topology: str) -> list[Any]:
-    """The devices of a TPU slice that need not exist, or this machine's."""
-    if topology == "local":
-        return jax.devices()
-    settings: dict[str, Any] = {}
-    if topology.startswith("v4:"):  # otherwise every core is a device
-        settings = {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology, **settings).devices
 
 
 def lower_train(run: RunOptions, layout: MeshLayout, batch_size: int, length: int) -> tuple[Any, dict[str, float]]:
@@ -112,11 +104,31 @@ def decode_weights(model: VLMConfig, layout: MeshLayout) -> dict[str, Any]:
     return jax.tree.map(sharded, shapes, decode_shardings(model, layout))
 
 
+def cudnn_workspace(decoder: DecoderConfig, layout: MeshLayout, batch_size: int, length: int) -> float:
+    """Bytes of the float32 sums of query gradients that cuDNN's backward pass asks for, of which the compiler knows
+    nothing; one layer's at a time."""
+    if decoder.attention != "cudnn":
+        return 0.0
+    rows, _, heads, _ = layout.sharding(
+        (batch_size, length, decoder.num_heads, decoder.head_dim), ("batch", None, "heads", None), "queries"
+    ).shard_shape((batch_size, length, decoder.num_heads, decoder.head_dim))
+    return 4.0 * rows * heads * length * decoder.head_dim
+
+
+def islands(devices: Iterable[Any]) -> list[int]:
+    """Of each device, the number of the GPU host or TPU slice that its fast links end at."""
+    found = [
+        device.process_index if device.platform in ("gpu", "cuda") else getattr(device, "slice_index", 0)
+        for device in devices
+    ]
+    return found if len(set(found)) > 1 else []
+
+
 def compile_one(
     run: RunOptions, topology: str, what: str, batch_size: int, length: int, mesh: Mapping[str, int]
 ) -> Program:
     """Bytes, collectives and seconds of one program on one topology."""
-    devices = devices_of(topology)
+    devices = compilers.devices_of(topology)
     layout = MeshLayout.of("decode" if what == "decode" else run.mesh.layout, make_mesh(mesh, devices))
     lower = {"train": lower_train, "decode": lower_decode}[what]
     started = time.monotonic()
@@ -137,23 +149,25 @@ def compile_one(
     memory = compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
     peak -= memory.alias_size_in_bytes
+    workspace = cudnn_workspace(run.model.decoder, layout, batch_size, length) if what == "train" else 0.0
     found = replace(
         found,
         compile_seconds=time.monotonic() - started,
         temporaries=float(memory.temp_size_in_bytes),
-        peak=float(max(peak, getattr(memory, "peak_memory_in_bytes", 0))),
+        workspace=workspace,
+        peak=workspace + float(max(peak, getattr(memory, "peak_memory_in_bytes", 0))),
     )
     try:
         text = compiled.as_text()
     except jax.errors.JaxRuntimeError:  # some TPU kernels can't be printed
         return found
-    return replace(found, collectives=tuple(collectives(text, found.mesh)))
+    return replace(found, collectives=tuple(collectives(text, found.mesh, islands(layout.mesh.devices.flat))))
 
 
 def main(arguments: list[str]) -> int:
     out, topology, what, batch_size, length, mesh, *rest = arguments
-    if topology != "local":
-        jax.config.update("jax_optimization_level", "O1")  # a third of the compile time
+    if topology != "local" and not find_topology(topology).is_gpu:
+        jax.config.update("jax_optimization_level", "O1")  # a third of a TPU's compile time
     config, _ = configs.load(rest)
     sizes = {axis: int(size) for axis, size in (part.split("=") for part in mesh.split(","))}
     try:

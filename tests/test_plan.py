@@ -13,11 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import plan_table
 from igllm_jax import config as configs
-from igllm_jax import plan
+from igllm_jax import plan, plan_compile
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import skeleton
-from igllm_jax.parallel.sharding import make_mesh
-from igllm_jax.planning import chips, flops, hlo, plans
+from igllm_jax.parallel.sharding import MeshLayout, make_mesh
+from igllm_jax.planning import chips, compilers, flops, hlo, plans
 from igllm_jax.planning.chips import GIB
 from igllm_jax.training.optim import trainable_paths
 from tests import runs, small
@@ -69,7 +69,7 @@ def test_a_token_costs_two_flops_per_weight_and_its_cache():
     ("name", "found"),
     [
         ("v5e-16", "v5e:4x4"), ("v5litepod-256", "v5e:16x16"), ("v4-8", "v4:2x2x1"), ("v5p-8", "v5p:2x2x1"),
-        ("v6e-8", "v6e:2x4"), ("v4:4x4x4", "v4:4x4x4"),
+        ("v6e-8", "v6e:2x4"), ("v4:4x4x4", "v4:4x4x4"), ("H100:8", "h100:8"), ("a100-80gb:2x8", "a100-80gb:2x8"),
     ],
 )  # fmt: skip
 def test_topologies_by_the_names_people_use(name, found):
@@ -82,6 +82,33 @@ def test_a_topology_that_is_not_there_names_those_that_are(name):
         chips.find_topology(name)
 
 
+@pytest.mark.parametrize("name", ["h100", "h100:9", "h100:0x8", "h100:129x8", "h200:8x16", "a100-80gb:x8"])
+def test_gpus_come_as_one_host_or_several(name):
+    with pytest.raises(UserError, match=r"expected \S+:N with N from 1 to 8 GPUs of one host, or \S+:HOSTSxN"):
+        chips.find_topology(name)
+
+
+def test_every_gpu_has_a_description_that_agrees_with_its_chip():
+    for gpu, name in chips.GPUS.items():
+        text = (compilers.GPU_TARGETS / f"{gpu}.txtpb").read_text()
+        found = {key: int(value) for key, value in re.findall(r"^  (\w+): (\d+)$", text, re.MULTILINE)}
+        chip, topology = chips.CHIPS[name], chips.find_topology(f"{gpu}:4x8")
+        assert chips.chip_of(re.search('description_str: "(.*)"', text)[1]) is chip
+        assert found["device_memory_size"] == chip.memory
+        assert found["memory_bandwidth"] == pytest.approx(chip.memory_bandwidth, rel=0.01)
+        assert (topology.num_chips, topology.num_hosts, topology.is_gpu) == (32, 4, True)
+
+
+def test_a_run_sees_three_quarters_of_a_gpu():
+    memory, note = chips.program_memory(chips.CHIPS["H100"], True, {})
+    assert memory / GIB == pytest.approx(59.33, abs=0.005) and note.startswith("75% of the 79.11 GiB")
+    more, note = chips.program_memory(chips.CHIPS["H100"], True, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"})
+    assert more == 1.2 * memory and "default" not in note
+    assert chips.program_memory(chips.CHIPS["v5e"], False, {}) == (15.75 * GIB, None)
+    with pytest.raises(UserError, match=r"MEM_FRACTION: expected a number from 0\.01 to 1, got '2'"):
+        chips.program_memory(chips.CHIPS["H100"], True, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "2"})
+
+
 def test_devices_by_their_own_names():
     assert chips.chip_of("TPU v5 lite") is chips.CHIPS["v5e"] and chips.chip_of("TPU v5p") is chips.CHIPS["v5p"]
     assert chips.chip_of("NVIDIA H200") is chips.CHIPS["H200"] and chips.chip_of("cpu") is None
@@ -89,6 +116,7 @@ def test_devices_by_their_own_names():
 
 # collectives
 
+PROGRAM = plans.Program("NVIDIA H100", 16, {"data": 2, "fsdp": 8, "tensor": 1}, None, {})
 TEXT = """HloModule jit_step, is_scheduled=true
 
 %body.1 (p: (s32[], f32[8])) -> (s32[], f32[8]) {
@@ -122,6 +150,30 @@ def test_collectives_by_kind_axis_and_loop():
         ("all-gather", ("data",)): (1, 16 / 2),
         ("collective-permute", ("fsdp",)): (1, 40),
     }
+
+
+def test_what_crosses_from_one_host_to_others():
+    """The data axis lies between two hosts of four: a host's members share what the group sends to the other."""
+    found = hlo.collectives(TEXT, {"data": 2, "fsdp": 4}, [0, 0, 0, 0, 1, 1, 1, 1])
+    between = {(one.kind, one.axes): one.network_bytes for one in found}
+    assert between == {
+        ("all-gather", ("fsdp",)): 0,
+        ("reduce-scatter", ("data",)): 5 * 16,
+        ("all-reduce", ("data", "fsdp")): 2 * (32 / 4) / 2,
+        ("all-gather", ("data",)): 8,
+        ("collective-permute", ("fsdp",)): 0,
+    }
+
+
+def test_the_network_limits_what_goes_over_it():
+    found = plans.Bound.of(
+        plans.BatchFlops(1.0, 1.0, 1.0),
+        1.0,
+        replace(PROGRAM, collectives=(hlo.Collective("all-reduce", ("data",), 1, 9e9, 5e9),)),
+        chips.CHIPS["H100"],
+    )
+    assert found.seconds["links"] == 0.02 and found.seconds["network"] == found.step == 0.1
+    assert found.limit == "network"
 
 
 def test_loops_that_count_on_are_pieces_of_one():
@@ -221,7 +273,7 @@ def test_where_not_even_one_fits():
     ],
 )
 def test_what_can_t_be_planned(words, match, monkeypatch):
-    monkeypatch.setattr(plan, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(compilers, "find_spec", lambda name: SimpleNamespace())
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
     with pytest.raises(UserError, match=match):
         plan.main([*CLEVR, *words])
@@ -251,7 +303,7 @@ SLICE = ["--config.model.decoder.attention=splash", "--topology", "v5e:2x2", "--
 
 def test_what_is_printed_and_written(tmp_path, monkeypatch, capsys):
     """The largest batch: 13 examples of 1 GiB fit into 15.75 beside 2, however many compile."""
-    monkeypatch.setattr(plan, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(compilers, "find_spec", lambda name: SimpleNamespace())
     monkeypatch.setattr(plan, "compile_apart", fake_compile(40))
     file = tmp_path / "plan.json"
     assert plan.main([*CLEVR, *SLICE, "--batch", "8", "--largest_batch", "--json", str(file)]) == 0
@@ -275,7 +327,7 @@ def test_what_is_printed_and_written(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("batch", "said"), [(60, "does not fit: 17.00 of"), (164, "does not fit: RESOURCE_EXHAUSTED")])
 def test_what_does_not_fit_ends_with_1(batch, said, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(compilers, "find_spec", lambda name: SimpleNamespace())
     monkeypatch.setattr(plan, "compile_apart", fake_compile(40))
     assert plan.main([*CLEVR, *SLICE, "--batch", str(batch)]) == 1
     assert said in capsys.readouterr().out
@@ -301,11 +353,21 @@ def test_a_small_run_on_this_machine(what, tmp_path, monkeypatch, capsys):
     assert f"{what} on local (4 x cpu)" in capsys.readouterr().out
 
 
+def test_a_gpu_s_compiler_gets_flags_of_gpus_and_no_tiles_to_look_for(monkeypatch):
+    monkeypatch.setattr(compilers, "_cuda", lambda: "cuda12")
+    found = compilers.environment_for("h100:8", {"XLA_FLAGS": "--xla_gpu_b=2", "JAX_PLATFORMS": "cuda"})
+    assert found["JAX_PLATFORMS"] == "cpu" and found["XLA_FLAGS"] == f"--xla_gpu_b=2 {compilers.NO_TRITON}"
+    own = {"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=true"}
+    assert compilers.environment_for("h100:8", own)["XLA_FLAGS"] == own["XLA_FLAGS"]
+    monkeypatch.setattr(compilers, "_cuda", lambda: "cuda13")
+    assert compilers.environment_for("h100:8", {})["XLA_FLAGS"] == ""
+
+
 def test_a_tpu_s_compiler_gets_no_flags_of_cpus_and_gpus():
     own = {"XLA_FLAGS": "--xla_cpu_a=1 --xla_dump_to=x --xla_gpu_b=2", "HOME": "h"}
-    assert plan.environment_for("local", own) == own
-    found = plan.environment_for("v5e:2x2", own)
-    assert found == {**own, **plan.TPU_ENVIRONMENT, "XLA_FLAGS": "--xla_dump_to=x"}
+    assert compilers.environment_for("local", own) == own
+    found = compilers.environment_for("v5e:2x2", own)
+    assert found == {**own, **compilers.TPU_ENVIRONMENT, "XLA_FLAGS": "--xla_dump_to=x"}
 
 
 @pytest.mark.slow
@@ -332,6 +394,38 @@ def test_a_small_run_on_a_tpu_slice(tmp_path, capsys):
 
 
 def test_without_the_compiler_the_command_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(plan, "find_spec", lambda name: None)
+    monkeypatch.setattr(compilers, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs libtpu's compiler: pip install libtpu"):
         plan.main([*CLEVR, "--topology", "v5e-16"])
+
+
+@pytest.mark.parametrize("found", [None, "0.9.2"])
+def test_without_the_plugin_of_jax_s_release_the_command_says_what_to_install(found, monkeypatch):
+    monkeypatch.setattr(compilers, "_version", lambda package: found)
+    told = rf"needs the compiler of JAX's CUDA plugin.*: pip install --no-deps jax-cuda1\d-plugin=={jax.__version__} "
+    with pytest.raises(UserError, match=told) as error:
+        plan.main([*CLEVR, "--topology", "h100:8"])
+    assert ("not 0.9.2" in str(error.value)) == (found is not None)
+
+
+def test_cudnn_s_workspace_is_counted_for_the_rows_and_heads_of_a_device():
+    decoder = replace(full_size().decoder, attention="cudnn")
+    layout = MeshLayout.of("train", make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, jax.devices()))
+    assert plan_compile.cudnn_workspace(decoder, layout, 64, 1024) == 4 * 16 * 16 * 1024 * 128
+    assert plan_compile.cudnn_workspace(replace(decoder, attention="xla"), layout, 64, 1024) == 0
+
+
+HAS_PLUGIN = compilers._version(f"jax-{compilers._cuda()}-plugin") == jax.__version__
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_PLUGIN, reason="needs the compiler of JAX's CUDA plugin (the extra plan-gpu)")
+@pytest.mark.parametrize("attention", ["xla", "cudnn"])
+def test_a_small_run_on_gpus(attention, tmp_path, capsys):
+    words = ["--topology", "h100:2x4", "--mesh", "data=2,fsdp=4", f"--config.model.decoder.attention={attention}"]
+    found = plan_small(tmp_path, *words, "--config.model.dtype=bfloat16")
+    assert found["fits"] and found["num_devices"] == 8 and found["memory"] == 0.75 * chips.CHIPS["H100"].memory
+    between = {tuple(one["axes"]) for one in found["collectives"] if one["network_bytes"]}
+    assert between and all("data" in axes for axes in between)
+    assert found["workspace"] == (4 * 1 * 2 * 96 * 16 if attention == "cudnn" else 0)
+    assert "75% of the 79.11 GiB of a GPU" in capsys.readouterr().out

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,24 +23,28 @@ _WIDTHS = {"pred": 1, "s4": 0.5, "u4": 0.5}
 class Collective:
     """kind: of KINDS. axes: mesh axes that the devices of a group differ in. count: how often it runs in one call.
 
-    bytes: that one device sends in one call of the program, all of them together, by ring algorithms.
+    bytes: that one device sends in one call of the program, all of them together, by ring algorithms. network_bytes:
+    what of that it sends from one island (GPU host, TPU slice) to others, where all members of a group in an island
+    share that.
     """
 
     kind: str
     axes: tuple[str, ...]
     count: int
     bytes: float
+    network_bytes: float = 0.0
 
 
-def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
+def collectives(text: str, mesh: Mapping[str, int], islands: Sequence[int] = ()) -> list[Collective]:
     """Every collective of a compiled program (the text of its HLO module), summed by kind and axes, largest first.
 
     A loop counts as often as its condition's constant says, and where the loop before it counted to a smaller one, from
     there on: they are pieces of one loop. A loop that may end early counts as one that does not.
-    mesh: axis -> size, in the mesh's order.
+    mesh: axis -> size, in the mesh's order. islands: of each device in that order, the number of the island of fast
+    links that it belongs to; none where all are one.
     """
     computations, entry = _computations(text)
-    totals: dict[tuple[str, tuple[str, ...]], list[float]] = defaultdict(lambda: [0, 0.0])
+    totals: dict[tuple[str, tuple[str, ...]], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for name, times in _times(computations, entry).items():
         for line in computations[name]:
             found = _COLLECTIVE.search(line)
@@ -52,7 +56,8 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
             total = totals[found["kind"], _axes(group, mesh)]
             total[0] += times
             total[1] += times * _sent(found, len(group))
-    made = [Collective(kind, axes, int(count), size) for (kind, axes), (count, size) in totals.items()]
+            total[2] += times * _sent_between(found, [islands[device] for device in group] if islands else [])
+    made = [Collective(kind, axes, int(count), *sizes) for (kind, axes), (count, *sizes) in totals.items()]
     return sorted(made, key=lambda one: -one.bytes)
 
 
@@ -179,6 +184,23 @@ def _sent(found: re.Match[str], devices: int) -> float:
     if kind == "all-to-all":
         return share * size
     return size / 2 if is_start else size
+
+
+def _sent_between(found: re.Match[str], islands: Sequence[int]) -> float:
+    """Bytes that one device sends to other islands, where those of one island exchange what they have first: of n
+    members, each of m in an island moves its share of what n / m members would."""
+    count = len(set(islands))
+    if count < 2:
+        return 0.0
+    members = len(islands) / count
+    if found["kind"] == "reduce-scatter":  # its type is the result's, a share of what goes in
+        return _sent(found, len(islands)) * (count - 1) / (len(islands) - 1)
+    if found["kind"] in ("all-gather", "all-reduce"):
+        whole = _sent(found, len(islands)) * len(islands) / (len(islands) - 1)
+        return whole * (count - 1) / count / members
+    if found["kind"] == "all-to-all":
+        return _sent(found, len(islands)) * (len(islands) - members) / (len(islands) - 1)
+    return _sent(found, len(islands))
 
 
 def _bytes(kind: str, dims: str) -> float:

@@ -11,7 +11,8 @@ from igllm_jax.planning.hlo import Collective
 @dataclass(frozen=True)
 class PlanRequest:
     """One compile. config: the --config arguments. topology: as chips.find_topology names it, or local. what: "train"
-    or "decode". batch_size: examples over all chips. length: positions of a row. mesh: data, fsdp, tensor."""
+    or "decode". batch_size: examples over all chips. length: positions of a row. mesh: data, fsdp, tensor. slices: how
+    many such TPU slices."""
 
     config: tuple[str, ...]
     topology: str
@@ -19,6 +20,7 @@ class PlanRequest:
     batch_size: int
     length: int
     mesh: tuple[int, int, int]
+    slices: int = 1
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Program:
     """What the compiler says of one program; bytes are of one chip.
 
     mesh: axis -> size. memory: that programs may take, None where chips.CHIPS knows it. arguments: kind -> bytes.
-    refused: the compiler's words where it refused; what follows is then not there. collectives: None where the program
-    can't be printed.
+    refused: the compiler's words where it refused; what follows is then not there. workspace: what kernels take that
+    the compiler does not count; part of the peak. collectives: None where the program can't be printed.
     """
 
     device_kind: str
@@ -38,6 +40,7 @@ class Program:
     refused: str | None = None
     compile_seconds: float = 0.0
     temporaries: float = 0.0
+    workspace: float = 0.0
     peak: float = 0.0
     collectives: tuple[Collective, ...] | None = None
 
@@ -60,10 +63,11 @@ class BatchFlops:
 
 @dataclass(frozen=True)
 class Bound:
-    """The least seconds that one step (or a whole answer) can take, as the slowest of three that overlap perfectly.
+    """The least seconds that one step (or a whole answer) can take, as the slowest of those that overlap perfectly.
 
     seconds: `compute`, executed FLOPs at peak; `memory`, weights read once per pass (and at each token) at the memory's
-    bandwidth; `links`, what collectives send over all links at once. limit: the slowest. step: its seconds. mfu: useful
+    bandwidth; `links`, what collectives send over all fast links at once; `network`, what of it goes to other GPU
+    hosts or TPU slices (absent where nothing does). limit: the slowest. step: its seconds. mfu: useful
     FLOPs over peak at that bound.
     """
 
@@ -81,6 +85,9 @@ class Bound:
             "memory": read / chip.memory_bandwidth,
             "links": sent / chip.link_bandwidth,
         }
+        between = sum(one.network_bytes for one in program.collectives or ())
+        if between:
+            seconds["network"] = between / chip.network_bandwidth
         limit = max(seconds, key=lambda name: seconds[name])
         mfu = flops.useful / program.num_devices / chip.flops / seconds[limit]
         return cls(seconds, limit, seconds[limit], mfu)
@@ -96,12 +103,14 @@ class Search:
 
 @dataclass(frozen=True)
 class Plan:
-    """memory: bytes of one chip. flops: None where the program was refused. bound: None where the chip is unknown too.
-    collectives_note: where they were read off another program, which. search: where the largest batch was asked for."""
+    """memory: bytes that a program may take of one chip. memory_note: why that is not all of it. flops: None where the
+    program was refused. bound: None where the chip is unknown too. collectives_note: where they were read off another
+    program, which. search: where the largest batch was asked for."""
 
     request: PlanRequest
     program: Program
     memory: float
+    memory_note: str | None = None
     flops: BatchFlops | None = None
     bound: Bound | None = None
     collectives_note: str | None = None
@@ -127,6 +136,8 @@ class Plan:
             "batch_per_chip": self.batch_per_chip,
             "length": request.length,
             "memory": self.memory,
+            **({"memory_note": self.memory_note} if self.memory_note else {}),
+            **({"slices": request.slices} if request.slices > 1 else {}),
             "fits": self.fits,
             **{key: value for key, value in program.items() if key not in left_out},
             **({"collectives_note": self.collectives_note} if self.collectives_note else {}),
@@ -141,18 +152,20 @@ def report(plan: Plan) -> str:
     request, program = plan.request, plan.program
     mesh = ",".join(f"{axis}={size}" for axis, size in program.mesh.items())
     lines = [
-        f"{request.what} on {request.topology} ({program.num_devices} x {program.device_kind}), mesh {mesh}: "
+        f"{request.what} on {_spelled(request)} ({program.num_devices} x {program.device_kind}), mesh {mesh}: "
         f"batch {request.batch_size} ({plan.batch_per_chip:g} per chip) of {request.length} positions"
     ]
     held = list(program.arguments.items())
     if program.refused is not None:
         lines += [f"  {name:24}{size / GIB:9.3f} GiB" for name, size in held]
         return "\n".join([*lines, f"does not fit: {program.refused}"])
-    held += [("activations, temporaries", program.temporaries), ("peak", program.peak), ("memory", plan.memory)]
+    held += [("activations, temporaries", program.temporaries)]
+    held += [("attention's workspace", program.workspace)] if program.workspace else []
+    held += [("peak", program.peak), ("memory", plan.memory)]
     lines += ["bytes per chip", *(f"  {name:24}{size / GIB:9.3f} GiB" for name, size in held)]
     lines += ["collectives per chip and step" + (f" ({plan.collectives_note})" if plan.collectives_note else "")]
     lines += [
-        f"  {one.kind:20}{'+'.join(one.axes):14}{one.count:7} times {one.bytes / 1e9:9.3f} GB"
+        f"  {one.kind:20}{'+'.join(one.axes):14}{one.count:7} times {one.bytes / 1e9:9.3f} GB{_between(one)}"
         for one in program.collectives or ()
     ] or ["  none"]
     lines += [*_cost(plan), f"compiled in {program.compile_seconds:.0f} s"]
@@ -160,7 +173,16 @@ def report(plan: Plan) -> str:
         most = plan.search.largest_batch_per_device
         lines += [f"largest batch that fits: {request.batch_size} ({most} per device)"]
     verdict = f"{program.peak / GIB:.2f} of {plan.memory / GIB:.2f} GiB"
+    verdict += f": {plan.memory_note}" if plan.memory_note else ""
     return "\n".join([*lines, f"fits: {verdict}" if plan.fits else f"does not fit: {verdict}"])
+
+
+def _spelled(request: PlanRequest) -> str:
+    return f"{request.slices} x {request.topology}" if request.slices > 1 else request.topology
+
+
+def _between(one: Collective) -> str:
+    return f", {one.network_bytes / 1e9:.3f} of them between hosts or slices" if one.network_bytes else ""
 
 
 def _cost(plan: Plan) -> list[str]:
