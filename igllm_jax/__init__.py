@@ -1,15 +1,20 @@
-"""igllm_jax: images to scene code, trained in JAX."""
+"""igllm_jax: images to scene code, trained in JAX. `load` opens a trained model, `load_params` what it learned."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from igllm_jax.api import load as load
     from igllm_jax.weights.checkpoint import load_params as load_params
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`load_params`, imported when it is asked for: commands that need no JAX start without it."""
+    """`load` and `load_params`, imported when they are asked for: commands that need no JAX start without it."""
+    if name == "load":
+        from igllm_jax.api import load
+
+        return load
     if name == "load_params":
         from igllm_jax.weights.checkpoint import load_params
 

@@ -18,7 +18,7 @@ from igllm_jax.decoding.journal import Journal
 from igllm_jax.decoding.predict import predict
 from igllm_jax.errors import UserError
 from igllm_jax.parallel import distributed
-from igllm_jax.parallel.sharding import MeshLayout, make_mesh
+from igllm_jax.parallel.sharding import layout_for_decoding
 from igllm_jax.scene.language import find_language
 from igllm_jax.scene.predictions import Predictions, of_language, write_predictions
 from igllm_jax.weights.trained_model import Trained, load_imported, load_run
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         raise UserError(f"--images {source.origin} holds no image")
     if options.out is None and count > 1:
         raise UserError(f"--images {source.origin} has {count} images: give --out FILE, or --out - for JSON lines")
-    layout = MeshLayout.of("decode", make_mesh({"data": -1, "fsdp": 1, "tensor": options.tensor}))
+    layout = layout_for_decoding(options.tensor)
     if options.workdir:
         trained = load_run(options.workdir, options.step or "last", layout)
     else:

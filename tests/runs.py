@@ -72,3 +72,18 @@ def losses(workdir):
     """Step -> training loss, exactly as written."""
     lines = map(json.loads, (Path(workdir) / "metrics.jsonl").read_text().splitlines())
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def untrained(workdir, data, *, task="clevr", **overrides):
+    """A run whose only checkpoint is its start: nothing is compiled. data: as `igllm make-data` leaves it."""
+    from igllm_jax import config as configs
+    from igllm_jax import train
+
+    if task != "twod":
+        for split, name in (("train", "train"), ("val", "val_ID")):
+            overrides[f"data__{split}__images"] = f"{data}/images/{name}.tar"
+            overrides[f"data__{split}__labels"] = f"{data}/labels/{name}.json"
+    words = [word for word in arguments("", data, task=task, **overrides) if word.startswith("--config")]
+    run = train.Run(configs.load(words)[0], workdir)
+    run.checkpoints.save(run.state, run._meta(), None)
+    run.checkpoints.close()

@@ -18,14 +18,26 @@ _STRIP = 1 << 22  # pixels that are padded at once
 
 def decode_image(content: bytes, where: str, options: PixelOptions = EXACT) -> Image.Image:
     """The image in a file's bytes, RGB. Raises: BadSampleError that says `where`, for what can't be shown right."""
+    return _told(lambda: _rgb(Image.open(io.BytesIO(content)), options), where)
+
+
+def to_rgb(image: Image.Image, where: str, options: PixelOptions = EXACT) -> Image.Image:
+    """An open image as `decode_image` makes it of a file's bytes. Raises: BadSampleError that says `where`."""
+    return _told(lambda: _rgb(image, options), where)
+
+
+def _rgb(image: Image.Image, options: PixelOptions) -> Image.Image:
+    _check_size(image, options)
+    if options.pixels == "exact" and image.mode not in _MODES:
+        raise UserError(f"its mode is {image.mode}, whose numbers mean no colours to us; save it as RGB")
+    if options.exif == "apply":
+        image = _upright(image)
+    return image.convert("RGB") if options.pixels == "legacy" else _MODES[image.mode](image, options)
+
+
+def _told(decode: Callable[[], Image.Image], where: str) -> Image.Image:
     try:
-        image: Image.Image = Image.open(io.BytesIO(content))
-        _check_size(image, options)
-        if options.pixels == "exact" and image.mode not in _MODES:
-            raise UserError(f"its mode is {image.mode}, whose numbers mean no colours to us; save it as RGB")
-        if options.exif == "apply":
-            image = _upright(image)
-        return image.convert("RGB") if options.pixels == "legacy" else _MODES[image.mode](image, options)
+        return decode()
     except UserError as error:
         raise BadSampleError(f"{where}: {error}") from None
     except MemoryError:

@@ -26,6 +26,13 @@ class Generated:
     problems: tuple[str, ...]
     is_finished: bool
 
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Every number of the calls, in order."""
+        values = (value for call in self.calls for value in call.values())
+        parts = (part for value in values for part in (value if isinstance(value, tuple) else (value,)))
+        return tuple(float(part) for part in parts if isinstance(part, int | float))
+
     def to_json(self) -> dict[str, Any]:
         """All but the scene, as JSON values: `calls` are objects of their function and what it was given."""
         calls = [{"function": call.function, **call} for call in self.calls]

@@ -200,6 +200,14 @@ def one_device() -> MeshLayout:
     return MeshLayout.of("decode", make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.local_devices()[:1]))
 
 
+def layout_for_decoding(tensor: int = 1) -> MeshLayout:
+    """All devices: weights sharded over `tensor` of them, replicas on the others, which take other rows.
+
+    Raises: UserError where the devices can't be split so.
+    """
+    return MeshLayout.of("decode", make_mesh({"data": -1, "fsdp": 1, "tensor": tensor}))
+
+
 def put(value: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
     """A host's array as a global one; every process holds all of it and keeps its shard."""
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
