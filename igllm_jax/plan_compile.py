@@ -37,8 +37,10 @@ PROMPT = PromptLayout(image_offset=35, answer_offset=55)  # vicuna_v1 in LLaMA's
 FLOAT_TOKEN, FORBIDDEN = 30_354, ((313, 13), (313, 29_871), (1723,))  # in the same; any others compile alike
 
 
-def lower_train(run: RunOptions, layout: MeshLayout, batch_size: int, length: int) -> tuple[Any, dict[str, float]]:
-    """The real train step around shapes; and what its arguments take on one device, in bytes by kind."""
+def train_program(
+    run: RunOptions, layout: MeshLayout, batch_size: int, length: int
+) -> tuple[Any, tuple, dict[str, float]]:
+    """The real train step, jitted; shapes of its arguments; and what they take on one device, in bytes by kind."""
     run_model = RunModel.of(run, layout)
     model = run_model.model
     tokens = length - model.vision.num_patches
@@ -65,11 +67,13 @@ def lower_train(run: RunOptions, layout: MeshLayout, batch_size: int, length: in
         "optimizer": own_bytes(state.optimizer),
         "batch": own_bytes(batch),
     }
-    return jit_step(step, state).lower(state, run_model.frozen, batch), kinds
+    return jit_step(step, state), (state, run_model.frozen, batch), kinds
 
 
-def lower_decode(run: RunOptions, layout: MeshLayout, batch_size: int, length: int) -> tuple[Any, dict[str, float]]:
-    """The real decoder, LoRA merged, without guesses. length: of prompt, image and answer together."""
+def decode_program(
+    run: RunOptions, layout: MeshLayout, batch_size: int, length: int
+) -> tuple[Any, tuple, dict[str, float]]:
+    """The same of the real decoder, LoRA merged, without guesses. length: of prompt, image and answer together."""
     model = run.model
     answer = length - model.vision.num_patches - PROMPT.answer_offset
     before, after = PROMPT.image_offset, PROMPT.answer_offset - PROMPT.image_offset
@@ -90,8 +94,8 @@ def lower_decode(run: RunOptions, layout: MeshLayout, batch_size: int, length: i
         jax.ShapeDtypeStruct(images, jnp.uint8, sharding=sharding(images, ("batch", None, None, None))),
         jax.ShapeDtypeStruct((batch_size,), jnp.bool, sharding=sharding((batch_size,), ("batch",))),
     )
-    lowered = programs(model, options, layout)[1].lower(*arguments)
-    return lowered, {"frozen": own_bytes(arguments[0]), "batch": own_bytes(arguments[1:])}
+    kinds = {"frozen": own_bytes(arguments[0]), "batch": own_bytes(arguments[1:])}
+    return programs(model, options, layout)[1], arguments, kinds
 
 
 def decode_weights(model: VLMConfig, layout: MeshLayout) -> dict[str, Any]:
@@ -130,9 +134,10 @@ def compile_one(
     """Bytes, collectives and seconds of one program on one topology."""
     devices = compilers.devices_of(topology)
     layout = MeshLayout.of("decode" if what == "decode" else run.mesh.layout, make_mesh(mesh, devices))
-    lower = {"train": lower_train, "decode": lower_decode}[what]
+    program = {"train": train_program, "decode": decode_program}[what]
     started = time.monotonic()
-    lowered, arguments_bytes = lower(run, layout, batch_size, length)
+    function, arguments, arguments_bytes = program(run, layout, batch_size, length)
+    lowered = function.lower(*arguments)
     found = Program(
         device_kind=devices[0].device_kind,
         num_devices=len(devices),
