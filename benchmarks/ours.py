@@ -23,7 +23,7 @@ from benchmarks.worker import memory, reset_memory, serve, timed
 from igllm_jax import config as configs
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.decoding.answers import decode_layout, programs
-from igllm_jax.decoding.decode import DecodeOptions
+from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.decoding.ngram_drafts import empty
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import initialise

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from igllm_jax import config as configs
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.decoding.answers import decode_shardings, programs
-from igllm_jax.decoding.decode import DecodeOptions, prepare
+from igllm_jax.decoding.decode import prepare
+from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.errors import UserError
 from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.vlm import VLMConfig, skeleton

@@ -11,7 +11,8 @@ import numpy as np
 from igllm_jax.data import pipeline
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.decoding import ngram_drafts
-from igllm_jax.decoding.decode import DecodeOptions, Parts, make_decode, prepare
+from igllm_jax.decoding.decode import Parts, make_decode, prepare
+from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.decoding.grammar import Grammar, compile_grammar
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig

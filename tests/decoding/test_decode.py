@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from igllm_jax.batch import PromptLayout
-from igllm_jax.decoding.decode import DecodeOptions, make_decode, prepare
+from igllm_jax.decoding.decode import make_decode, prepare
+from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import skeleton
 from tests import small

@@ -12,7 +12,8 @@ import pytest
 from igllm_jax.batch import PromptLayout
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.decoding import grammar, ngram_drafts
-from igllm_jax.decoding.decode import DecodeOptions, make_decode, prepare
+from igllm_jax.decoding.decode import make_decode, prepare
+from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.decoding.grammar import compile_grammar
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.scene.code import fill, read

@@ -15,7 +15,8 @@ from PIL import Image
 from igllm_jax import generate
 from igllm_jax.data.prompts import find_prompt
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.decoding.decode import DecodeOptions, make_decode, prepare
+from igllm_jax.decoding.decode import make_decode, prepare
+from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.interop.files import open_weights
 from igllm_jax.interop.importing import run
 from igllm_jax.interop.sources import ImportRequest
