@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8, UInt32
 
-from igllm_jax.decoding import ngram_drafts
+from igllm_jax.decoding import ngram_drafts, sampling
 from igllm_jax.decoding.decode_options import Decoded, DecodeOptions
 from igllm_jax.decoding.decode_step import Loop, Step
 from igllm_jax.decoding.grammar import Grammar
@@ -82,13 +82,14 @@ def prepare(params: Mapping[str, Any], config: VLMConfig, dtype: jnp.dtype | Non
 def make_decode(
     config: VLMConfig, options: DecodeOptions, rules: axes.ShardingRules | None = None
 ) -> Callable[..., Decoded]:
-    """The decoder, to be jitted once: (what `prepare` made, images, is_used, table, grammar) -> Decoded.
+    """The decoder, to be jitted once: (what `prepare` made, images, is_used, table, grammar, ids) -> Decoded.
 
     Every row has the same prompt, so no row is padded, a batch decodes exactly as its rows would one by one, and what
     stands before the image is computed and kept once for all of them.
     is_used: False for rows that only fill the batch; they are done at once. table: to guess from (default: an empty
     one), of use with options.num_drafts alone. grammar: what answers keep to (default: anything), for the decoder's
-    vocabulary; max_new_tokens has to leave room for its shortest answer.
+    vocabulary; max_new_tokens has to leave room for its shortest answer. ids: what stands for the images where tokens
+    are drawn, see `sampling.image_ids`.
     """
     parts = Parts.of(config)
 
@@ -98,6 +99,7 @@ def make_decode(
         is_used: Bool[Array, "b"],
         table: ngram_drafts.Table | None = None,
         grammar: Grammar | None = None,
+        ids: UInt32[Array, "b"] | None = None,
     ) -> Decoded:
         with axes.sharding_rules(rules):
             rest = dict(params["rest"])
@@ -106,8 +108,9 @@ def make_decode(
             known = None
             if options.num_drafts:
                 known = jax.tree.map(jnp.asarray, ngram_drafts.empty() if table is None else table)
-            prefilled = _prefill(parts.rest.build(rest), layers, head, images, options, grammar)
-            return _decode(*prefilled, is_used, known)
+            step, caches, x = _prefill(parts.rest.build(rest), layers, head, images, options, grammar)
+            caches, x, is_used = tiled(caches, x, is_used, options.num_samples)
+            return _decode(step, caches, x, is_used, known, first_keys(ids, options))
 
     return decode
 
@@ -144,20 +147,44 @@ def _decode(
     x: Float[Array, "d b"],
     is_used: jax.Array,
     table: ngram_drafts.Table | None,
+    keys: jax.Array | None,
 ) -> Decoded:
     """After the prefill: the first token from it, and the loop in pieces between which the caches grow."""
     options = step.options
     most, num_drafts = options.max_new_tokens, options.num_drafts
     nothing = jnp.zeros((len(is_used), 0), jnp.int32)
-    loop = step.write(Loop.of(caches, is_used, table, options, step.grammar), x, nothing)
+    loop = step.write(Loop.of(caches, is_used, table, options, step.grammar, keys), x, nothing)
     for stop in _stops(most - 1):
         length = step.num_own + stop + num_drafts
         loop = step.run(replace(loop, caches=tuple(cache.grown(length) for cache in loop.caches)), stop)
     is_written = jnp.arange(most) < loop.counts[:, None]
     tokens = jnp.where(is_written, loop.tokens[:, :most], options.end_id)
     lengths = jnp.sum(is_written & (tokens != options.end_id), axis=1)
-    numbers = jnp.where(is_written, loop.numbers[:, :most], 0.0)
-    return Decoded(tokens, numbers, lengths, loop.is_finite, loop.num_steps, loop.table)
+    numbers, log_probabilities = (
+        None if found is None else jnp.where(is_written, found[:, :most], 0.0)
+        for found in (loop.numbers, loop.log_probabilities)
+    )
+    assert numbers is not None
+    return Decoded(tokens, numbers, lengths, loop.is_finite, loop.num_steps, loop.table, log_probabilities)
+
+
+def first_keys(ids: UInt32[Array, "b"] | None, options: DecodeOptions) -> UInt32[Array, "bk 2"] | None:
+    """The keys of each row, None where tokens are not drawn."""
+    if options.sampling.is_greedy:
+        return None
+    if ids is None:
+        raise ValueError("tokens are drawn, so images need ids")
+    return sampling.row_keys(ids, options.num_samples, options.sampling.seed)
+
+
+def tiled(
+    caches: tuple[Cache, ...], x: Float[Array, "d b"], is_used: Bool[Array, "b"], num_samples: int
+) -> tuple[tuple[Cache, ...], Float[Array, "d bk"], Bool[Array, "bk"]]:
+    """What the prefill left of each image, once for each of its answers, side by side."""
+    if num_samples == 1:
+        return caches, x, is_used
+    repeated = jax.tree.map(lambda z: jnp.repeat(z, num_samples, axis=0), caches)
+    return repeated, jnp.repeat(x, num_samples, axis=1), jnp.repeat(is_used, num_samples)
 
 
 def _stops(steps: int) -> list[int]:

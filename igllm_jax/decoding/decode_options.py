@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from igllm_jax.decoding import ngram_drafts
+from igllm_jax.decoding.sampling import GREEDY, SamplingOptions
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class DecodeOptions:
     sequences never written.
 
     vocab_size: of the tokenizer; ids from there on (a padded vocabulary) are never written. num_drafts: tokens guessed
-    a step.
+    a step. has_log_probabilities: whether they are kept. sampling: how tokens are chosen. num_samples: answers of each
+    image, K, whose prompt and image are computed once.
     """
 
     before: tuple[int, ...]
@@ -25,6 +27,9 @@ class DecodeOptions:
     vocab_size: int
     forbidden: tuple[tuple[int, ...], ...]
     num_drafts: int = 0
+    has_log_probabilities: bool = False
+    sampling: SamplingOptions = GREEDY
+    num_samples: int = 1
 
 
 @jax.tree_util.register_dataclass
@@ -42,3 +47,4 @@ class Decoded:
     is_finite: jax.Array | np.ndarray
     num_steps: jax.Array | np.ndarray
     table: ngram_drafts.Table | None
+    log_probabilities: jax.Array | np.ndarray | None = None

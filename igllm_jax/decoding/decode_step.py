@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from igllm_jax.decoding import grammar as grammars
-from igllm_jax.decoding import ngram_drafts
+from igllm_jax.decoding import ngram_drafts, sampling
 from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.decoding.grammar import Grammar
 from igllm_jax.models.llama_decode import Cache, DecodeLayer
@@ -19,7 +19,8 @@ from igllm_jax.models.vlm import VLM
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Loop:
-    """What a step changes. tokens, numbers: [B, N + drafts + 1], of which the first `counts` are written."""
+    """What a step changes. tokens, numbers, log_probabilities: [B, N + drafts + 1], of which the first `counts` are
+    written."""
 
     num_steps: jax.Array
     counts: jax.Array  # [B] tokens written so far
@@ -31,10 +32,12 @@ class Loop:
     is_finite: jax.Array  # [B] whether all logits and numbers were
     table: ngram_drafts.Table | None
     states: jax.Array | None  # [B, W] of the grammar
+    log_probabilities: jax.Array | None
+    keys: jax.Array | None  # uint32 [B, 2], see sampling.row_keys; None where tokens are not drawn
 
     @classmethod
     def of(
-        cls, caches: tuple[Cache, ...], is_used: jax.Array, table: Any, options: DecodeOptions, grammar: Any
+        cls, caches: tuple[Cache, ...], is_used: jax.Array, table: Any, options: DecodeOptions, grammar: Any, keys: Any
     ) -> "Loop":
         """Before the first token."""
         batch, num_drafts = len(is_used), options.num_drafts
@@ -51,6 +54,8 @@ class Loop:
             is_finite=jnp.ones(batch, bool),
             table=table,
             states=None if grammar is None else grammars.starts(grammar, batch, options.max_new_tokens),
+            log_probabilities=jnp.zeros(shape, jnp.float32) if options.has_log_probabilities else None,
+            keys=keys,
         )
 
     def known(self) -> ngram_drafts.Table:
@@ -94,7 +99,7 @@ class Step:
         if self.grammar is not None:
             states = grammars.walk(self.grammar, loop.states, jnp.maximum(guesses, 0))
             is_allowed &= grammars.mask(self.grammar, states.reshape(batch * width, -1)).T
-        token = _likeliest(jnp.where(is_allowed, logits, -jnp.inf))
+        token, log_probability = self._choose(jnp.where(is_allowed, logits, -jnp.inf), loop, width)
         number = jnp.where(token == options.number_id, self.model.numbers(state.T), 0.0)
         # The largest logit is NaN where any is. Rows that are done read what no one asked for, so they are left out.
         is_finite = jnp.isfinite(jnp.max(logits, axis=0)) & jnp.isfinite(number)
@@ -114,12 +119,30 @@ class Step:
             counts=counts,
             tokens=_put(loop.tokens, token, loop.counts),
             numbers=_put(loop.numbers, number, loop.counts),
+            log_probabilities=loop.log_probabilities
+            if loop.log_probabilities is None or log_probability is None
+            else _put(loop.log_probabilities, log_probability.reshape(batch, width), loop.counts),
             recent=jnp.take_along_axis(jnp.concatenate([loop.recent, token], axis=1), newest, axis=1),
             is_finite=loop.is_finite & (jnp.all(is_finite | ~is_accepted, axis=1) | loop.is_done),
             is_done=loop.is_done | is_end | (counts >= options.max_new_tokens),
             table=loop.table and ngram_drafts.learn(loop.table, recent, token.ravel(), is_accepted.ravel()),
             states=states,
         )
+
+    def _choose(
+        self, logits: Float[Array, "v bt"], loop: Loop, width: int
+    ) -> tuple[Int[Array, "bt"], Float[Array, "bt"] | None]:
+        """The token of each column, and its log-probability where those are kept. logits: of what is allowed, the rest
+        -inf. width: T, columns of a row."""
+        scores = logits
+        if loop.keys is not None:
+            positions = loop.counts[:, None] + jnp.arange(width)
+            scores = sampling.draw(logits, loop.keys, positions, self.options.sampling)
+        token = _likeliest(scores)
+        if not self.options.has_log_probabilities:
+            return token, None
+        chosen = jnp.take_along_axis(logits, token[None], axis=0)[0]
+        return token, chosen - jax.nn.logsumexp(logits, axis=0)
 
     def advance(self, loop: Loop, counts: Int[Array, "*b"], guesses: Int[Array, "b n"]) -> Loop:
         """Reads the last token and guesses of the next, writes what comes after them. counts: tokens written so far."""

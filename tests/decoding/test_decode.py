@@ -45,12 +45,12 @@ def decoded(params):
 
 
 def full_forward(params, config, tokens):
-    """Greedy choices and numbers of one pass over prompt and answer. tokens: [B, N]."""
+    """Logits and numbers of one pass over prompt and answer. tokens: [B, N]."""
     rows = np.tile(np.array([*OPTIONS.before, *OPTIONS.after], np.int32), (len(tokens), 1))
     model = skeleton(config).build(params)
     row = jnp.concatenate([jnp.asarray(rows), tokens], axis=1)
     states = model.answer_states(images(len(tokens)), row, PromptLayout(len(OPTIONS.before), rows.shape[1]))
-    return jnp.argmax(states @ model.decoder.head_kernel(), axis=-1), model.numbers(states)
+    return states @ model.decoder.head_kernel(), model.numbers(states)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,14 @@ def test_a_full_forward_pass_chooses_and_reads_the_same(kv_heads):
     """Of 4 query heads, where all share their keys and values, where two do, and where none does."""
     config = replace(CONFIG, decoder=replace(CONFIG.decoder, num_kv_heads=kv_heads))
     params = eager_to_count(config)
-    decoded = jax.jit(make_decode(config, OPTIONS))(prepare(params, config), images(), USED)
-    chosen, numbers = full_forward(params, config, decoded.tokens)
+    wanted = replace(OPTIONS, has_log_probabilities=True)
+    decoded = jax.jit(make_decode(config, wanted))(prepare(params, config), images(), USED)
+    logits, numbers = full_forward(params, config, decoded.tokens)
+    chosen, sure = jnp.argmax(logits, axis=-1), jnp.max(jax.nn.log_softmax(logits), axis=-1)
     assert np.any(np.asarray(decoded.tokens) == OPTIONS.number_id)
     for row, length in enumerate(np.asarray(decoded.lengths)):
         np.testing.assert_array_equal(decoded.tokens[row, :length], chosen[row, :length])
+        np.testing.assert_allclose(decoded.log_probabilities[row, :length], sure[row, :length], atol=1e-4)
         is_number = np.asarray(decoded.tokens[row, :length]) == OPTIONS.number_id
         np.testing.assert_allclose(
             np.asarray(decoded.numbers[row, :length])[is_number],
