@@ -1,7 +1,7 @@
 """Answers for images: the decoder's programs on a mesh, and the text of what they write."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 from igllm_jax.data import pipeline
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.decoding import ngram_drafts
+from igllm_jax.decoding.answer import Answer, json_call, shortest
 from igllm_jax.decoding.decode import Parts, make_decode, prepare
-from igllm_jax.decoding.decode_options import DecodeOptions
+from igllm_jax.decoding.decode_options import Decoded, DecodeOptions
 from igllm_jax.decoding.grammar import Grammar, compile_grammar
+from igllm_jax.decoding.sampling import GREEDY, SamplingOptions, image_ids
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig
 from igllm_jax.parallel.sharding import MeshLayout, put
@@ -24,14 +26,6 @@ NO_TOKEN = -1  # of a vocabulary that needs no float token, where numbers are te
 
 
 NUM_DRAFTS = 3  # tokens guessed a step: see BENCHMARKS.md
-
-
-@dataclass(frozen=True)
-class Answer:
-    """text: what the model wrote, numbers filled in. is_finished: whether it ended by itself."""
-
-    text: str
-    is_finished: bool
 
 
 def decode_layout(model: VLMConfig, layout: MeshLayout) -> MeshLayout:
@@ -67,7 +61,8 @@ class AnswerGenerator:
 
     layout: from decode_layout. Every process gives its own rows of a batch, and gets all answers. num_drafts: tokens
     guessed a step, from what was written so far. has_grammar: whether answers keep to the language, so that they always
-    parse.
+    parse. has_details: whether answers bring more than their text, see Answer. sampling: how tokens are chosen.
+    num_samples: answers of each image, the prompt and the image computed once.
 
     Raises: UserError where the language or the tokenizer allows no grammar, or `max_new_tokens` no answer.
     """
@@ -81,6 +76,10 @@ class AnswerGenerator:
         layout: MeshLayout,
         num_drafts: int = NUM_DRAFTS,
         has_grammar: bool = False,
+        *,
+        has_details: bool = False,
+        sampling: SamplingOptions = GREEDY,
+        num_samples: int = 1,
     ):
         self.layout, self.data, self.num_drafts = layout, options, num_drafts
         self.table: ngram_drafts.Table | None = None
@@ -97,6 +96,9 @@ class AnswerGenerator:
             vocab_size=tokenizer.vocab_size,
             forbidden=(*tokenizer.forbidden_sequences(), *tokenizer.float_token_in_bytes()),
             num_drafts=num_drafts,
+            has_log_probabilities=has_details,
+            sampling=sampling,
+            num_samples=num_samples,
         )
         self.grammar = self._compile_grammar(model) if has_grammar else None
         self.prepare, self.decode = programs(model, self.options, layout)
@@ -127,28 +129,58 @@ class AnswerGenerator:
     def __call__(
         self, prepared: dict[str, Any], images: np.ndarray, batch_size: int, names: Sequence[str]
     ) -> list[Answer]:
-        """Answers of the first rows, as many as there are names, in order. prepared: what `prepare` made.
+        """Answers of the first images, as many as there are names, in order. prepared: what `prepare` made.
 
         images: uint8 [R, S, S, 3], those of the R rows of the global batch that `layout.rows(batch_size)` names.
-        names: of the images, for errors. Raises: UserError naming the first image whose logits are not finite.
+        names: of the images, for errors, and for draws, which depend on them alone and on the seed.
+
+        Raises: UserError naming the first image whose logits are not finite.
         """
-        count = len(names)
-        is_used = np.asarray(self.layout.rows(batch_size)) < count
-        found = self.decode(prepared, *self.layout.shard((images, is_used), batch_size), self.table, self.grammar)
+        rows = np.asarray(self.layout.rows(batch_size))
+        ids = np.zeros(batch_size, np.uint32)
+        ids[: len(names)] = image_ids(names)
+        images, is_used, own_ids = self.layout.shard((images, rows < len(names), ids[rows]), batch_size)
+        is_greedy = self.options.sampling.is_greedy
+        found = self.decode(prepared, images, is_used, self.table, self.grammar, None if is_greedy else own_ids)
         self.table = found.table
-        decoded = jax.device_get(replace(found, table=None))
-        wrong = np.flatnonzero(~decoded.is_finite[:count])
+        return self.answers(jax.device_get(replace(found, table=None)), names)
+
+    def answers(self, decoded: Decoded, names: Sequence[str]) -> list[Answer]:
+        """The answers of the first rows, `num_samples` of them an image. Raises: UserError as above."""
+        each = self.options.num_samples
+        wrong = np.flatnonzero(~np.asarray(decoded.is_finite)[: each * len(names)])
         if wrong.size:
             raise UserError(
-                f"image {names[wrong[0]]}: logits are not finite, so weights are damaged or too large for the dtype; "
-                "try --dtype float32, or another --step"
+                f"image {names[wrong[0] // each]}: logits are not finite, so weights are damaged or too large for the "
+                "dtype; try --dtype float32, or another --step"
             )
-        return [self._answer(decoded.tokens[r], decoded.numbers[r], int(decoded.lengths[r])) for r in range(count)]
+        rows = [self._answer(decoded, row) for row in range(each * len(names))]
+        if each == 1:
+            return rows
+        return [replace(rows[start], samples=tuple(rows[start : start + each])) for start in range(0, len(rows), each)]
 
-    def _answer(self, tokens: np.ndarray, numbers: np.ndarray, length: int) -> Answer:
-        ids = tokens[:length]
-        text = self.tokenizer.decode(ids.tolist())
-        if self.has_head:
-            values = numbers[:length][ids == self.options.number_id]
-            text = code.fill(text, [float(value) for value in values], self.language, in_range=self.grammar is not None)
-        return Answer(text, is_finished=length < self.options.max_new_tokens)
+    def _answer(self, decoded: Decoded, row: int) -> Answer:
+        length = int(decoded.lengths[row])
+        is_finished = length < self.options.max_new_tokens
+        ids = np.asarray(decoded.tokens[row][:length])
+        spelled, read = self.tokenizer.decode(ids.tolist()), decoded.numbers[row][:length]
+        values = [float(number) for number in read[ids == self.options.number_id]] if self.has_head else []
+        filled = (spelled, values, self.language)
+        is_kept = self.grammar is not None  # to the language, so its numbers are too
+        text = code.fill(*filled, in_range=is_kept) if self.has_head else spelled
+        if decoded.log_probabilities is None:
+            return Answer(text, is_finished)
+        sure = np.asarray(decoded.log_probabilities[row][: length + is_finished])
+        numbers = code.scaled(*filled, in_range=is_kept) if self.has_head else []
+        in_full = code.fill(*filled, in_range=is_kept, in_full=True) if self.has_head else spelled
+        reading = code.read(in_full, self.language, rotation_rep=self.data.rotation_rep)
+        breaks = np.array([self.tokenizer.surface(token).count("\n") for token in ids.tolist()], int)
+        lines = 1 + np.cumsum(breaks) - breaks
+        return Answer(
+            text,
+            is_finished,
+            numbers=shortest(np.array(numbers, np.float32)),
+            calls=tuple(json_call(call) for call in reading.objects),
+            log_probabilities=shortest(np.array([sure[:length][lines == line].sum() for line in reading.lines])),
+            token_log_probabilities=shortest(sure),
+        )

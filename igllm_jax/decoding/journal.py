@@ -11,7 +11,6 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import jax
 import numpy as np
 
 from igllm_jax import files
-from igllm_jax.decoding.answers import Answer
+from igllm_jax.decoding.answer import Answer
 from igllm_jax.decoding.ngram_drafts import Table, empty
 from igllm_jax.errors import UserError
 
@@ -51,7 +50,7 @@ class Journal:
         batches, table = self._with_table(lines[1:])
         try:
             rows = [dict(row) for batch in batches for row in batch[_ANSWERS]]
-            answers = {row.pop(_IMAGE): Answer(**row) for row in rows}
+            answers = {row.pop(_IMAGE): Answer.from_json(row) for row in rows}
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path}: no journal of answers ({error!r}); remove it to start anew") from None
         self._count = len(batches)
@@ -60,7 +59,7 @@ class Journal:
 
     def add(self, answers: Mapping[str, Answer], table: Table | None) -> None:
         """Writes a batch, and what the next one guesses from."""
-        batch = {_ANSWERS: [{_IMAGE: name, **asdict(answer)} for name, answer in answers.items()]}
+        batch = {_ANSWERS: [{_IMAGE: name, **answer.to_json()} for name, answer in answers.items()]}
         files.append_text(self.path, f"{json.dumps(batch)}\n")
         self._count += 1
         if table is None:

@@ -10,7 +10,8 @@ from igllm_jax import progress
 from igllm_jax.data.eval_images import image_batches, reader
 from igllm_jax.data.tars import ImageSource
 from igllm_jax.decoding import ngram_drafts
-from igllm_jax.decoding.answers import Answer, AnswerGenerator
+from igllm_jax.decoding.answer import Answer
+from igllm_jax.decoding.answers import AnswerGenerator
 from igllm_jax.decoding.journal import Journal
 from igllm_jax.models.params import Params
 from igllm_jax.parallel.distributed import Stopped, never

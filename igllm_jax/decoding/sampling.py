@@ -41,7 +41,7 @@ GREEDY = SamplingOptions()
 
 def image_ids(names: Sequence[str]) -> np.ndarray:
     """uint32 [names]: what stands for an image in its keys, by its name alone."""
-    digests = (hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names)
+    digests = (hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest() for name in names)
     return np.array([int.from_bytes(digest[:4], "little") for digest in digests], np.uint32)
 
 

@@ -22,8 +22,8 @@ from igllm_jax.scene.reading import FLOAT_TOKEN, LARGEST_NUMBER, Problem, Readin
 from igllm_jax.scene.scene import Object, Predicted, Scene, indices_by_function
 
 __all__ = [
-    "FLOAT_TOKEN", "Predicted", "Problem", "Reading", "Written", "fill", "in_order", "read", "scene_of", "write",
-    "write_call",
+    "FLOAT_TOKEN", "Predicted", "Problem", "Reading", "Written", "fill", "in_order", "read", "scaled", "scene_of",
+    "write", "write_call",
 ]  # fmt: skip
 
 
@@ -262,35 +262,60 @@ _FILLED = NumberFormat()  # how a number read by the float head is put into the 
 _TOKEN_CONTEXT = re.compile(rf"^(\w+)\(|(\w+)=|({FLOAT_TOKEN})|\n", re.MULTILINE)
 
 
-def fill(text: str, numbers: Sequence[float], task: Language | str | None = None, *, in_range: bool = False) -> str:
+def fill(
+    text: str,
+    numbers: Sequence[float],
+    task: Language | str | None = None,
+    *,
+    in_range: bool = False,
+    in_full: bool = False,
+) -> str:
     """`text` with its float tokens replaced by the float head's numbers, in order, without a plus sign.
 
     task: the language, whose scales and digits the numbers get; None for three digits as they are. in_range: whether
-    numbers outside the language's ranges, or too large to be read, are moved to the bounds.
+    numbers outside the language's ranges, or too large to be read, are moved to the bounds. in_full: as many digits as
+    tell float32 numbers apart.
 
     Example: `fill("add(x=数, y=数)", (0.5, 0.25))` is `"add(x=0.500, y=0.250)"`.
 
     Raises: ValueError where there are not as many numbers as float tokens.
     """
     pieces = text.split(FLOAT_TOKEN)
+    values = scaled(text, numbers, task, in_range=in_range)
+    filled = [pieces[0]]
+    for number, decimals, piece in zip(values, _digits(text, task, len(values)), pieces[1:], strict=True):
+        said = f"{number:.{decimals}f}"
+        if in_full:
+            said = np.format_float_positional(np.float32(number), trim="0")
+        filled += [said, piece]
+    return "".join(filled)
+
+
+def scaled(
+    text: str, numbers: Sequence[float], task: Language | str | None = None, *, in_range: bool = False
+) -> list[float]:
+    """The numbers of a text's float tokens as the language means them: what `fill` writes, unrounded."""
     numbers = list(numbers)
-    if len(pieces) != len(numbers) + 1:
-        raise ValueError(f"the text has {len(pieces) - 1} float tokens, but there are {len(numbers)} numbers")
+    if text.count(FLOAT_TOKEN) != len(numbers):
+        raise ValueError(f"the text has {text.count(FLOAT_TOKEN)} float tokens, but there are {len(numbers)} numbers")
     language = None if task is None else find_language(task)
-    digits = [_FILLED.digits] * len(numbers)
     if language is not None and language.has_own_formats:
         formats = _token_formats(text, language)
-        digits = [found.digits for found, _ in formats]
         numbers = [x * found.scale[n] + found.offset[n] for x, (found, n) in zip(numbers, formats, strict=True)]
         if in_range:
             ranges = [(found.minimum, found.maximum) for found, _ in formats]
             numbers = [min(max(x, least), most) for x, (least, most) in zip(numbers, ranges, strict=True)]
     if in_range:
         numbers = [min(max(x, -LARGEST_NUMBER), LARGEST_NUMBER) for x in numbers]
-    filled = [pieces[0]]
-    for number, decimals, piece in zip(numbers, digits, pieces[1:], strict=True):
-        filled += [f"{number:.{decimals}f}", piece]
-    return "".join(filled)
+    return numbers
+
+
+def _digits(text: str, task: Language | str | None, count: int) -> list[int]:
+    """Decimals of each float token's number."""
+    language = None if task is None else find_language(task)
+    if language is not None and language.has_own_formats:
+        return [found.digits for found, _ in _token_formats(text, language)]
+    return [_FILLED.digits] * count
 
 
 def _token_formats(text: str, language: Language) -> list[tuple[NumberFormat, int]]:

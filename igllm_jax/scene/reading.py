@@ -1,7 +1,7 @@
 """Reading scene code that a model wrote. A small scanner: predicted text is data and is never executed."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from igllm_jax.scene.kind import LARGEST_INTEGER, Said, Settings, Spelling, Value
@@ -24,10 +24,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The calls of a text, in its order, and everything in it that was not as it should be."""
+    """The calls of a text, in its order, and everything in it that was not as it should be. lines: of each call, from
+    1."""
 
     objects: tuple[Predicted, ...]
     problems: tuple[Problem, ...]
+    lines: tuple[int, ...] = field(default=(), compare=False)
 
 
 def read(text: str, task: Language | str, *, rotation_rep: str, as_reference: bool = False) -> Reading:
@@ -67,7 +69,7 @@ def read(text: str, task: Language | str, *, rotation_rep: str, as_reference: bo
     if language.references:
         objects, wrong = _checked_references(objects, object_lines, language)
         problems = sorted([*problems, *wrong], key=lambda problem: problem.line)
-    return Reading(tuple(objects), tuple(problems))
+    return Reading(tuple(objects), tuple(problems), tuple(object_lines))
 
 
 def _is_talk(number: int, fences: list[int]) -> bool:

@@ -10,7 +10,8 @@ import numpy as np
 from igllm_jax.batch import Batch
 from igllm_jax.data import pipeline
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.decoding.answers import Answer, AnswerGenerator, decode_layout
+from igllm_jax.decoding.answer import Answer
+from igllm_jax.decoding.answers import AnswerGenerator, decode_layout
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig
 from igllm_jax.parallel.distributed import Stopped, never

@@ -8,7 +8,7 @@ import pytest
 
 from igllm_jax import make_data
 from igllm_jax.decoding import ngram_drafts
-from igllm_jax.decoding.answers import Answer
+from igllm_jax.decoding.answer import Answer
 from igllm_jax.decoding.journal import Journal
 from igllm_jax.errors import UserError
 from tests import runs
