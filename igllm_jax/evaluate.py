@@ -9,7 +9,8 @@ from typing import Any
 
 from igllm_jax import files, flags, progress
 from igllm_jax.errors import UserError, shown
-from igllm_jax.scene.code import Reading
+from igllm_jax.scene.calibration import calibration, likeliest
+from igllm_jax.scene.code import Reading, read
 from igllm_jax.scene.detection import AP_METRICS, THRESHOLDS, average_precision, item_of
 from igllm_jax.scene.kind import ROTATION_UNITS
 from igllm_jax.scene.labelled import LabelledPredictions, read_labelled
@@ -99,6 +100,7 @@ def evaluate_run(
         _add_precision(result, run, **sampling)
     if folder is not None:
         _add_renders(result, Path(folder), run, **sampling)
+    _add_samples(result, run, as_reference=as_reference)
     settings: dict[str, Any] = {"labels": run.labels, "predictions": run.path}
     settings |= {"task": run.language.name, "rotation_rep": run.rotation_rep}
     settings |= {"rotation_unit": run.rotation_unit, "train_split": run.train_split, "renders": folder}
@@ -133,6 +135,26 @@ def _add_precision(result: dict[str, Any], run: LabelledPredictions, **sampling:
     values = {name: average_precision(pairs, threshold) for name, threshold in THRESHOLDS.items()}
     counts = dict.fromkeys(values, len(run.scenes))
     add_measures(result, AP_METRICS, values, counts, num_objects=run.num_objects, **sampling)
+
+
+def _add_samples(result: dict[str, Any], run: LabelledPredictions, *, as_reference: bool) -> None:
+    """Adds what several answers an image tell, over the scenes that have them: calibration, and metrics of the
+    likeliest ones beside those of the first ones."""
+    several = [number for number, name in enumerate(run.names) if len(run.found.samples.get(name, ())) > 1]
+    if not several:
+        return
+    scenes, samples = [run.scenes[n] for n in several], [run.found.samples[run.names[n]] for n in several]
+    how: dict[str, Any] = {"rotation_rep": run.rotation_rep}
+    readings = [[read(x.text, run.language, as_reference=as_reference, **how) for x in found] for found in samples]
+    best = [likeliest([x.log_likelihood for x in found]) for found in samples]
+    chosen = [found[number] for found, number in zip(readings, best, strict=True)]
+    how |= {"rotation_unit": run.rotation_unit, "as_reference": as_reference}
+    result["calibration"] = calibration(scenes, readings, run.language)
+    result["best_of_samples"] = {
+        "num_scenes": len(scenes),
+        "first": report(scenes, [found[0] for found in readings], run.language, **how)["metrics"],
+        "likeliest": report(scenes, chosen, run.language, **how)["metrics"],
+    }
 
 
 def _add_renders(result: dict[str, Any], folder: Path, run: LabelledPredictions, **sampling: int) -> None:
@@ -274,6 +296,17 @@ def _notes(result: dict[str, Any]) -> list[str]:
         notes.append(f"{result['num_without_pairs']} scenes have no matched pair; only ace and parsed count them")
     if result["num_left_out"]:
         notes.append(f"{result['num_left_out']} scenes are left out of every average, as the reference does")
+    found = result.get("calibration") or {}
+    if "words" in found:
+        notes.append(
+            f"words by how many samples say them: expected calibration error {found['words']['error']:.3f} "
+            f"({found['words']['count']} words)"
+        )
+    if "coverage" in found:
+        shares = ", ".join(f"{share:.0%} in those of {float(level):.0%}" for level, share in found["coverage"].items())
+        notes.append(f"true numbers within intervals of the samples: {shares} ({found['numbers']} numbers)")
+    if "best_of_samples" in result:
+        notes.append("--out has the metrics of the likeliest samples, as best_of_samples")
     if npz_spec(result["labels"]) is not None and not result["train_split"]:
         notes.append("--train_split would tell seen from unseen cells")
     return notes

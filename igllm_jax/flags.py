@@ -72,3 +72,6 @@ SAMPLES = whole(1, 65_536)  # rays of a pixel
 SIZE = whole(-1, 1_048_576)  # of a mesh axis, -1: what is left
 JITTER = real(0, 1e6)  # scene units
 SHARE = real(0.01, 1)  # of a whole
+ANSWERS = whole(1, 4096)  # of an image
+TEMPERATURE = real(0, 100)  # 0: the likeliest token
+PROBABILITY = real(0, 1)

@@ -12,10 +12,12 @@ import jax
 
 from igllm_jax import files, flags, progress
 from igllm_jax.data import tars
-from igllm_jax.decoding.answers import NUM_DRAFTS, Answer, AnswerGenerator
-from igllm_jax.decoding.generated import generated
+from igllm_jax.decoding.answer import Answer
+from igllm_jax.decoding.answers import NUM_DRAFTS, AnswerGenerator
+from igllm_jax.decoding.generated import details, generated
 from igllm_jax.decoding.journal import Journal
 from igllm_jax.decoding.predict import predict
+from igllm_jax.decoding.sampling import SamplingOptions
 from igllm_jax.errors import UserError
 from igllm_jax.parallel import distributed
 from igllm_jax.parallel.sharding import layout_for_decoding
@@ -43,6 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--num_drafts", type=flags.DRAFTS, default=NUM_DRAFTS, help=drafts)
     grammar = "scene: tokens that leave the language have no chance, so every answer parses; none: anything goes"
     parser.add_argument("--grammar", choices=GRAMMARS, default="scene", help=grammar)
+    _add_sampling(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation")
     parser.add_argument("--tensor", type=flags.DEVICES, default=1, help="shard the weights over so many devices")
     distributed.add_arguments(parser)
@@ -55,7 +58,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             parser.error(f"--{name} goes with --model; the run in --workdir {options.workdir} brings its own")
     if options.model and options.step is not None:
         parser.error("--step goes with --workdir; --model has no steps")
+    if options.temperature == 0 and (options.num_samples > 1 or options.top_p < 1 or options.min_p > 0):
+        parser.error("--num_samples, --top_p and --min_p draw tokens, so they need --temperature above 0, say 1")
     return options
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    warmth = "0 (default): the likeliest token each time; above: draw tokens, 1 as the model says, less is surer"
+    parser.add_argument("--temperature", type=flags.TEMPERATURE, default=0.0, help=warmth)
+    top_p = "draw from the likeliest tokens that have this probability together (1: from all)"
+    parser.add_argument("--top_p", type=flags.PROBABILITY, default=1.0, help=top_p)
+    min_p = "draw from tokens of at least this share of the likeliest one's probability (0: from all)"
+    parser.add_argument("--min_p", type=flags.PROBABILITY, default=0.0, help=min_p)
+    seed = "of the draws; an image's answer depends on it and the image's name, not on the batch"
+    parser.add_argument("--seed", type=flags.SEED, default=0, help=seed)
+    samples = "answers of each image: the first is the prediction, all stand in the file with how far they agree"
+    parser.add_argument("--num_samples", type=flags.ANSWERS, default=1, metavar="K", help=samples)
 
 
 def main(arguments: list[str]) -> int:
@@ -104,6 +122,9 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         layout,
         options.num_drafts,
         has_grammar=options.grammar == "scene",
+        has_details=True,
+        sampling=SamplingOptions(options.temperature, options.top_p, options.min_p, options.seed),
+        num_samples=options.num_samples,
     )
     sizes = {"batch_size": options.batch_size, "limit": options.limit}
     journal = None if _is_printed(options) else Journal(options.out, _asked(options, trained, source))
@@ -132,6 +153,7 @@ def _write(options: argparse.Namespace, trained: Trained, answers: Mapping[str, 
         rotation_unit=data.rotation_unit,
         train_split=trained.train_split,
         grammar=options.grammar,
+        details={name: details(answer, data) for name, answer in answers.items()},
         **of_language(find_language(data.task)),
     )
     write_predictions(options.out, predictions, **trained.about)  # type: ignore[arg-type]
@@ -165,6 +187,7 @@ def _asked(options: argparse.Namespace, trained: Trained, source: tars.ImageSour
         "limit": options.limit,
         "max_new_tokens": options.max_new_tokens,
         "grammar": options.grammar,
+        **{name: getattr(options, name) for name in ("temperature", "top_p", "min_p", "seed", "num_samples")},
         "dtype": options.dtype,
         "task": hashlib.sha256(language.text.encode()).hexdigest()[:16],
         "rotation_rep": data.rotation_rep,

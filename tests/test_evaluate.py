@@ -254,3 +254,27 @@ def test_the_command_says_a_mistake_in_one_line(tmp_path: Path) -> None:
 def test_scoring_needs_no_accelerator_library() -> None:
     script = "import sys, igllm_jax.evaluate; sys.exit('jax' in sys.modules or 'torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[1], check=True)
+
+
+def test_samples_give_calibration_and_the_best_by_likelihood(labels: str, tmp_path: Path, capsys) -> None:
+    """The first of two answers is wrong in its colors, the second, which is likelier, is right."""
+    right = answers(labels, "clevr")
+    wrong = {name: text.replace("'red'", "'cyan'") for name, text in right.items()}
+    samples = [{"outputs": "", "log_likelihood": -2.0}, {"outputs": "", "log_likelihood": -1.0}]
+    details = {
+        name: {"samples": [{**samples[0], "outputs": wrong[name]}, {**samples[1], "outputs": right[name]}]}
+        for name in right
+    }
+    path, out = save(tmp_path / "p.json", Predictions(wrong, task="clevr", details=details)), tmp_path / "m.json"
+    assert main(["--labels", labels, "--predictions", path, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    best = found["best_of_samples"]
+    assert best["num_scenes"] == 11 and best["first"] == found["metrics"]
+    assert best["likeliest"]["color"] == 100 > best["first"]["color"]
+    words = found["calibration"]["words"]
+    assert words["count"] == 4 * found["num_matched_objects"] and 0 < words["error"] < 0.2
+    assert "expected calibration error" in capsys.readouterr().err
+    for broken in ({"samples": []}, {"samples": [{"outputs": "x"}]}, {"samples": 3}):
+        path = save(tmp_path / "b.json", Predictions(wrong, task="clevr", details=dict.fromkeys(wrong, broken)))
+        with pytest.raises(UserError, match=r"samples of .* must be a list of"):
+            evaluate(labels, path)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from igllm_jax import generate
 from igllm_jax.errors import UserError, shown
+from igllm_jax.scene.predictions import read_predictions
 from tests import runs
 
 QUICK = ("--max_new_tokens", "20", "--batch_size", "2", "--num_drafts", "0", "--grammar", "none")
@@ -56,6 +57,32 @@ def test_one_image_is_printed_several_are_lines_and_a_file_has_the_same(run, fol
     assert not list(folder.glob("*.partial*"))
 
 
+def test_several_answers_of_an_image_stand_in_the_file_and_depend_on_no_batch(run, folder, tmp_path):
+    """Numbers in full, parsed calls and log-probabilities beside the text; the first sample is the answer."""
+    draws = ("--images", "[0-9].png", "--temperature", "3", "--seed", "3", "--grammar", "scene")
+    draws += ("--max_new_tokens", "120")
+    files = [tmp_path / f"{name}.json" for name in "abc"]
+    run(*draws, "--out", str(files[0]), "--num_samples", "3", "--batch_size", "3")
+    run(*draws, "--out", str(files[1]), "--batch_size", "3")
+    run(*draws, "--out", str(files[2]), "--num_samples", "3", "--batch_size", "9")
+    several, single, wide = (json.loads(file.read_text())["answers"] for file in files)
+    for name, entry in several.items():
+        texts = [sample["outputs"] for sample in entry["samples"]]
+        assert entry["outputs"] == texts[0] == single[name]["outputs"] and len(texts) == 3
+        assert texts == [sample["outputs"] for sample in wide[name]["samples"]]
+        calls = entry["outputs"].count("add(")
+        assert calls == len(entry["calls"]) == len(entry["log_probabilities"]) == len(entry["agreement"])
+        likelihood = sum(entry["token_log_probabilities"])
+        assert likelihood == pytest.approx(entry["samples"][0]["log_likelihood"]) and likelihood < 0
+        assert sum(entry["log_probabilities"]) >= likelihood - 1e-4
+        for number in entry["numbers"]:
+            assert f"{number:.3f}" in entry["outputs"] and float(str(np.float32(number))) == number
+    assert len({sample["outputs"] for entry in several.values() for sample in entry["samples"]}) > 3
+    found = read_predictions(files[0])
+    assert [len(samples) for samples in found.samples.values()] == [3, 3, 3]
+    assert found.confidences.keys() == several.keys()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -64,6 +91,7 @@ def test_one_image_is_printed_several_are_lines_and_a_file_has_the_same(run, fol
         (["--images", "*.json"], r"images \*.json: matches \d files, none of which is an image"),
         (["--images", "0.png", "run"], r"images run: is no image file; give several image files, or one TAR"),
         (["--images", "0.png", "9.png"], r"images 9.png: does not exist"),
+        (["--images", "0.png", "--num_samples", "4"], r"draw tokens, so they need --temperature above 0, say 1; see"),
         (["--images", "9.png", "--out", "-"], r"images 9.png: does not exist; give a TAR, a folder, image files"),
     ],
 )

@@ -105,14 +105,17 @@ class AnswerGenerator:
 
     def _compile_grammar(self, model: VLMConfig) -> Grammar:
         """The grammar of what the model was taught to write, on the layout's devices."""
-        found = compile_grammar(
-            self.language,
-            self.tokenizer,
-            rotation_rep=self.data.rotation_rep,
-            numbers_as_tokens=self.has_head,
-            shuffle_attributes=self.data.shuffle_attributes,
-            vocab_size=model.decoder.vocab_size,
-        )
+        try:
+            found = compile_grammar(
+                self.language,
+                self.tokenizer,
+                rotation_rep=self.data.rotation_rep,
+                numbers_as_tokens=self.has_head,
+                shuffle_attributes=self.data.shuffle_attributes,
+                vocab_size=model.decoder.vocab_size,
+            )
+        except UserError as error:
+            raise UserError(f"{error} (--grammar none lets answers be anything)") from None
         found.starts(1, self.options.max_new_tokens)
         return jax.tree.map(lambda x: put(x, self.layout.replicated()), found)
 

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from igllm_jax.data.options import DataOptions
-from igllm_jax.decoding.answers import Answer
+from igllm_jax.decoding.answer import Answer
+from igllm_jax.scene.agreement import agreement
 from igllm_jax.scene.code import read, scene_of
 from igllm_jax.scene.language import find_language
+from igllm_jax.scene.predictions import LOG_LIKELIHOOD, LOG_PROBABILITIES, SAMPLES
 from igllm_jax.scene.scene import Predicted, Scene
 
 
@@ -53,3 +55,27 @@ def generated(image: str, answer: Answer, data: DataOptions) -> Generated:
     scene = scene_of(reading, language, **units, image=image)
     problems = tuple(f"line {problem.line}: {problem.reason}" for problem in reading.problems)
     return Generated(image, answer.text, reading.objects, scene, problems, answer.is_finished)
+
+
+def details(answer: Answer, data: DataOptions) -> dict[str, Any]:
+    """What an answer's entry of the predictions file says beside its text: numbers in full, parsed calls,
+    log-probabilities; of several answers each, and how far they agree."""
+    told: dict[str, Any] = _details(answer)
+    if answer.samples:
+        language = find_language(data.task)
+        readings = [read(sample.text, language, rotation_rep=data.rotation_rep) for sample in answer.samples]
+        told["agreement"] = agreement(readings, language)
+        told[SAMPLES] = [
+            {"outputs": sample.text, LOG_LIKELIHOOD: sample.log_likelihood, **_details(sample)}
+            for sample in answer.samples
+        ]
+    return told
+
+
+def _details(answer: Answer) -> dict[str, Any]:
+    return {
+        "numbers": list(answer.numbers),
+        "calls": list(answer.calls),
+        LOG_PROBABILITIES: list(answer.log_probabilities),
+        "token_log_probabilities": list(answer.token_log_probabilities),
+    }

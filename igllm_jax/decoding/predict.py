@@ -29,11 +29,12 @@ def predict(
 ) -> dict[str, Answer]:
     """Image name -> answer, for the first `limit` images (0: all) of an image source, with progress on stderr.
 
-    params: of the generator's model, sharded as its layout says. batch_size is rounded up to what it can shard evenly.
+    params: of the generator's model, sharded as its layout says. batch_size: answers at a time; of several an
+    image, images are fewer, and rounded up to what the layout can shard evenly.
     stops: asked before each batch. journal: what was answered before is taken from there, and what is answered now is
     added; of several processes, the first alone has those answers. Raises: Stopped where `stops` says so.
     """
-    size = generator.batch_size(batch_size)
+    size = generator.batch_size(max(1, batch_size // generator.options.num_samples))
     names = list(source.names)[: limit or None]
     answers, to_do = _resumed(generator, journal, names)
     prepared = generator.prepare(params)

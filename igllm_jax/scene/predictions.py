@@ -12,7 +12,16 @@ from igllm_jax.scene.language import Language, find_language, parse_language
 
 _MOST_PARTS = 32  # of a name, counted from its end
 LOG_PROBABILITIES = "log_probabilities"  # of an answer, if it has them: one number a call
+SAMPLES, LOG_LIKELIHOOD = "samples", "log_likelihood"
 SETTINGS = ("task", "language", "rotation_rep", "rotation_unit", "train_split", "grammar")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One of several answers. log_likelihood: of the whole answer."""
+
+    text: str
+    log_likelihood: float
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,8 @@ class Predictions:
     task: the language's name. language: its file's text, where it is none of those that come along.
     train_split: for 2D, the split that the model was trained on. grammar: what answers were kept to while they were
     written ("scene": the language, so that they always parse; "none": nothing). confidences: image name -> the
-    log-probability of each call of the text, of those answers that say it.
+    log-probability of each call of the text, of those answers that say it. samples: image name -> of several answers
+    each, the first one is the text. details: image name -> what else its entry of a file that is written says.
     """
 
     answers: dict[str, str]
@@ -33,6 +43,8 @@ class Predictions:
     language: str | None = None
     grammar: str | None = None
     confidences: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
+    details: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write_predictions(
@@ -47,7 +59,9 @@ def write_predictions(
     content: dict[str, Any] = {"model_path": model_path, "model_base": model_base, "model_name": model_name}
     # Reference: it has no settings in the file, and its evaluation guesses rotation_rep from the file's name.
     content |= {key: value for key in SETTINGS if (value := getattr(predictions, key)) is not None}
-    content["answers"] = {name: {"outputs": text} for name, text in predictions.answers.items()}
+    content["answers"] = {
+        name: {"outputs": text, **predictions.details.get(name, {})} for name, text in predictions.answers.items()
+    }
     # names that are not UTF-8 hold halves of characters, which JSON can say but a file can't hold: they are escaped
     files.write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
@@ -91,7 +105,24 @@ def read_predictions(path: str | Path) -> Predictions:
         if answer.get(LOG_PROBABILITIES) is not None
     }
     texts = {name: _printable(answer["outputs"]) for name, answer in answers.items()}
-    return Predictions(texts, **settings, confidences=confidences)
+    samples = {
+        name: _samples(path, name, answer[SAMPLES])
+        for name, answer in answers.items()
+        if answer.get(SAMPLES) is not None
+    }
+    return Predictions(texts, **settings, confidences=confidences, samples=samples)
+
+
+def _samples(path: str | Path, name: str, found: Any) -> tuple[Sample, ...]:
+    try:
+        pairs = [(sample["outputs"], sample[LOG_LIKELIHOOD]) for sample in found]
+        if pairs and all(isinstance(text, str) and type(sure) in (int, float) and sure == sure for text, sure in pairs):
+            return tuple(Sample(_printable(text), float(sure)) for text, sure in pairs)
+    except (KeyError, TypeError, IndexError, OverflowError):
+        pass
+    raise UserError(
+        f'predictions {path}: {SAMPLES} of {name!r} must be a list of {{"outputs": TEXT, "{LOG_LIKELIHOOD}": NUMBER}}'
+    )
 
 
 def _confidences(path: str | Path, name: str, numbers: Any) -> tuple[float, ...]:
