@@ -182,7 +182,8 @@ def main(arguments: list[str]) -> int:
     check_released(tasks, options.data) if options.size == "paper" else make_data(tasks, options)
     failed = run_all(to_do, options)
     claims_report.write_page(options.results, options.page)
-    print(f"{options.page}: {sum(setting.result(cell).exists() for cell in cells)} of {len(cells)} runs are done")
+    done = sum(setting.result(cell).exists() for cell in cells)
+    print(options.page if options.report else f"{options.page}: {done} of {len(cells)} runs are done")
     return 1 if failed else 0
 
 

@@ -31,6 +31,7 @@ COLUMNS = {  # claim -> (metric, heading)
     "rotations": (("geod", "angle, degrees"), ("l2", "L2"), ("parsed", "parsed %")),
     "shifts": (("l2", "L2"), ("geod", "angle, degrees"), ("shape", "shape %"), ("shp_cls", "class %"), *COMMON),
 }  # fmt: skip
+ERRORS = ("l2", "l2_seen", "l2_unseen", "geod", "ace")  # others are percentages
 DIGITS = {"l2_unseen": 4, "l2_seen": 4, "l2": 3, "ace": 2}  # after the point; of others 1
 
 
@@ -56,18 +57,29 @@ Pick = Callable[[dict[str, Any]], dict[str, Any]]  # a run -> one of its reports
 def estimate(group: Group, pick: Pick, metric: str) -> Estimate | None:
     """Over the runs of a group; None where nothing was measured.
 
-    Example: seeds that score 1, 2 and 3 have mean 2 and the interval -0.484 to 4.484.
+    Of enough seeds it is Student's interval, of errors on their logarithm: seeds differ by factors, and no error is
+    below 0. Percentages stay within 0 and 100.
+
+    Example: seeds that score 50, 60 and 70 % have mean 60 and the interval 35.2 to 84.8.
     """
-    reports = [pick(run) for run in group]
-    values = np.array([r["metrics"][metric] for r in reports if r["metrics"].get(metric) is not None], np.float64)
+    reports = [report for run in group if (report := pick(run))["metrics"].get(metric) is not None]
+    values = np.array([report["metrics"][metric] for report in reports], np.float64)
     if not len(values):
         return None
     mean = float(values.mean())
     if len(values) >= ENOUGH_SEEDS:
-        half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-        return Estimate(mean, mean - half, mean + half, True)
-    ends = np.array([r["intervals"][metric] for r in reports if r["metrics"].get(metric) is not None], np.float64)
+        return Estimate(mean, *_student(values, is_error=metric in ERRORS), True)
+    ends = np.array([report["intervals"][metric] for report in reports], np.float64)
     return Estimate(mean, float(ends[:, 0].min()), float(ends[:, 1].max()), False)
+
+
+def _student(values: np.ndarray, *, is_error: bool) -> tuple[float, float]:
+    is_logarithm = is_error and bool((values > 0).all())
+    shown = np.log(values) if is_logarithm else values
+    half = stats.t.ppf(0.975, len(values) - 1) * shown.std(ddof=1) / math.sqrt(len(values))
+    ends = shown.mean() - half, shown.mean() + half
+    low, high = np.exp(ends) if is_logarithm else np.clip(ends, 0, None if is_error else 100)
+    return float(low), float(high)
 
 
 def read_groups(results: Path) -> dict[str, list[Group]]:
@@ -156,6 +168,8 @@ def _cogent(groups: list[Group]) -> list[str]:
 def _rotations(groups: list[Group]) -> list[str]:
     found = {label_of(g[0]["cell"]): estimate(g, lambda run: run["splits"]["val_ID"], "geod") for g in groups}
     known = {name: one for name, one in found.items() if one is not None}
+    if not known:
+        return []
     best = min(known, key=lambda name: known[name].mean)
     under = [name for name, one in known.items() if one.mean < 15]
     told = f"Under 15 degrees ID: {'; '.join(under)}." if under else "No representation is under 15 degrees ID."

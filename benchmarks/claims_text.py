@@ -8,12 +8,13 @@ Small models, trained from random weights on own data, one core each: not the pa
 claims show. Made by `python benchmarks/claims.py --report` from the JSON files in `docs/results/`; the tables
 grow as runs finish.
 
-**Intervals** are 95 %: with three seeds or more, Student's over the seeds; with fewer, by bootstrap over the
-test images of the run (of two runs: the outer ends). **parsed** is the share of answers that parse, without the
-grammar; errors are means over the answers that name an object. **minutes** are the processor's, training and
-scoring, on average. **paper** is an empty column: the paper's figures are of a 7B model and other data, and
-none is quoted here, since no copy of its tables was at hand to quote from. The same at full size, with the
-released data and weights, is `--size paper --data DIR --base WEIGHTS`; its runs get tables of their own.
+**Intervals** are 95 %: with three seeds or more, Student's over the seeds, of errors on their logarithm; with
+fewer, by bootstrap over the test images of the run (of two runs: the outer ends). **parsed** is the share of
+answers that parse, without the grammar; errors are means over the answers that name an object. **minutes** are
+the processor's, training and scoring, on average. **paper** is an empty column: the paper's figures are of a 7B
+model and other data, and none is quoted here, since no copy of its tables was at hand to quote from. The same
+at full size, with the released data and weights, is `--size paper --data DIR --base WEIGHTS`; its runs get
+tables of their own.
 """
 
 

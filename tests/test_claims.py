@@ -35,11 +35,17 @@ def test_intervals_over_seeds_and_over_images():
     def pick(one):
         return one["splits"]["random"]
 
-    found = claims_report.estimate(
-        [run({"l2": value}, seed=seed) for seed, value in enumerate((1.0, 2.0, 3.0), 1)], pick, "l2"
-    )
-    assert (found.mean, found.is_over_seeds) == (2.0, True)
-    assert (found.low, found.high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)  # 4.3027 / sqrt(3)
+    def over_seeds(metric, values):
+        return claims_report.estimate(
+            [run({metric: value}, seed=seed) for seed, value in enumerate(values, 1)], pick, metric
+        )
+
+    found = over_seeds("within_5", (50.0, 60.0, 70.0))
+    assert (found.mean, found.is_over_seeds) == (60.0, True)
+    assert (found.low, found.high) == pytest.approx((60 - 24.841, 60 + 24.841), abs=1e-3)  # 43.027 / sqrt(3)
+    assert over_seeds("within_5", (80.0, 99.0, 100.0)).high == 100
+    doubled = over_seeds("l2", (1.0, 2.0, 4.0))  # errors: 2 times or divided by exp(4.3027 * log(2) / sqrt(3))
+    assert (doubled.low * doubled.high, doubled.high) == pytest.approx((4.0, 2 * 5.5954), rel=1e-3)
     two = [run({"l2": 1.0}, {"l2": [0.5, 1.5]}), run({"l2": 2.0}, {"l2": [1.75, 2.5]}, seed=2)]
     assert claims_report.estimate(two, pick, "l2") == claims_report.Estimate(1.5, 0.5, 2.5, False)
     assert claims_report.estimate([run({"l2": None}, {})], pick, "l2") is None
