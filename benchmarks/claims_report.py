@@ -134,21 +134,35 @@ def verdict(claim: str, groups: list[Group]) -> list[str]:
 
 
 def _float_head(groups: list[Group]) -> list[str]:
-    def unseen(density: str, head: str) -> Estimate | None:
-        chosen = (density, head)
-        own = [g for g in groups if (g[0]["cell"]["train_split"].split("_")[1], g[0]["cell"]["head"]) == chosen]
-        return estimate(own[0], lambda run: run["splits"]["random"], "l2_unseen") if own else None
+    def runs(density: str, head: str) -> Group:
+        chosen = (f"checkerboard_{density}", head)
+        return next((g for g in groups if (g[0]["cell"]["train_split"], g[0]["cell"]["head"]) == chosen), [])
 
     lines = []
     for density in ("sparse", "dense"):
-        text = unseen(density, "none")
+        text = runs(density, "none")
         for head in ("linear", "tanh_mlp_gelu"):
-            own = unseen(density, head)
-            if own and text:
-                leads = "leads outside the intervals" if own.high < text.low else "does not lead outside the intervals"
-                ratio = f"{text.mean / own.mean:.1f} times as far off"
-                lines.append(f"{density}, unseen cells: {MODELS[head]} {leads}; text is {ratio}.")
+            own = runs(density, head)
+            if not own or not text:
+                continue
+            one, other = (estimate(group, _random, "l2_unseen") for group in (own, text))
+            if one is None or other is None:
+                continue
+            leads = "leads outside the intervals" if one.high < other.low else "does not lead outside the intervals"
+            worst, best = max(_unseen(own)), min(_unseen(text))
+            seeds = f"its worst seed has {worst:.4f}, the best of text {best:.4f}"
+            ratio = f"text is {other.mean / one.mean:.1f} times as far off"
+            lines.append(f"{density}, unseen cells: {MODELS[head]} {leads}; {ratio}; {seeds}.")
     return lines
+
+
+def _random(run: dict[str, Any]) -> dict[str, Any]:
+    return run["splits"]["random"]
+
+
+def _unseen(group: Group) -> list[float]:
+    """What each seed measured."""
+    return [value for run in group if (value := _random(run)["metrics"].get("l2_unseen")) is not None]
 
 
 def _cogent(groups: list[Group]) -> list[str]:
