@@ -71,10 +71,15 @@ def test_the_dtype_is_that_of_the_computation(folder, tmp_path, monkeypatch):
     assert {str(array.dtype) for array in seen[3].values()} == {"float32"}  # as stored
 
 
+def outputs(found):
+    """Image -> text; log-probabilities beside it are rounded in other ways."""
+    return {name: answer["outputs"] for name, answer in found["answers"].items()}
+
+
 def test_guesses_change_no_answer(tmp_path, folder):
     """From batch to batch: the second one guesses from the first."""
     guessed = run(folder / "base", folder, tmp_path / "one.json")
-    assert guessed["answers"] == run(folder / "base", folder, tmp_path / "two.json", "--num_drafts", "0")["answers"]
+    assert outputs(guessed) == outputs(run(folder / "base", folder, tmp_path / "two.json", "--num_drafts", "0"))
     with pytest.raises(UserError, match="--num_drafts: expected a whole number from 0 to 64, got '-1'"):
         run(folder / "base", folder, tmp_path / "three.json", "--num_drafts", "-1")
 
@@ -86,7 +91,7 @@ def test_merged_and_unmerged_write_the_same(tmp_path, folder):
     importing.run(request)
     first = run(folder / "base", folder, tmp_path / "one.json")
     second = run(tmp_path / "merged", folder, tmp_path / "two.json")
-    assert first["answers"] == second["answers"]
+    assert outputs(first) == outputs(second)
 
 
 def test_a_vocabulary_without_the_float_token_writes_numbers_as_text(tmp_path, folder):
