@@ -1,7 +1,6 @@
 """A trained model in Python: `igllm_jax.load(folder)`, and `generate` for whatever images there are."""
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +71,7 @@ def load(
             if value is not None:
                 raise UserError(f"{key}={value!r} goes with imported weights; the run in {folder} brings its own")
         trained = load_run(Path(folder), str(step or "last"), layout)
-    if dtype is not None:
-        trained = replace(trained, model=replace(trained.model, dtype=dtype))
-    return Model(trained, layout, has_grammar=grammar == "scene")
+    return Model(trained.in_dtype(dtype), layout, has_grammar=grammar == "scene")
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:

@@ -4,13 +4,13 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from igllm_jax import files, flags, progress
+from igllm_jax.api import BATCH_SIZE, DTYPES, GRAMMARS, MAX_NEW_TOKENS, PROMPT
 from igllm_jax.data import tars
 from igllm_jax.decoding.answer import Answer
 from igllm_jax.decoding.answers import NUM_DRAFTS, AnswerGenerator
@@ -25,7 +25,6 @@ from igllm_jax.scene.language import find_language
 from igllm_jax.scene.predictions import Predictions, of_language, write_predictions
 from igllm_jax.weights.trained_model import Trained, load_imported, load_run
 
-GRAMMARS = ("scene", "none")
 LINES = Path("-")  # --out: JSON lines on standard output
 
 
@@ -38,20 +37,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--images", required=True, nargs="+", help=tars.IMAGES_HELP)
     out = "where the predictions go (JSON); - prints JSON lines; of one image, whose code is printed, it may be absent"
     parser.add_argument("--out", type=Path, help=out)
-    parser.add_argument("--batch_size", type=flags.BATCH, default=16)
+    parser.add_argument("--batch_size", type=flags.BATCH, default=BATCH_SIZE)
     parser.add_argument("--limit", type=flags.LIMIT, default=0, help="only the first N images (default: all)")
-    parser.add_argument("--max_new_tokens", type=flags.TOKENS, default=1024)
+    parser.add_argument("--max_new_tokens", type=flags.TOKENS, default=MAX_NEW_TOKENS)
     drafts = "tokens guessed a step (0: none); answers stay the same"
     parser.add_argument("--num_drafts", type=flags.DRAFTS, default=NUM_DRAFTS, help=drafts)
     grammar = "scene: tokens that leave the language have no chance, so every answer parses; none: anything goes"
     parser.add_argument("--grammar", choices=GRAMMARS, default="scene", help=grammar)
     _add_sampling(parser)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the computation")
     parser.add_argument("--tensor", type=flags.DEVICES, default=1, help="shard the weights over so many devices")
     distributed.add_arguments(parser)
     parser.add_argument("--task", help="with --model: its language, a name or a .toml file (default: its own)")
     parser.add_argument("--rotation_rep", help="with --model: how it writes rotations")
-    parser.add_argument("--prompt", help="with --model: the prompt it was trained with (default: vicuna_v1)")
+    parser.add_argument("--prompt", help=f"with --model: the prompt it was trained with (default: {PROMPT})")
     options = parser.parse_args(arguments)
     for name in ("task", "rotation_rep", "prompt"):
         if options.workdir and getattr(options, name) is not None:
@@ -108,11 +107,10 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         about = {
             "task": options.task,
             "rotation_rep": options.rotation_rep or "",
-            "prompt": options.prompt or "vicuna_v1",
+            "prompt": options.prompt or PROMPT,
         }
         trained = load_imported(options.model, **about, layout=layout)
-    if options.dtype:
-        trained = replace(trained, model=replace(trained.model, dtype=options.dtype))
+    trained = trained.in_dtype(options.dtype)
     data = trained.data
     generator = AnswerGenerator(
         trained.model,

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from igllm_jax.data.images import decode_image, to_rgb
-from igllm_jax.data.names import Names, digest
+from igllm_jax.data.names import HeldImages, digest
 from igllm_jax.data.options import EXACT, PixelOptions
 from igllm_jax.data.tars import ImageSource, open_images
 from igllm_jax.errors import BadSampleError, UserError
@@ -18,7 +18,7 @@ from igllm_jax.errors import BadSampleError, UserError
 CHANNELS = (3, 4)  # red, green, blue, and how opaque
 
 
-class GivenImages(Names):
+class GivenImages(HeldImages):
     """Pillow images, arrays and paths, in order. Paths keep their names; other images are called `image 0`, by number.
 
     Arrays: uint8 [H, W] (grey), [H, W, 3] or [H, W, 4]. Raises: UserError for anything else.
@@ -48,14 +48,6 @@ class GivenImages(Names):
     def fingerprint(self) -> str:
         pixels = (np.asarray(self.read(index)) for index in range(len(self)))
         return digest("pixels", [(x.shape, hashlib.sha256(x.tobytes()).hexdigest()) for x in pixels])
-
-    @property
-    def content(self) -> str:
-        return self.fingerprint
-
-    @property
-    def state(self) -> str:
-        return self.fingerprint
 
 
 def image_source(images: Any) -> ImageSource:

@@ -70,3 +70,21 @@ class Names:
             f"{self.origin}: holds no image {name}, which the labels name (it has {len(self.names)}, "
             f"the first is {self.names[0]}); do images and labels belong together?"
         )
+
+
+class HeldImages(Names):
+    """Images that are held or drawn, in no file of their own: their fingerprint knows the pixels, so it stands for
+    their content and their state as well."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for names and pixels."""
+        raise NotImplementedError
+
+    @property
+    def content(self) -> str:
+        return self.fingerprint
+
+    @property
+    def state(self) -> str:
+        return self.fingerprint

@@ -16,7 +16,7 @@ from PIL import Image
 from igllm_jax import progress
 from igllm_jax.data.content import digest_some
 from igllm_jax.data.images import decode_image, draw_disc
-from igllm_jax.data.names import SUFFIXES, Names, digest, is_image
+from igllm_jax.data.names import SUFFIXES, HeldImages, Names, digest, is_image
 from igllm_jax.data.options import EXACT, PixelOptions
 from igllm_jax.data.records import Records, is_records
 from igllm_jax.data.stores import LocalFile, cache_file, is_remote, keep, kept, open_bytes
@@ -211,7 +211,7 @@ class ImageFiles(Folder):
         self.passed_over = {}
 
 
-class Discs(Names):
+class Discs(HeldImages):
     """The images of one split of a 2D file; they are drawn when read."""
 
     def __init__(self, path: str, split: str):
@@ -228,14 +228,6 @@ class Discs(Names):
     @property
     def fingerprint(self) -> str:
         return digest("discs", hashlib.sha256(self._points.tobytes()).hexdigest())
-
-    @property
-    def content(self) -> str:
-        return self.fingerprint
-
-    @property
-    def state(self) -> str:
-        return self.fingerprint
 
 
 def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:

@@ -280,10 +280,12 @@ def fill(
 
     Raises: ValueError where there are not as many numbers as float tokens.
     """
+    formats = _own_formats(text, task)
+    values = _scaled(text, numbers, formats, in_range=in_range)
+    digits = [_FILLED.digits] * len(values) if formats is None else [found.digits for found, _ in formats]
     pieces = text.split(FLOAT_TOKEN)
-    values = scaled(text, numbers, task, in_range=in_range)
     filled = [pieces[0]]
-    for number, decimals, piece in zip(values, _digits(text, task, len(values)), pieces[1:], strict=True):
+    for number, decimals, piece in zip(values, digits, pieces[1:], strict=True):
         said = f"{number:.{decimals}f}"
         if in_full:
             said = np.format_float_positional(np.float32(number), trim="0")
@@ -295,12 +297,16 @@ def scaled(
     text: str, numbers: Sequence[float], task: Language | str | None = None, *, in_range: bool = False
 ) -> list[float]:
     """The numbers of a text's float tokens as the language means them: what `fill` writes, unrounded."""
+    return _scaled(text, numbers, _own_formats(text, task), in_range=in_range)
+
+
+def _scaled(
+    text: str, numbers: Sequence[float], formats: Sequence[tuple[NumberFormat, int]] | None, *, in_range: bool
+) -> list[float]:
     numbers = list(numbers)
     if text.count(FLOAT_TOKEN) != len(numbers):
         raise ValueError(f"the text has {text.count(FLOAT_TOKEN)} float tokens, but there are {len(numbers)} numbers")
-    language = None if task is None else find_language(task)
-    if language is not None and language.has_own_formats:
-        formats = _token_formats(text, language)
+    if formats is not None:
         numbers = [x * found.scale[n] + found.offset[n] for x, (found, n) in zip(numbers, formats, strict=True)]
         if in_range:
             ranges = [(found.minimum, found.maximum) for found, _ in formats]
@@ -310,12 +316,10 @@ def scaled(
     return numbers
 
 
-def _digits(text: str, task: Language | str | None, count: int) -> list[int]:
-    """Decimals of each float token's number."""
+def _own_formats(text: str, task: Language | str | None) -> list[tuple[NumberFormat, int]] | None:
+    """Of each float token, where the language has formats of its own; None where all numbers are as they are."""
     language = None if task is None else find_language(task)
-    if language is not None and language.has_own_formats:
-        return [found.digits for found, _ in _token_formats(text, language)]
-    return [_FILLED.digits] * count
+    return None if language is None or not language.has_own_formats else _token_formats(text, language)
 
 
 def _token_formats(text: str, language: Language) -> list[tuple[NumberFormat, int]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -35,6 +35,10 @@ class Trained:
     train_split: str | None  # of a 2D run: tells which cells were seen
     about: dict[str, str | None]  # model_path, model_base, model_name of the predictions file
     checkpoint: str = ""  # of a run: stands for the step and what was saved with it
+
+    def in_dtype(self, dtype: str | None) -> "Trained":
+        """The same, computing in `dtype`; None: in the model's own."""
+        return self if dtype is None else replace(self, model=replace(self.model, dtype=dtype))
 
 
 def load_run(workdir: Path, step: str, layout: MeshLayout | None = None) -> Trained:
