@@ -8,13 +8,13 @@ from igllm_jax import flags
 from igllm_jax.errors import UserError
 from igllm_jax.render.blender.environment import find_blender
 from igllm_jax.render.renderers import RENDERERS, RendererOptions
+from igllm_jax.render.spec import LARGEST_SIDE, SMALLEST_SIDE
 
 CLEVR_FILES = (
     "base_scene.blend",
     *(f"shapes/{name}.blend" for name in ("SmoothCube_v2", "Sphere", "SmoothCylinder")),
     *(f"materials/{name}.blend" for name in ("Rubber", "MyMetal")),
 )
-SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # of an image, in pixels
 
 
 def image_size(text: str) -> tuple[int, int]:

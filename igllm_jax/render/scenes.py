@@ -28,12 +28,11 @@ from igllm_jax.render.roles import (
     pixel_of_label,
     roles_of,
 )
-from igllm_jax.render.spec import Material, ObjectSpec, SceneSpec
+from igllm_jax.render.spec import FARTHEST, Material, ObjectSpec, SceneSpec
 from igllm_jax.scene.language import Language, find_language
 from igllm_jax.scene.scene import Scene
 
 AMBIENT = 0.26
-FARTHEST = 1e6  # scene units; what a camera beside the origin cannot see, and float32 cannot tell apart
 MOST_PIXELS_OFF = 4.0  # of a label's pixel_coords from where the recovered camera sees the object
 STORED, STANDARD, RECOVERED = "stored", "standard", "recovered"  # where a camera comes from
 

@@ -25,6 +25,8 @@ Matrix = tuple[Vector, Vector, Vector]  # rows
 Color = Vector  # linear light
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 FILE = "file"  # the kind of a part whose mesh lies in a file
+FARTHEST = 1e6  # scene units; what a camera beside the origin cannot see, and float32 cannot tell apart
+SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # of an image that is asked for, in pixels
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,42 @@ class SceneSpec:
     label: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
+# class, field -> least and greatest value of its numbers: outside, float32 has no picture for them
+RANGES: dict[tuple[type, str], tuple[float, float]] = {
+    (Camera, "position"): (-FARTHEST, FARTHEST),
+    (Camera, "look_at"): (-FARTHEST, FARTHEST),
+    (Camera, "width"): (1, LARGEST_SIDE),
+    (Camera, "height"): (1, LARGEST_SIDE),
+    (Camera, "lens_mm"): (1e-3, FARTHEST),
+    (Camera, "sensor_mm"): (1e-3, FARTHEST),
+    (Light, "position"): (-FARTHEST, FARTHEST),
+    (Light, "strength"): (0, FARTHEST),
+    (Light, "size"): (0, FARTHEST),
+    (Light, "color"): (0, 1),
+    (Ground, "color"): (0, 1),
+    (Ground, "roughness"): (0, 1),
+    (Material, "color"): (0, 1),
+    (Material, "metallic"): (0, 1),
+    (Material, "roughness"): (0, 1),
+    (Material, "second"): (0, 1),
+    (Material, "repeats"): (0, FARTHEST),
+    (Part, "center"): (-FARTHEST, FARTHEST),
+    (Part, "axes"): (-FARTHEST, FARTHEST),
+    (Part, "bevel"): (0, FARTHEST),
+    (ObjectSpec, "location"): (-FARTHEST, FARTHEST),
+    (ObjectSpec, "rotation"): (-1.001, 1.001),  # a matrix whose numbers were rounded
+    (ObjectSpec, "scale"): (1e-6, FARTHEST),
+    (SceneSpec, "ambient"): (0, FARTHEST),
+}
+
+
 def to_json(spec: SceneSpec) -> str:
     """One line of JSON; `from_json` gives the very same scene back."""
     return json.dumps(dataclasses.asdict(spec), allow_nan=False, separators=(",", ":"))
 
 
 def from_json(text: str) -> SceneSpec:
-    """The scene of `to_json`. Raises: UserError that names the key which is missing, unknown or of another type."""
+    """The scene of `to_json`. Raises: UserError naming the key that is missing, unknown or has a wrong value."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -179,9 +210,17 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     for name, one in fields.items():
         if name in value:
             found[name] = from_value(hints[name], value[name], f"{where}.{name}")
+            _check_range(found[name], RANGES.get((kind, name)), f"{where}.{name}")
         elif one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
             raise UserError(f"{where}: the key {name!r} is missing")
     return kind(**found)
+
+
+def _check_range(value: Any, limits: tuple[float, float] | None, where: str) -> None:
+    numbers = np.ravel(value) if limits is not None else ()
+    for number in numbers:
+        if limits is not None and not limits[0] <= number <= limits[1]:
+            raise UserError(f"{where}: expected {limits[0]:g} to {limits[1]:g}, not {number:g}")
 
 
 def vector(numbers: Any) -> Vector:

@@ -97,8 +97,10 @@ def paths(folder: FolderPath) -> Params:
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             tree = checkpointer.metadata(_weights(folder)).item_metadata.tree
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder} holds no readable weights ({error}): import them again") from None
+    except Exception as error:  # Orbax trusts its files: damage ends in whatever it meets first
+        raise UserError(
+            f"{folder} holds no readable weights ({type(error).__name__}: {error}): import them again"
+        ) from None
     return {path: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype) for path, leaf in unnest(tree).items()}
 
 

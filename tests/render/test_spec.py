@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igllm_jax.errors import UserError
-from igllm_jax.render.camera import clevr_camera
+from igllm_jax.render.camera import Camera, clevr_camera
 from igllm_jax.render.spec import (
+    RANGES,
     Ground,
     Light,
     Material,
@@ -57,6 +58,15 @@ def test_json_may_leave_out_what_has_a_default() -> None:
         (("objects", 0, "location"), [1, 2], r"scene\.objects\[0\]\.location: expected 3 entries, not 2"),
         (("objects", 0, "parts", 0, "colour"), 1, r"parts\[0\]: the key 'colour' is unknown"),
         (("ambient",), math.nan, r"scene\.ambient: expected float, not nan"),
+        (("camera", "width"), 2**63, r"scene\.camera\.width: expected 1 to 4096, not 9\.22337e\+18"),
+        (("camera", "height"), 0, r"scene\.camera\.height: expected 1 to 4096, not 0"),
+        (("ground", "color"), [0.4, -1, 0.4], r"scene\.ground\.color: expected 0 to 1, not -1"),
+        (("lights", 0, "position"), [0, 2**64, 3], r"lights\[0\]\.position: expected -1e\+06 to 1e\+06"),
+        (
+            ("objects", 0, "parts", 0, "axes"),
+            [[1e300, 0, 0], [0, 1, 0], [0, 0, 1]],
+            r"axes: expected -1e\+06 to 1e\+06",
+        ),
     ],
 )
 def test_json_of_another_kind_is_named(path, value, message) -> None:
@@ -74,3 +84,10 @@ def test_a_missing_key_is_named() -> None:
         from_json("{}")
     with pytest.raises(UserError, match="not JSON"):
         from_json('{"camera":')
+
+
+def test_every_number_of_a_scene_has_a_range() -> None:
+    for kind in (Camera, Light, Ground, Material, Part, ObjectSpec, SceneSpec):
+        for one in dataclasses.fields(kind):
+            is_number = any(word in str(one.type) for word in ("float", "int", "Color", "Vector", "Matrix"))
+            assert ((kind, one.name) in RANGES) == (is_number and (kind, one.name) != (ObjectSpec, "index")), one.name

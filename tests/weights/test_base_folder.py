@@ -132,6 +132,16 @@ def test_damage_is_told_once_and_not_by_every_array(tmp_path, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_metadata_that_lacks_a_key_is_one_line(tmp_path):
+    folder = write(tmp_path / "base")
+    file = folder / "weights" / "_METADATA"
+    file.write_text(file.read_text().replace('"value_type"', '"value_typo"'))
+    with pytest.raises(
+        UserError, match=r"base holds no readable weights \(KeyError: 'value_type'\): import them again"
+    ):
+        base_folder.paths(folder)
+
+
 def test_an_existing_folder_is_never_written_over(tmp_path):
     write(tmp_path / "base")
     with pytest.raises(UserError, match="exists: give another --out"):

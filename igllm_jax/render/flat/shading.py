@@ -15,6 +15,7 @@ SHADOW_ROWS = np.array([3, 0, 5, 2, 6, 1, 4])  # of the samples in their square:
 SHADOW_SAMPLES = len(SHADOW_ROWS)
 GROUND_STEP = 4  # pixels: the ground is smooth, so it is computed this coarsely
 MOST_LIGHT = 4.0  # that the ground can get
+TINY = np.float32(1e-24)  # square of a distance that float32 cannot tell from none
 LEVELS = 4096  # of linear light, in the table to 8-bit sRGB
 
 
@@ -52,7 +53,7 @@ def _dot(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _unit(vector: Sequence[np.ndarray]) -> Triple:
-    over = np.float32(1) / np.sqrt(_dot(vector, vector))
+    over = np.float32(1) / np.sqrt(np.maximum(_dot(vector, vector), TINY))  # 0 where a lamp stands on the point
     return Triple(vector[0] * over, vector[1] * over, vector[2] * over)
 
 
@@ -132,7 +133,7 @@ def ground(parts: Sequence[WorldPart], camera: Camera, illumination: Illuminatio
     for lamp in illumination.lights:
         position = np.array(lamp.position)
         dx, dy, dz = gx - np.float32(position[0]), gy - np.float32(position[1]), np.float32(max(position[2], 0.0))
-        squared = dx * dx + dy * dy + dz * dz
+        squared = np.maximum(dx * dx + dy * dy + dz * dz, TINY)
         # The falloff of a lamp above the ground, set to 1 where the origin is, softened to keep the far side visible.
         falloff = np.sqrt(dz / np.sqrt(squared) * np.float32(position @ position) / squared)
         shadow = _soften(_shadow(parts, gx, gy, lamp).reshape(height, width)).ravel()
