@@ -101,17 +101,17 @@ def make_sources(folder: Path, kind: str, tokenizer: str) -> None:
 def restore(folder: Path) -> None:
     """Reads FOLDER/base into arrays of the shapes that the 7B config has, one at a time (a run holds them all)."""
     start = time.monotonic()
-    place, model = folder / "base", full_size()
-    found = base_folder.read_config(place)
+    base, model = folder / "base", full_size()
+    found = base_folder.read_config(base)
     own_choice = {"attention": model.decoder.attention, "remat": model.decoder.remat}
     assert found.vision == model.vision and replace(found.decoder, **own_choice) == model.decoder, found
     wanted = {path: s for path, s in skeleton(model).shapes.items() if not path.startswith("projector/")}
     bfloat16 = {path: jax.ShapeDtypeStruct(s.shape, jax.numpy.bfloat16) for path, s in wanted.items()}
-    stored = base_folder.paths(place)
+    stored = base_folder.paths(base)
     assert stored == bfloat16, {path for path in {*stored, *bfloat16} if stored.get(path) != bfloat16.get(path)}
     size = 0
     for path, shape in bfloat16.items():
-        array = base_folder.restore(place, {path: shape})[path]
+        array = base_folder.restore(base, {path: shape})[path]
         assert array.shape == shape.shape and array.dtype == shape.dtype, path
         size += array.nbytes
         del array

@@ -81,8 +81,8 @@ def _open_bare(folder: Path) -> None:
 
 
 def _decode_batch(number: int) -> int:
-    for place in range(number * BATCH, (number + 1) * BATCH):
-        preprocess(_images.read(place % len(_images)), SIZE, "pad", MEAN)
+    for index in range(number * BATCH, (number + 1) * BATCH):
+        preprocess(_images.read(index % len(_images)), SIZE, "pad", MEAN)
     return BATCH
 
 

@@ -164,7 +164,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--sides", default=",".join(WAYS))
     parser.add_argument("--run", help="the folder of a run that wrote checkpoints")
     parser.add_argument("--pictures", help="with --run: images, at least two batches of them")
-    parser.add_argument("--devices", type=int, default=0, help="in how many our side cuts a CPU; 0: one per core")
+    parser.add_argument("--devices", type=int, default=0, help="in how many our side splits a CPU; 0: one per core")
     add_own_weights(parser)
     parser.set_defaults(batch=1)
     options, others = parser.parse_known_args(arguments)

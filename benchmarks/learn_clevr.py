@@ -1,7 +1,7 @@
 """What the tiny model learns of flat CLEVR on a CPU, beside a control that can't see.
 
 The control trains the same way on the same images with their labels shuffled, so it learns how code looks and how
-objects are placed on average, and nothing of the image. Run by hand:
+objects lie on average, and nothing of the image. Run by hand:
 
     python benchmarks/learn_clevr.py --out /tmp/learn_clevr
 """

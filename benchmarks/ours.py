@@ -2,7 +2,7 @@
 
     python benchmarks/ours.py FOLDER [CPU_DEVICES]
 
-CPU_DEVICES: in how many devices a CPU is cut. What is no product runs on one core per device, so one device per core
+CPU_DEVICES: in how many devices a CPU is split. What is no product runs on one core per device, so one device per core
 trains and decodes quicker than one that has them all.
 """
 
@@ -63,8 +63,8 @@ class Ours:
     # decoding
 
     def set_up_decoding(self, images: int, new_tokens: int, number_id: int, num_drafts: int = 0) -> dict[str, Any]:
-        """Merges LoRA, cuts the weights over all devices (or as many as the heads divide), compiles; returns seconds of
-        compiling."""
+        """Merges LoRA, shards the weights over all devices (or as many as the heads divide), compiles; returns the
+        seconds of compiling."""
         self.count, self.num_drafts = images, num_drafts
         run_model = self.assemble()
         layout = decode_layout(self.model, MeshLayout.of("decode", make_mesh({"data": 1, "fsdp": -1, "tensor": 1})))

@@ -37,7 +37,7 @@ def device() -> torch.device:
 
 
 class VLM(nn.Module):
-    """The model as the reference has it: every position meets the vocabulary."""
+    """The model as the reference has it: every position has logits."""
 
     def __init__(self, spec: dict[str, Any], *, has_lora: bool):
         super().__init__()
@@ -121,22 +121,22 @@ def fill(model: VLM, weights: dict[str, np.ndarray]) -> None:
         elif part == "decoder" and names[0] == "layers":
             for layer, own in enumerate(value):
                 if names[1].endswith("_norm"):
-                    place = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}[names[1]]
+                    name = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}[names[1]]
                 else:
                     tail = {"kernel": ".base_layer" if has_lora else ""}.get(kind, f".lora_{kind[-1].upper()}.default")
-                    place = f"{MAPS[names[1]]}{tail}"
-                put(llama[f"model.layers.{layer}.{place}.weight"], own, is_kernel=is_kernel)
+                    name = f"{MAPS[names[1]]}{tail}"
+                put(llama[f"model.layers.{layer}.{name}.weight"], own, is_kernel=is_kernel)
         elif part == "decoder":
-            place = {"embedding": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}[names[0]]
-            put(llama[f"{place}.weight"], value, is_kernel=is_kernel)
+            name = {"embedding": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}[names[0]]
+            put(llama[f"{name}.weight"], value, is_kernel=is_kernel)
         elif names[0] == "blocks":
             tail = {"kernel": "weight", "scale": "weight", "bias": "bias"}[kind]
             for layer, own in enumerate(value):
                 put(vision[f"encoder.layers.{layer}.{VISION_MAPS[names[1]]}.{tail}"], own, is_kernel=is_kernel)
         elif names[0] == "patch_embedding":
             size = model.vision.config.patch_size
-            cut = value.reshape(size, size, 3, -1).transpose(3, 2, 0, 1)
-            put(vision["embeddings.patch_embedding.weight"], cut)
+            patches = value.reshape(size, size, 3, -1).transpose(3, 2, 0, 1)
+            put(vision["embeddings.patch_embedding.weight"], patches)
         elif names[0] == "pre_norm":
             put(vision[f"pre_layrnorm.{'weight' if kind == 'scale' else 'bias'}"], value)
         else:

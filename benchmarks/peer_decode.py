@@ -23,9 +23,9 @@ def merged(weights: dict[str, np.ndarray], lora: dict[str, Any]) -> dict[str, np
     """LoRA added to its kernels."""
     found = {path: value for path, value in weights.items() if not path.endswith(("/lora_a", "/lora_b"))}
     for path in [path for path in weights if path.endswith("/lora_a")]:
-        place = path.removesuffix("/lora_a")
-        update = np.asarray(weights[path]) @ np.asarray(weights[f"{place}/lora_b"]) * (lora["alpha"] / lora["rank"])
-        found[f"{place}/kernel"] = weights[f"{place}/kernel"] + update.astype(np.float32)
+        prefix = path.removesuffix("/lora_a")
+        update = np.asarray(weights[path]) @ np.asarray(weights[f"{prefix}/lora_b"]) * (lora["alpha"] / lora["rank"])
+        found[f"{prefix}/kernel"] = weights[f"{prefix}/kernel"] + update.astype(np.float32)
     return found
 
 
@@ -108,13 +108,13 @@ class Decoding:
             logits = self._allowed(llama.lm_head(state).float(), tokens[:, count - 1] if count else None)
             tokens[:, count] = logits.argmax(-1)
             if count + 1 < self.new_tokens:
-                place = torch.tensor([start + count], device=embedded.device)
-                state = self.token_step(tokens[:, count : count + 1], cache, place)
+                position = torch.tensor([start + count], device=embedded.device)
+                state = self.token_step(tokens[:, count : count + 1], cache, position)
         return tokens, self._numbers(torch.stack(states, dim=1))
 
-    def _token_step(self, token: torch.Tensor, cache: Any, place: torch.Tensor) -> torch.Tensor:
+    def _token_step(self, token: torch.Tensor, cache: Any, position: torch.Tensor) -> torch.Tensor:
         found = self.model.llama.model(
-            input_ids=token, past_key_values=cache, position_ids=place[None], use_cache=True, cache_position=place
+            input_ids=token, past_key_values=cache, position_ids=position[None], use_cache=True, cache_position=position
         )
         return found[0][:, -1]
 

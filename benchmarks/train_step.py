@@ -99,7 +99,7 @@ def compare(options: argparse.Namespace, others: list[str]) -> None:
 
 
 def side_arguments(name: str, folder: Path, rows: int, options: argparse.Namespace) -> list[str]:
-    """rows: of a batch, which our side cuts over its CPU devices: one per core, or as many as divide it."""
+    """rows: of a batch, which our side shards over its CPU devices: one per core, or as many as divide it."""
     devices = options.devices or math.gcd(rows, os.cpu_count() or 1)
     return [str(folder), str(devices)] if name == "ours" else [str(folder)]
 
@@ -209,7 +209,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3, help="per turn")
     parser.add_argument("--sides", default="ours,eager,compiled")
-    parser.add_argument("--devices", type=int, default=0, help="in how many our side cuts a CPU; 0: one per core")
+    parser.add_argument("--devices", type=int, default=0, help="in how many our side splits a CPU; 0: one per core")
     add_own_weights(parser)
     parser.add_argument("--peer_batch", type=int, default=0, help="default: --batch")
     parser.add_argument("--peer_checkpointing", action="store_true", help="the peer computes its layers again")

@@ -1,4 +1,4 @@
-"""What stands on command lines: one parser, whose errors are one line, and one place for what flags may be."""
+"""What stands on command lines: one parser, whose errors are one line, and one table of what flags may be."""
 
 import argparse
 import math

@@ -1,4 +1,4 @@
-"""Small real runs for tests: the tiny config, cut further, as a command in a process of its own."""
+"""Small real runs for tests: the tiny config, smaller still, as a command in a process of its own."""
 
 import atexit
 import json

@@ -85,9 +85,9 @@ def make_data(task: str, folder: Path) -> dict[str, str]:
     igllm("make-data", task, "--out", folder, *counts, *size, *few)
     preset, _ = configs.load([f"--config={ROOT}/configs/tiny.py:task={task}"])
     keys = [f"data.{split}.{part}" for split in ("train", "val") for part in ("images", "labels")]
-    places = {key: configs.flatten(preset)[key].replace(f"data/tiny/{task}", str(folder)) for key in keys}
-    assert all(Path(place.partition(":")[0]).is_file() for place in places.values())
-    return places
+    paths = {key: configs.flatten(preset)[key].replace(f"data/tiny/{task}", str(folder)) for key in keys}
+    assert all(Path(path.partition(":")[0]).is_file() for path in paths.values())
+    return paths
 
 
 # one language in the plane and one in space in every run of the tests
@@ -100,9 +100,9 @@ def test_from_nothing_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.M
     one = jax.devices()[:1]  # of the tests' eight fake ones, for which everything compiles longer
     on = MeshOptions.on
     monkeypatch.setattr(MeshOptions, "on", lambda options: on(options, one))
-    places = make_data(task, tmp_path / "data")
+    paths = make_data(task, tmp_path / "data")
     workdir, predictions, scores = tmp_path / "run", tmp_path / "predictions.json", tmp_path / "scores.json"
-    settings = {**places, **(FULL if IS_FULL else SMALL)}
+    settings = {**paths, **(FULL if IS_FULL else SMALL)}
     changes = [f"--config.{key}={value}" for key, value in settings.items()]
     config = f"--config={ROOT}/configs/tiny.py:task={task},{ARGUMENTS[task]}"
     igllm("train", config, *changes, "--workdir", workdir)
@@ -119,7 +119,7 @@ def test_from_nothing_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.M
         means = [np.mean(losses[start : start + quarter]) for start in range(0, len(losses), quarter)]
         assert (np.diff(means) < 0).all(), "the held-out loss does not keep falling"
 
-    val_images, val_labels = places["data.val.images"], places["data.val.labels"]
+    val_images, val_labels = paths["data.val.images"], paths["data.val.labels"]
     tokens = 512 if IS_FULL else 16
     options = ["--grammar", "none", "--limit", NUM_IMAGES, "--batch_size", NUM_IMAGES, "--max_new_tokens", tokens]
     igllm("generate", "--workdir", workdir, "--images", val_images, "--out", predictions, *options)

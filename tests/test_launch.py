@@ -31,13 +31,13 @@ def calls(folder, name):
 
 
 def start(folder, script, *words, **environment):
-    place = {"PATH": f"{folder}:{os.environ['PATH']}", "TMPDIR": str(folder.parent), "LOGS": str(folder / "logs")}
+    settings = {"PATH": f"{folder}:{os.environ['PATH']}", "TMPDIR": str(folder.parent), "LOGS": str(folder / "logs")}
     line = ["bash", str(LAUNCH / script), *words]
     # Nothing else from around: `make test PYTHON=... VENV=...` hands both on, and the scripts would obey them.
     return subprocess.Popen(
         line,
         cwd=folder.parent,
-        env={"HOME": str(folder.parent), **place, **environment},
+        env={"HOME": str(folder.parent), **settings, **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -122,8 +122,8 @@ def slurm(tmp_path, srun):
     (tmp_path / "venv" / "bin" / "activate").write_text("")
     fake(tmp_path / "bin", "srun", srun)
     fake(tmp_path / "bin", "scontrol", "")
-    place = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "17"}
-    return start(tmp_path / "bin", "slurm.sbatch", "train", "--workdir", "w", **place)
+    settings = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "17"}
+    return start(tmp_path / "bin", "slurm.sbatch", "train", "--workdir", "w", **settings)
 
 
 def test_the_job_asks_for_a_signal_in_time_and_may_be_requeued():

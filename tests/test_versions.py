@@ -160,7 +160,7 @@ def test_a_damaged_config_is_one_line(tmp_path, damage, message):
 
 
 def test_one_value_after_the_other_of_another_type_is_refused_or_read(tmp_path):
-    """Whatever stands in the place of a value or of a group: a config whose parts can be built, or one line."""
+    """Whatever stands instead of a value or of a group: a config whose parts can be built, or one line."""
     configs.write(configs.load(["--config=tiny"])[0], tmp_path)
     path, refused = tmp_path / "config.json", 0
     whole = path.read_text()

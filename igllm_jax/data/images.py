@@ -123,7 +123,7 @@ _MODES: dict[str, Callable[[Image.Image, PixelOptions], Image.Image]] = {
 def preprocess(image: Image.Image, size: int, aspect_ratio: str, mean: Sequence[float]) -> np.ndarray:
     """uint8 [size, size, 3].
 
-    aspect_ratio: "pad" pads to a square with the mean colour, then resizes; "square" resizes the short side, then cuts
+    aspect_ratio: "pad" pads to a square with the mean colour, then resizes; "square" resizes the short side, then crops
         out the centre. Resizing is bicubic. Scaled to [0, 1] and normalised by mean and standard deviation, the result
         equals the pixel values of transformers' CLIPImageProcessor.
     mean: of red, green and blue, in [0, 1].

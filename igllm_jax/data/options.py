@@ -30,7 +30,7 @@ class PixelOptions:
     """How an image file becomes red, green and blue, and which are refused.
 
     pixels: "exact" scales 16-bit greys by their range, shows what is transparent on white, and refuses modes whose
-        numbers mean no colour; "legacy" is Pillow's `convert("RGB")`: 16 bits are cut at 255, hidden colours show.
+        numbers mean no colour; "legacy" is Pillow's `convert("RGB")`: 16 bits are clipped at 255, hidden colours show.
     pixel_range: (black, white) of images of 32-bit or float numbers, which are refused where it is empty.
     exif: "apply" turns an image as its EXIF data say, "ignore" takes it as it is stored.
     max_image_side, max_image_pixels: in pixels; max_image_aspect: the long side over the short one; 0 for no limit of

@@ -259,7 +259,7 @@ def _scaled(value: float, digits: int, rounding: str) -> int:
 class _Digits:
     """Adds the digits of the numbers from `low` to `high` (both 0 or more, in units of the last of `digits` nodes).
 
-    A state is known by how many digits were said, and, while the bounds still cut, by which.
+    A state is known by how many digits were said, and, while the bounds still exclude some, by which.
     """
 
     def __init__(self, automaton: TextAutomaton, low: int, high: int, digits: int, after: int):

@@ -6,7 +6,7 @@ pass over the weights and keeps those that the model would have written itself (
 it says.
 
 The table holds, for the last tokens of a text (by their hash, for a long context and for a short one), the token that
-last came after them. Contexts whose hashes meet cost a wrong guess, no more.
+last came after them. Contexts whose hashes collide cost a wrong guess, no more.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ ACCEPTANCE_EMA_WEIGHT = 0.2  # a step's share of the exponential moving average
 class Table:
     """entries: int32 [contexts, entries]. acceptance_rate: float32 [], of late, of the first guesses, 0 to 1."""
 
-    entries: Any  # arrays, or what JAX puts in their place while it compiles: shapes, shardings
+    entries: Any  # arrays, or what JAX has instead while it compiles: shapes, shardings
     acceptance_rate: Any
 
     @property
@@ -48,7 +48,7 @@ def empty() -> Table:
 
 
 def judge(table: Table, guesses: Int[Array, "b"], tokens: Int[Array, "b"], is_new: Bool[Array, "b"]) -> Table:
-    """The table after the first guesses of a step met the tokens that were written (is_new: in which rows)."""
+    """The table after a step, whose first guesses are compared with the tokens then written (is_new: in which rows)."""
     share = jnp.sum((guesses == tokens) & is_new) / jnp.maximum(jnp.sum(is_new), 1)
     return replace(
         table, acceptance_rate=(1 - ACCEPTANCE_EMA_WEIGHT) * table.acceptance_rate + ACCEPTANCE_EMA_WEIGHT * share

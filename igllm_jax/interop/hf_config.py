@@ -130,7 +130,7 @@ def feature_layer_of(config: Json, where: object) -> int:
 
 
 def aspect_ratio_of(config: Json, preprocessor: Json | None, where: object) -> str:
-    """How a LLaVA makes images square: "pad", as the reference does where nothing is said, or "square" (cuts)."""
+    """How a LLaVA makes images square: "pad", as the reference does where nothing is said, or "square" (crops)."""
     if "vision_config" in config:  # Hugging Face's says it beside the config
         return "pad" if preprocessor is None or preprocessor.get("do_pad") else "square"
     _expect({"image_aspect_ratio": "pad", **config}, where, image_aspect_ratio=("pad", "square"))

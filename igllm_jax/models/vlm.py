@@ -86,7 +86,7 @@ class VLM(nnx.Module):
     ) -> Float[Array, "b a d"]:
         """Final-norm hidden states that predict tokens[:, layout.answer], A of them in this order.
 
-        The long prefix before them never meets the final norm or the vocabulary.
+        The long prefix before them needs neither the final norm nor logits.
         """
         x = self.decoder(self.embed(images, tokens, layout.image_offset), seed)
         return self.decoder.final_norm(x[:, layout.predicts_answer(self.config.vision.num_patches)])

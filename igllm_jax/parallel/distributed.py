@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 from igllm_jax import flags
 from igllm_jax.errors import UserError
-from igllm_jax.parallel.rendezvous import meet
+from igllm_jax.parallel.rendezvous import wait_for_all
 from igllm_jax.progress import note
 
 START_SECONDS = 300  # for all processes to come up
@@ -30,7 +30,7 @@ BARRIER_SECONDS = 600
 COLLECTIVES = ("Gloo", "gloo", "NCCL")  # libraries whose errors tell of a lost process
 _TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 MODES = ("auto", "slurm", "tpu", "off")
-_waits: Counter[str] = Counter()  # how often each barrier was met: the service wants a new name every time
+_waits: Counter[str] = Counter()  # how often each barrier was reached: the service wants a new name every time
 _stopped: list[bool] = []  # grows when a signal ended this process's work early
 
 
@@ -114,7 +114,7 @@ def _slurm(environment: Mapping[str, str], tasks: int) -> Cluster:
     job, own, local, num_nodes = (_whole(name, environment) for name in names)
     port = (
         _whole("IGLLM_PORT", environment) if environment.get("IGLLM_PORT") else 61_440 + job % 4096
-    )  # jobs hardly meet
+    )  # jobs hardly share one
     # SLURM that binds devices itself (--gpus-per-task) leaves one in sight, which is number 0
     is_bound = len(environment.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")) == 1
     devices = None if tasks == num_nodes or is_bound else (local,)
@@ -183,7 +183,7 @@ def start(cluster: Cluster | str) -> None:
     if isinstance(cluster, str):
         cluster = _detected()
     seconds = _setting("IGLLM_START_SECONDS", START_SECONDS)
-    meet(cluster.coordinator, cluster.num_processes, cluster.process_id, seconds)
+    wait_for_all(cluster.coordinator, cluster.num_processes, cluster.process_id, seconds)
     jax.distributed.initialize(
         cluster.coordinator,
         cluster.num_processes,

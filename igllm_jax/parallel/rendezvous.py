@@ -14,7 +14,7 @@ RETRY_SECONDS = 0.2
 EVERYBODY = "everybody is here"
 
 
-def meet(coordinator: str, count: int, own: int, seconds: float) -> None:
+def wait_for_all(coordinator: str, count: int, own: int, seconds: float) -> None:
     """Waits until `count` processes are here. coordinator: HOST:PORT of process 0. own: this process's number.
 
     Raises: UserError, in every process that came, naming those that did not come within `seconds`.

@@ -50,7 +50,7 @@ class Flops:
 def train_flops(model: VLMConfig, *, length: int, answer_length: int, trainable: Collection[str]) -> Flops:
     """One example's forward and backward pass.
 
-    length: positions, image included. answer_length: positions that meet the vocabulary. trainable: the parameters that
+    length: positions, image included. answer_length: positions with logits. trainable: the parameters that
     train, by path.
 
     Example: 7B with LoRA 128, length 1024, answer_length 393: 29.9e12 useful, 44.1e12 executed with remat "full".
@@ -73,7 +73,7 @@ def train_flops(model: VLMConfig, *, length: int, answer_length: int, trainable:
 
 
 def prefill_flops(model: VLMConfig, *, length: int, shared: int) -> float:
-    """A prompt of `length` positions, image included; LoRA merged, one position meets the vocabulary. Projector and
+    """A prompt of `length` positions, image included; LoRA merged, one position with logits. Projector and
     float head are left out.
 
     shared: how many of them stand before the image; they are computed once for all rows and not counted.

@@ -38,7 +38,7 @@ def activation_bound(model: VLMConfig, *, rows: float, length: int, loss_chunk: 
     logits of one chunk. The compiler shares and fuses; `igllm plan` asks it.
 
     rows: examples that the device sees at once. length: positions of a row, image included. loss_chunk: answer
-    positions that meet the vocabulary at once. trains_vision: whether the tower is differentiated, too.
+    positions whose logits exist at once. trains_vision: whether the tower is differentiated, too.
     """
     decoder, vision = model.decoder, model.vision
     size = np.dtype("float32").itemsize if model.dtype == "float32" else 2

@@ -98,7 +98,7 @@ class Model:
 
 @functools.lru_cache(maxsize=8)
 def find_models(folder: str) -> tuple[Model, ...]:
-    """The models of a folder, in the order of their words. Raises: UserError where there are none, or words meet."""
+    """The models of a folder, in the order of their words. Raises: UserError where there are none, or words repeat."""
     root = Path(folder).resolve()
     models = [Model(_word(path.stem), str(path)) for path in root.glob("*") if path.suffix.lower() in ENDINGS]
     for synset in sorted(path for path in root.glob("*") if path.is_dir()):

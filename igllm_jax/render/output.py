@@ -1,4 +1,4 @@
-"""Finished outputs only: everything is written in a hidden folder beside its place and renamed at the end."""
+"""Finished outputs only: everything is written in a hidden folder beside its final name and renamed at the end."""
 
 import contextlib
 import errno

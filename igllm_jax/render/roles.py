@@ -1,4 +1,4 @@
-"""What an object's attributes mean to a renderer: the one place here that knows how a language says it."""
+"""What an object's attributes mean to a renderer: the one module of the room that knows how a language says it."""
 
 from dataclasses import dataclass, field
 

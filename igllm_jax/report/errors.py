@@ -99,7 +99,7 @@ def numbers_of(attribute: Attribute, value: Value) -> tuple[float, ...]:
 
 
 def component_names(attribute: Attribute) -> list[str]:
-    """What its numbers are called: `x`, `y` and `z` of a location, else by their place."""
+    """What its numbers are called: `x`, `y` and `z` of a location, else by their index."""
     count = len(attribute.kind.numbers(None))
     if count == 1:
         return [attribute.name]

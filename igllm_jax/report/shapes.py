@@ -17,7 +17,7 @@ MATRIX_DIGITS = 4
 
 
 def view_scene(spec: SceneSpec, meshes: "Meshes") -> list[dict[str, Any]]:
-    """The objects: words, place, and parts as [kind, linear colour, metallic, the 12 numbers of a matrix]."""
+    """The objects: words, location, and parts as [kind, linear colour, metallic, the 12 numbers of a matrix]."""
     return [_object(thing, meshes) for thing in spec.objects[:MOST_OBJECTS]]
 
 

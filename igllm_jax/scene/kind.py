@@ -111,7 +111,8 @@ class Metric:
     """One score. name: in tables and reports. measure: what is computed. text: what it is, unit in brackets.
 
     digits: after the point, in tables. is_better_low: whether 0 is best. by_seen: also told apart by whether training
-    saw the place. The others are options of some measures: tolerance; words that are left out; only their class.
+    saw that part of the square. The others are options of some measures: tolerance; words that are left out; only
+    their class.
     """
 
     name: str

@@ -32,7 +32,7 @@ class Sums:
 def sums(model: VLM, batch: Batch, layout: PromptLayout, seed: DropoutSeed | None, *, chunk: int) -> Sums:
     """One forward pass; token logits and numbers come from the same hidden states, from the answer's offset on.
 
-    chunk: how many answer positions meet the vocabulary at once.
+    chunk: of how many answer positions the logits exist at once.
     Source: mean cross-entropy over learned tokens + float_w * mean squared error over all float tokens of the batch.
     """
     states, answer = model.answer_states(batch.images, batch.tokens, layout, seed), layout.answer

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _CHUNK = 1 << 22  # elements that NumPy takes at once
-# Source: finalizer of MurmurHash3 (A. Appleby, public domain); one-to-one, so that no two values of an element meet.
+# Source: finalizer of MurmurHash3 (A. Appleby, public domain); one-to-one, so that no two values of an element collide.
 _MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35)
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 

@@ -16,7 +16,7 @@ from tests.data.test_pipeline import assert_same, pipeline
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def stored(tmp_path, monkeypatch):
     """(folder, server): what lies in the folder is `gs://bucket/...` and `s3://bucket/...`."""
     folder = tmp_path / "bucket"
     folder.mkdir()
@@ -35,8 +35,8 @@ def at(source: Source, folder, prefix: str) -> Source:
 
 
 @pytest.mark.parametrize("prefix", ["gs://bucket", "s3://bucket"])
-def test_a_tar_in_a_bucket_equals_a_local_one(place, tiny, prefix):
-    folder, server = place
+def test_a_tar_in_a_bucket_equals_a_local_one(stored, tiny, prefix):
+    folder, server = stored
     local = samples.clevr_set(folder / "set", count=11)
     remote = at(local, folder, prefix)
     whole = pipeline(remote, tiny)
@@ -56,16 +56,16 @@ def test_a_tar_in_a_bucket_equals_a_local_one(place, tiny, prefix):
 
 
 @pytest.fixture
-def packed(place):
+def packed(stored):
     """The local source, and the same packed, in the bucket, as `tfds:`."""
-    folder, _ = place
+    folder, _ = stored
     local = samples.clevr_set(folder / "data", count=11)
     pack.pack(folder / "data", folder, "own")
     return local, "tfds:gs://bucket/own/1.0.0/train"
 
 
-def test_a_packed_set_in_a_bucket_equals_the_tar(place, packed, tiny):
-    folder, server = place
+def test_a_packed_set_in_a_bucket_equals_the_tar(stored, packed, tiny):
+    folder, server = stored
     local, spec = packed
     assert list_folder("gs://bucket/own/1.0.0") == sorted(file.name for file in (folder / "own" / "1.0.0").iterdir())
     mixture = [(Source(spec), 2.0), (local, 1.0)]
@@ -80,8 +80,8 @@ def test_a_packed_set_in_a_bucket_equals_the_tar(place, packed, tiny):
     assert [path for path, _ in server.asked] == ["/storage/v1/b/bucket/o/own%2F1.0.0%2Fdataset_info.json"]
 
 
-def test_a_set_that_was_packed_again_is_described_again(place, packed):
-    folder, _ = place
+def test_a_set_that_was_packed_again_is_described_again(stored, packed):
+    folder, _ = stored
     assert len(open_images(packed[1])) == 11
     shutil.rmtree(folder / "own")
     samples.clevr_set(folder / "data", count=5)
@@ -95,8 +95,8 @@ def test_a_set_that_was_packed_again_is_described_again(place, packed):
     assert open_images(packed[1]).labels == labels
 
 
-def test_errors(place, packed, tmp_path, monkeypatch):
-    folder, _ = place
+def test_errors(stored, packed, tmp_path, monkeypatch):
+    folder, _ = stored
     with pytest.raises(UserError, match=r"own/2.0.0/dataset_info.json: does not exist, or may not be read"):
         open_images("tfds:gs://bucket/own/2.0.0/train")
     with pytest.raises(UserError, match=r"ArrayRecord reads gs:// but not s3://; give the images as s3://….tar"):

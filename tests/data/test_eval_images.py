@@ -1,4 +1,4 @@
-"""Images for evaluation come in order, ahead of time, and with what went wrong in its place."""
+"""Images for evaluation come in order, ahead of time, and with what went wrong instead."""
 
 import threading
 import time

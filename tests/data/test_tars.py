@@ -188,8 +188,8 @@ def test_remote_reads_at_the_end(tmp_path):
 
 
 def sparse_tar(path, kind, holes, content, after):
-    """A tar with x.png as `kind` of sparse member, of which `holes` [(place, count)] are stored, and after.png."""
-    stored = b"".join(content[place : place + count] for place, count in holes)
+    """A tar with x.png as `kind` of sparse member, of which `holes` [(start, count)] are stored, and after.png."""
+    stored = b"".join(content[start : start + count] for start, count in holes)
     real = len(content)
 
     def padded(data):

@@ -89,17 +89,17 @@ def drawn_value(rng: random.Random) -> str:
 
 def changed(rng: random.Random, root: Any) -> Any:
     """A JSON-like value with one value or key of it changed; `text` writes it."""
-    places = list(_places(root))
-    if not places:
+    slots = list(_slots(root))
+    if not slots:
         return _Raw(rng.choice(_VALUES))
-    holder, key = rng.choice(places)
+    holder, key = rng.choice(slots)
     match rng.randrange(8):
         case 0:
             del holder[key]
         case 1 if isinstance(holder, dict):
             holder[rng.choice(("", "\ud800", "x", key + " ", key.upper()))] = holder.pop(key)
         case 1 | 2:
-            other, there = rng.choice(places)
+            other, there = rng.choice(slots)
             if other is not holder or there != key:
                 holder[key] = json.loads(json.dumps(other[there], default=lambda raw: raw.text))
         case 3 if isinstance(holder, list):
@@ -116,12 +116,12 @@ def changed(rng: random.Random, root: Any) -> Any:
     return root
 
 
-def _places(value: Any) -> Any:
+def _slots(value: Any) -> Any:
     """(holder, key) of every value in a value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in list(items):
         yield value, key
-        yield from _places(inner)
+        yield from _slots(inner)
 
 
 def text(value: Any) -> str:

@@ -12,7 +12,7 @@ from tests.hostile.mutate import Files
 
 
 def of_folder(rng: random.Random, files: Files) -> Files:
-    """One file or two are changed, emptied, cut, taken away, or get another one's content; or a folder goes."""
+    """One file or two are changed, emptied, truncated, taken away, or get another one's content; or a folder goes."""
     changed = dict(files)
     for _ in range(rng.choice((1, 1, 1, 2))):
         name = rng.choice(sorted(changed))

@@ -45,7 +45,7 @@ def _row(name: str, results: Mapping[str, int]) -> str:
 
 
 def write_table(page: Path, counted: Counts) -> None:
-    """Puts the table in its place on the page."""
+    """Puts the table between its marks on the page."""
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{BEGIN}\n{table(counted)}\n{END}{after}")

@@ -1,4 +1,4 @@
-"""Nothing here has to outlive a power cut: what is written is not waited for."""
+"""Nothing here has to outlive a power failure: what is written is not waited for."""
 
 import pytest
 

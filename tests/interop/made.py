@@ -31,7 +31,7 @@ def model(**changes: Any) -> VLMConfig:
 
 @cache
 def params(config: VLMConfig) -> dict[str, np.ndarray]:
-    """Random arrays by path; nothing is 0 or 1, so that nothing left out or in the wrong place goes unnoticed."""
+    """Random arrays by path; nothing is 0 or 1, so that nothing left out or under the wrong name goes unnoticed."""
     rng = np.random.default_rng(5)
     return {
         path: (0.1 * rng.normal(size=shape.shape) + path.endswith("/scale")).astype(np.float32)

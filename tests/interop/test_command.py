@@ -117,7 +117,7 @@ def test_a_disk_that_takes_no_more_is_one_line(tmp_path, folders):
     assert [path.name for path in tmp_path.iterdir()] == ["import.partial"]
 
 
-def cut(path):
+def truncate(path):
     path.write_bytes(path.read_bytes()[:-9])
 
 
@@ -137,7 +137,7 @@ def misshaped(path):
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (cut, "is cut short: "),
+        (truncate, "is cut short: "),
         (without_shard, "names files that are not there: model-2.safetensors; download them again"),
         (misshaped, "model.norm.weight is [5] instead of [26]"),
         (lambda path: path.write_bytes(b""), "is no complete safetensors file"),

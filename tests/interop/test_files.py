@@ -203,8 +203,8 @@ def test_damage_anywhere_in_a_torch_file_is_one_line_or_another_value(tmp_path, 
     torch.save({f"x{n}": torch.arange(7.0) for n in range(3)}, whole, _use_new_zipfile_serialization=is_zip)
     damaged, rng, refused = whole.read_bytes(), np.random.default_rng(3), 0
     ends = damaged.rfind(b"PK\x06\x07") + 16 if is_zip else len(damaged) - 1  # a field that Python's own zipfile checks
-    for place in [*rng.integers(0, len(damaged), 60), ends]:
-        path.write_bytes(damaged[:place] + bytes([damaged[place] ^ 0x85]) + damaged[place + 1 :])
+    for position in [*rng.integers(0, len(damaged), 60), ends]:
+        path.write_bytes(damaged[:position] + bytes([damaged[position] ^ 0x85]) + damaged[position + 1 :])
         try:
             weights = open_weights(path)
             [weights.read(name) for name in weights.infos]

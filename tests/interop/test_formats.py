@@ -49,11 +49,11 @@ def llama_names():
         "lm_head.weight": (vocab, width),
     }
     for layer in LAYERS:
-        place = f"model.layers.{layer}"
-        found |= {f"{place}.self_attn.{part}_proj.weight": (width, width) for part in "qkvo"}
-        found |= {f"{place}.mlp.{part}_proj.weight": (mlp, width) for part in ("gate", "up")}
-        found |= {f"{place}.mlp.down_proj.weight": (width, mlp)}
-        found |= {f"{place}.{norm}.weight": (width,) for norm in ("input_layernorm", "post_attention_layernorm")}
+        prefix = f"model.layers.{layer}"
+        found |= {f"{prefix}.self_attn.{part}_proj.weight": (width, width) for part in "qkvo"}
+        found |= {f"{prefix}.mlp.{part}_proj.weight": (mlp, width) for part in ("gate", "up")}
+        found |= {f"{prefix}.mlp.down_proj.weight": (width, mlp)}
+        found |= {f"{prefix}.{norm}.weight": (width,) for norm in ("input_layernorm", "post_attention_layernorm")}
     return found
 
 
@@ -71,16 +71,16 @@ def clip_names():
     sizes |= {"mlp.fc1": (mlp, width), "mlp.fc2": (width, mlp), "layer_norm1": (width,), "layer_norm2": (width,)}
     for block in BLOCKS:
         for part, size in sizes.items():
-            place = f"vision_model.encoder.layers.{block}.{part}"
-            found |= {f"{place}.weight": size, f"{place}.bias": size[:1]}
+            prefix = f"vision_model.encoder.layers.{block}.{part}"
+            found |= {f"{prefix}.weight": size, f"{prefix}.bias": size[:1]}
     return found
 
 
 def lora_names(rank=128):
     found = {}
     for name, (outputs, inputs) in llama_names_of_maps().items():
-        place = f"base_model.model.{name.removesuffix('.weight')}"
-        found |= {f"{place}.lora_A.weight": (rank, inputs), f"{place}.lora_B.weight": (outputs, rank)}
+        prefix = f"base_model.model.{name.removesuffix('.weight')}"
+        found |= {f"{prefix}.lora_A.weight": (rank, inputs), f"{prefix}.lora_B.weight": (outputs, rank)}
     return found
 
 
@@ -123,15 +123,15 @@ def test_peft_names_every_tensor_at_full_size():
 @pytest.mark.parametrize("head", ["none", "linear", "tanh_mlp_gelu"])
 def test_what_trains_beside_lora_at_full_size(projector, head):
     shapes = shapes_of(full_size(projector=projector, head=head), "projector/", "float_head/")
-    place, d = "base_model.model", 4096
+    prefix, d = "base_model.model", 4096
     expected = {}
     first, second = ("mm_projector", None) if projector == "linear" else ("mm_projector.0", "mm_projector.2")
     for name, size in ((first, (d, 1024)), (second, (d, d))):
         if name:
-            expected |= {f"{place}.model.{name}.weight": size, f"{place}.model.{name}.bias": size[:1]}
+            expected |= {f"{prefix}.model.{name}.weight": size, f"{prefix}.model.{name}.bias": size[:1]}
     maps = {"none": {}, "linear": {"": (1, d)}, "tanh_mlp_gelu": {".1": (d, d), ".3": (1, d)}}[head]
     for part, size in maps.items():
-        expected |= {f"{place}.float_head{part}.weight": size, f"{place}.float_head{part}.bias": size[:1]}
+        expected |= {f"{prefix}.float_head{part}.weight": size, f"{prefix}.float_head{part}.bias": size[:1]}
     assert names(tables.non_lora(projector, head), shapes) == expected
 
 
@@ -169,8 +169,8 @@ def text_tower():
     sizes |= {"mlp.fc1": (mlp, width), "mlp.fc2": (width, mlp), "layer_norm1": (width,), "layer_norm2": (width,)}
     for layer in range(12):
         for part, size in sizes.items():
-            place = f"text_model.encoder.layers.{layer}.{part}"
-            found |= {f"{place}.weight": size, f"{place}.bias": size[:1]}
+            prefix = f"text_model.encoder.layers.{layer}.{part}"
+            found |= {f"{prefix}.weight": size, f"{prefix}.bias": size[:1]}
     found |= {f"text_model.final_layer_norm.{part}": (width,) for part in ("weight", "bias")}
     found |= {"text_model.embeddings.token_embedding.weight": (49408, width), "visual_projection.weight": (768, 1024)}
     found |= {"text_model.embeddings.position_embedding.weight": (77, width)}
@@ -226,8 +226,8 @@ def test_whole_files_at_full_size_find_their_place(source, prefixes, named, left
     config = replace(config, decoder=replace(config.decoder, vocab_size=vocab))
     shapes = shapes_of(config, *prefixes)
     tensors, found = match_tensors(source, as_in_a_file(named), shapes)
-    places = {(path, layer) for path, shape in shapes.items() for layer in layers_of(path, shape)}
-    assert {(tensor.path, tensor.layer) for tensor in tensors} == places and len(tensors) == len(places)
+    wanted_tensors = {(path, layer) for path, shape in shapes.items() for layer in layers_of(path, shape)}
+    assert {(tensor.path, tensor.layer) for tensor in tensors} == wanted_tensors and len(tensors) == len(wanted_tensors)
     assert found == left_out and len(tensors) + sum(found.values()) == len(named)
 
 

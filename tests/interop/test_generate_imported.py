@@ -165,10 +165,10 @@ def test_images_are_made_square_as_the_checkpoint_says(tmp_path, folder):
     importing.run(
         importing.ImportRequest(out=tmp_path / "base", adapter=adapter, **sources(folder, "vision", "decoder"))
     )
-    for place, expected in ((folder / "base", "pad"), (tmp_path / "base", "square")):
-        trained = trained_model.load_imported(place, task="clevr", rotation_rep="", prompt="vicuna_v1")
+    for base, expected in ((folder / "base", "pad"), (tmp_path / "base", "square")):
+        trained = trained_model.load_imported(base, task="clevr", rotation_rep="", prompt="vicuna_v1")
         assert trained.data.image_aspect_ratio == expected
-        exporting.export(exporting.from_folder(place), "llava-hf", tmp_path / expected)
+        exporting.export(exporting.from_folder(base), "llava-hf", tmp_path / expected)
         image = json.loads((tmp_path / expected / "preprocessor_config.json").read_text())
         assert image["do_pad"] == (expected == "pad")
 

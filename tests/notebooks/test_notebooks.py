@@ -16,15 +16,15 @@ SECONDS_PER_CELL = 300
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def scratch(tmp_path_factory) -> Path:
     """Where the notebooks write; `python3` is this interpreter there."""
-    place = tmp_path_factory.mktemp("notebooks")
-    ipykernel_spec.write_kernel_spec(place / "jupyter" / "kernels" / "python3")
-    return place
+    scratch = tmp_path_factory.mktemp("notebooks")
+    ipykernel_spec.write_kernel_spec(scratch / "jupyter" / "kernels" / "python3")
+    return scratch
 
 
 @pytest.fixture
-def execute(place: Path, monkeypatch: pytest.MonkeyPatch):
+def execute(scratch: Path, monkeypatch: pytest.MonkeyPatch):
     """(name of a notebook, lines to run after it, settings) -> runs it as a fresh user would, settings as IGLLM_*."""
 
     def run(name: str, checks: list[str], **settings: object) -> None:
@@ -37,9 +37,9 @@ def execute(place: Path, monkeypatch: pytest.MonkeyPatch):
         client = nbclient.NotebookClient(notebook, timeout=SECONDS_PER_CELL, kernel_name="python3")
         client.execute(cwd=str(FOLDER))
 
-    monkeypatch.setenv("JUPYTER_PATH", str(place / "jupyter"))
+    monkeypatch.setenv("JUPYTER_PATH", str(scratch / "jupyter"))
     for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(name, str(place / name.lower()))
+        monkeypatch.setenv(name, str(scratch / name.lower()))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody answers
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
@@ -47,7 +47,7 @@ def execute(place: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
-def test_checkpoint_of_8_devices_and_what_its_model_writes(execute, place: Path) -> None:
+def test_checkpoint_of_8_devices_and_what_its_model_writes(execute, scratch: Path) -> None:
     checks = [
         "assert (config.mesh.data, config.mesh.fsdp) == (2, 4)",
         "assert len(steps) == 3 and set(group_of.values()) == {'lora', 'projector', 'float_head'}",
@@ -56,28 +56,28 @@ def test_checkpoint_of_8_devices_and_what_its_model_writes(execute, place: Path)
         "direct = np.linalg.svd(delta, compute_uv=False)[:, : spectra['q'].shape[1]]",
         "np.testing.assert_allclose(spectra['q'], direct, atol=1e-5)",
     ]
-    execute("checkpoint", checks, SCRATCH=place / "checkpoint")
+    execute("checkpoint", checks, SCRATCH=scratch / "checkpoint")
     checks = ["assert report['task'] == 'twod' and report['num_scenes'] == 8 and len(chosen) == 3"]
-    run = place / "checkpoint" / "run"
-    execute("evaluate", checks, SCRATCH=place / "generated", WORKDIR=run, NUM_IMAGES=8)
+    run = scratch / "checkpoint" / "run"
+    execute("evaluate", checks, SCRATCH=scratch / "generated", WORKDIR=run, NUM_IMAGES=8)
 
 
 @pytest.mark.slow
-def test_evaluate_makes_its_own_predictions(execute, place: Path) -> None:
+def test_evaluate_makes_its_own_predictions(execute, scratch: Path) -> None:
     checks = [
         "assert report['num_scenes'] == 24 and 0 < report['metrics']['l2'] < 1 and len(chosen) == 3",
         "assert 50 < report['metrics']['color'] < 100 and report['metrics']['parsed'] == 100",
     ]
-    execute("evaluate", checks, SCRATCH=place / "evaluate")
+    execute("evaluate", checks, SCRATCH=scratch / "evaluate")
 
 
 @pytest.mark.slow
-def test_data_makes_its_own(execute, place: Path) -> None:
+def test_data_makes_its_own(execute, scratch: Path) -> None:
     checks = [
         "assert len(examples) == 64 and shares[8] < shares[1]",
         "assert (kind == 2).sum() == batch.is_number.sum() > 0",
     ]
-    execute("data", checks, SCRATCH=place / "data")
+    execute("data", checks, SCRATCH=scratch / "data")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -53,8 +53,8 @@ def layout_of(name, data, fsdp, tensor):
 def losses(layout):
     """Losses of STEPS steps; weights, state and batches live where the layout says."""
     model_skeleton, values = skeleton(model()), small.params(model())
-    places = layout.params(model_skeleton.shapes, model_skeleton.axes)
-    params = {path: jax.device_put(np.asarray(values[path]), places[path]) for path in values}
+    shardings = layout.params(model_skeleton.shapes, model_skeleton.axes)
+    params = {path: jax.device_put(np.asarray(values[path]), shardings[path]) for path in values}
     trains = optim.trainable_paths(params, OPTIONS.trainable)
     trainable = nest({path: params[path] for path in sorted(trains)})
     state = initial_state(trainable, OPTIONS)
@@ -124,9 +124,11 @@ def test_a_layout_writes_what_one_device_writes(mesh):
 def test_moments_live_where_their_parameters_do(trainable):
     layout = layout_of("train", 1, 4, 2)
     model_skeleton = skeleton(model())
-    places = layout.params(model_skeleton.shapes, model_skeleton.axes)
+    shardings = layout.params(model_skeleton.shapes, model_skeleton.axes)
     trains = optim.trainable_paths(model_skeleton.shapes, trainable)
-    params = {p: jax.ShapeDtypeStruct(model_skeleton.shapes[p].shape, np.float32, sharding=places[p]) for p in trains}
+    params = {
+        p: jax.ShapeDtypeStruct(model_skeleton.shapes[p].shape, np.float32, sharding=shardings[p]) for p in trains
+    }
     options = replace(OPTIONS, trainable=trainable)
     shapes = jax.eval_shape(lambda values: initial_state(values, options), nest(params))
     found = jax.tree_util.tree_leaves_with_path(shard_like(shapes, nest(params), layout).optimizer)
@@ -136,7 +138,7 @@ def test_moments_live_where_their_parameters_do(trainable):
         for kind in moments:
             if kind in names:
                 moments[kind]["/".join(names[names.index(kind) + 1 :])] = leaf.sharding
-    wanted = {path: places[path] for path in trains}
+    wanted = {path: shardings[path] for path in trains}
     assert moments == {"mu": wanted, "nu": wanted}
     assert any(not sharding.is_fully_replicated for sharding in wanted.values())
 

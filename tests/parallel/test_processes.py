@@ -42,15 +42,17 @@ def free_port():
 
 def environments(count, devices, **more):
     """The environment of each process."""
-    place = {"IGLLM_COORDINATOR": f"127.0.0.1:{free_port()}", "IGLLM_NUM_PROCESSES": str(count)} if count > 1 else {}
+    settings = {"IGLLM_COORDINATOR": f"127.0.0.1:{free_port()}", "IGLLM_NUM_PROCESSES": str(count)} if count > 1 else {}
     limits = {"JAX_NUM_CPU_DEVICES": str(devices), "IGLLM_HEARTBEAT_SECONDS": "10"}
-    return [{**place, **limits, **more, **({"IGLLM_PROCESS_ID": str(own)} if place else {})} for own in range(count)]
+    return [
+        {**settings, **limits, **more, **({"IGLLM_PROCESS_ID": str(own)} if settings else {})} for own in range(count)
+    ]
 
 
 def start(count, devices, words, command="train", **more):
     """Processes that belong together."""
-    places = environments(count, devices, **more)
-    here = [runs.start(command, *words, environment=environment) for environment in places]
+    environs = environments(count, devices, **more)
+    here = [runs.start(command, *words, environment=environment) for environment in environs]
     STARTED.extend(here)
     return here
 
@@ -114,8 +116,8 @@ def test_two_processes_train_evaluate_and_write_as_one(alone, data, tmp_path):
     assert "parameters train" in first and "parameters train" not in second
     out = ["--images", f"{data}/2d.npz:random", "--limit", "5", "--batch_size", "4", "--max_new_tokens", "40"]
     script = [str(runs.ROOT / "launch" / "local.sh"), "2", "generate", "--workdir", str(tmp_path), *out]
-    place = {**os.environ, "PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
-    subprocess.run([*script, "--out", str(tmp_path / "two.json")], env=place, cwd=runs.ROOT, check=True, timeout=900)
+    settings = {**os.environ, "PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([*script, "--out", str(tmp_path / "two.json")], env=settings, cwd=runs.ROOT, check=True, timeout=900)
     runs.finish(
         runs.start("generate", "--workdir", str(tmp_path), *out, "--out", str(tmp_path / "one.json")), timeout=900
     )
@@ -180,17 +182,17 @@ def test_a_signal_while_evaluating_or_generating_saves_and_nothing_is_lost(count
     """What was given up the resumed run finds. Held-out losses come after the step's own, generated code after them."""
     often = {"train__num_steps": 5, "eval__loss_every": 4, "eval__generate_every": 4, "eval__max_new_tokens": 200}
     often |= {"mesh__data": count, "batch_size": 4, "eval__loss_samples": 24, "eval__generate_samples": 24}
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     finish(start(count, 1, words(whole, data, **often)))
     # not from the cache, so that the signal comes while the first batch is compiled for
-    place = {"JAX_ENABLE_COMPILATION_CACHE": "false", "IGLLM_STOPPED_CODE": "75"}
-    processes = start(count, 1, words(cut, data, **often), **place)
-    wait_for_step(processes, cut, 4, written)
+    settings = {"JAX_ENABLE_COMPILATION_CACHE": "false", "IGLLM_STOPPED_CODE": "75"}
+    processes = start(count, 1, words(stopped, data, **often), **settings)
+    wait_for_step(processes, stopped, 4, written)
     processes[-1].send_signal(signal.SIGTERM)
     assert "stopped by a signal at step 4; saved" in finish(processes, codes=(75,))[0]
-    assert meta(cut)["step"] == 4 and not meta(cut)["is_evaluated"]
-    finish(start(count, 1, words(cut, data, **often)))
-    found, wanted = ({**values(folder), **scores(folder)} for folder in (cut, whole))
+    assert meta(stopped)["step"] == 4 and not meta(stopped)["is_evaluated"]
+    finish(start(count, 1, words(stopped, data, **often)))
+    found, wanted = ({**values(folder), **scores(folder)} for folder in (stopped, whole))
     assert {(4, "val/loss"), (4, "val/finished")} < set(wanted)
     assert found == pytest.approx(wanted, rel=1e-5, nan_ok=True)
 
@@ -221,8 +223,8 @@ def test_a_signal_ends_generation_of_several_processes(alone, data, tmp_path):
 
 @pytest.mark.slow
 def test_a_start_names_who_is_missing(data, tmp_path):
-    places = environments(3, 1, IGLLM_START_SECONDS="20")
-    here = [runs.start("train", *words(tmp_path, data), environment=place) for place in places[::2]]
+    environs = environments(3, 1, IGLLM_START_SECONDS="20")
+    here = [runs.start("train", *words(tmp_path, data), environment=settings) for settings in environs[::2]]
     STARTED.extend(here)
     for said in finish(here, codes=(2,)):
         assert re.search(
@@ -246,19 +248,19 @@ with distributed.session(options):
 
 def slurm_environments(count):
     """As srun gives them to `count` nodes with a task each, all of which are this machine."""
-    place = {"SLURM_JOB_ID": "70", "SLURM_STEP_NODELIST": "localhost", "IGLLM_PORT": str(free_port())}
+    settings = {"SLURM_JOB_ID": "70", "SLURM_STEP_NODELIST": "localhost", "IGLLM_PORT": str(free_port())}
     sizes = dict.fromkeys(("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"), str(count))
-    return [{**place, **sizes, "SLURM_PROCID": str(own), "SLURM_LOCALID": "0"} for own in range(count)]
+    return [{**settings, **sizes, "SLURM_PROCID": str(own), "SLURM_LOCALID": "0"} for own in range(count)]
 
 
 @pytest.mark.parametrize("launcher", ["flags", "slurm"])
 def test_a_barrier_names_who_is_missing(launcher):
-    places = {"flags": environments(2, 1), "slurm": slurm_environments(2)}[launcher]
+    environs = {"flags": environments(2, 1), "slurm": slurm_environments(2)}[launcher]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", LATE], env=environment, text=True, stderr=subprocess.PIPE, cwd=runs.ROOT
         )
-        for environment in ({**os.environ, "JAX_PLATFORMS": "cpu", **place} for place in places)
+        for environment in ({**os.environ, "JAX_PLATFORMS": "cpu", **settings} for settings in environs)
     ]
     STARTED.extend(processes)
     said = [process.communicate(timeout=120)[1] for process in processes]

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from igllm_jax.errors import UserError
-from igllm_jax.parallel.rendezvous import meet
+from igllm_jax.parallel.rendezvous import wait_for_all
 
 
 def free_port():
@@ -18,14 +18,14 @@ def free_port():
 
 
 def together(numbers, count, port, seconds, delay=0.0):
-    """Number -> how its meeting ended: "met", or the error. Process 0 comes `delay` seconds after the others."""
+    """Number -> how its meeting ended: "all came", or the error. Process 0 comes `delay` seconds after the others."""
     ends = {}
 
     def one(number):
         time.sleep(0 if number else delay)
         try:
-            meet(f"127.0.0.1:{port}", count, number, seconds)
-            ends[number] = "met"
+            wait_for_all(f"127.0.0.1:{port}", count, number, seconds)
+            ends[number] = "all came"
         except UserError as error:
             ends[number] = str(error)
 
@@ -41,13 +41,13 @@ def together(numbers, count, port, seconds, delay=0.0):
 def test_all_meet_and_the_port_is_free_again(delay):
     port = free_port()
     for _ in range(2):
-        assert together(range(4), 4, port, 20, delay) == dict.fromkeys(range(4), "met")
+        assert together(range(4), 4, port, 20, delay) == dict.fromkeys(range(4), "all came")
     with socket.create_server(("", port)):
         pass
 
 
 def test_one_alone_waits_for_nobody():
-    meet("nowhere.invalid:1", 1, 0, 0)
+    wait_for_all("nowhere.invalid:1", 1, 0, 0)
 
 
 def test_everybody_names_who_is_missing():
@@ -76,7 +76,7 @@ def test_strangers_are_sent_away():
             stranger.sendall(said)
             stranger.settimeout(5)
             assert stranger.recv(100) == b""
-        assert together([1], 2, port, 5) == {1: "met"}
+        assert together([1], 2, port, 5) == {1: "all came"}
         host.join(10)
 
 

@@ -132,7 +132,7 @@ def save_adapter(model: Reference, folder: Path) -> None:
     """The reference's checkpoint."""
     model.decoder.save_pretrained(folder)
     parts = {"base_model.model.model.mm_projector": model.projector, "base_model.model.float_head": model.head}
-    tensors = {f"{place}.{name}": x for place, part in parts.items() if part for name, x in part.state_dict().items()}
+    tensors = {f"{prefix}.{name}": x for prefix, part in parts.items() if part for name, x in part.state_dict().items()}
     torch.save(tensors, folder / "non_lora_trainables.bin")
     made.put_json(
         folder / "config.json",

@@ -38,7 +38,7 @@ def pair(request, tmp_path_factory):
 
 
 class Holder(nn.Module):
-    """Has the two parts at the places where the reference's model has them."""
+    """Has the two parts under the names that the reference's model has them."""
 
     def __init__(self, projector: nn.Module, head: nn.Module | None):
         super().__init__()

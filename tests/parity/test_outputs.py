@@ -131,9 +131,9 @@ def test_the_command_writes_what_torch_writes(tmp_path):
     (tmp_path / "images").mkdir()
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
-    places = ["--model", str(tmp_path / "base"), "--images", str(tmp_path / "images")]
+    inputs = ["--model", str(tmp_path / "base"), "--images", str(tmp_path / "images")]
     settings = ["--out", str(tmp_path / "o.json"), "--max_new_tokens", "31", "--dtype", "float32", "--grammar", "none"]
-    assert generate.main([*places, *settings]) == 0
+    assert generate.main([*inputs, *settings]) == 0
     answers = json.loads((tmp_path / "o.json").read_text())["answers"]
     found = [answers[name]["outputs"] for name in sorted(answers)]
     assert found == [written_by_torch(theirs, image, tokenizer, 31)[1] for image in images]

@@ -25,7 +25,7 @@ RATES = {"lora": 2e-3, "projector": 2e-3, "float_head": 2e-2}  # the reference's
 
 
 def torch_losses(model: reference.Reference, batches) -> list[float]:
-    """Trains `model` in place."""
+    """Trains `model` itself."""
     model.decoder.train()
     lora = [p for name, p in model.decoder.named_parameters() if "lora_" in name]
     parts = {"lora": lora, "projector": list(model.projector.parameters()), "float_head": list(model.head.parameters())}

@@ -41,8 +41,8 @@ def test_the_box_has_z_up_and_the_part_reaches_one(tmp_path):
     part = model_part(model, None)
     corners = np.array(part.center) + np.array([low, high]) @ np.array(part.axes).T
     assert np.allclose(corners, [(-1, -0.5, -0.75), (1, 0.5, 0.75)])
-    (placed,) = world_parts(mesh_object(model, Roles(shape="x", location=(1.0, 0.0, 2.0)), 0, 2.0))
-    assert np.allclose(placed.center, (1, 0, 2)) and lowest([placed]) == pytest.approx(0.5)
+    (part,) = world_parts(mesh_object(model, Roles(shape="x", location=(1.0, 0.0, 2.0)), 0, 2.0))
+    assert np.allclose(part.center, (1, 0, 2)) and lowest([part]) == pytest.approx(0.5)
 
 
 def test_what_is_no_mesh_is_named(tmp_path):

@@ -19,7 +19,7 @@ from igllm_jax.scene.rotations import euler_to_matrix, geodesic_deg
 from igllm_jax.scene.scene import Scene
 
 
-def placed(shape: str, turn: np.ndarray, location: tuple = (0.0, 0.0, 0.0), scale: float = 1.0) -> list[WorldPart]:
+def posed(shape: str, turn: np.ndarray, location: tuple = (0.0, 0.0, 0.0), scale: float = 1.0) -> list[WorldPart]:
     return world_parts(toy_object(Roles(shape=shape, rotation=turn, location=location), 0, scale))
 
 
@@ -35,7 +35,7 @@ def scenes(task: str, split: str, count: int) -> list[Scene]:
 def test_every_toy_is_whole(shape: str) -> None:
     pieces = toy(shape)
     assert pieces
-    parts = placed(shape, np.eye(3))
+    parts = posed(shape, np.eye(3))
     corners = np.concatenate([part.corners() for part in parts])
     assert np.abs(corners).max() < 1.3
     assert all(np.linalg.det(part.axes) > 0 for part in parts)  # mirrored parts would have their normals inside
@@ -61,7 +61,7 @@ def test_lowest_touches_the_ground_for_every_kind() -> None:
     rng = np.random.default_rng(0)
     for shape in ("plane", "lamp_0", "car_1"):
         turn = poses.random_turn(rng)
-        for part in placed(shape, turn):
+        for part in posed(shape, turn):
             directions = rng.normal(size=(40_000, 3))
             unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
             if part.kind == "cube":
@@ -113,7 +113,7 @@ def test_the_airplane_is_always_in_the_picture() -> None:
 def test_sixdof_hovers_over_the_ground_and_its_middle_is_on_it() -> None:
     for scene in scenes("sixdof", "train", 13):
         (thing,) = scene.objects
-        parts = placed("plane", euler_to_matrix(thing.rotation), thing.location, poses.SIXDOF_SCALE)
+        parts = posed("plane", euler_to_matrix(thing.rotation), thing.location, poses.SIXDOF_SCALE)
         assert -1e-9 <= lowest(parts) <= poses.SIXDOF_LIFT
         x, y, depth = thing.pixel
         assert clevr_camera(120, 80).project(np.array(thing.location))[0] == pytest.approx([x, y, depth], abs=0.501)
@@ -127,7 +127,7 @@ def test_shapenet_splits_and_places() -> None:
                 name, number = thing.shape.split("_")
                 assert name in CLASSES and (int(number) >= 6) == (split == "val_OOD_shape")
                 assert thing.rotation[:2] == (0.0, 0.0) and abs(thing.rotation[2]) <= np.pi
-                parts = placed(thing.shape, euler_to_matrix(thing.rotation), thing.location)
+                parts = posed(thing.shape, euler_to_matrix(thing.rotation), thing.location)
                 assert lowest(parts) == pytest.approx(0, abs=1e-9)
             for i, a in enumerate(scene.objects):
                 for b in scene.objects[:i]:

@@ -35,7 +35,7 @@ def test_loss_is_what_the_reference_says(params, chunk):
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
     token_losses, number_losses = [], []
     for row, position in zip(*np.nonzero(batch.is_answer), strict=True):
-        before = position + patches - 1  # the state that predicts a token sits one place before it
+        before = position + patches - 1  # the state that predicts a token sits one position before it
         token_losses.append(-log_probabilities[row, before, batch.tokens[row, position]])
         if batch.is_number[row, position]:
             number_losses.append((numbers[row, before] - batch.numbers[row, position]) ** 2)

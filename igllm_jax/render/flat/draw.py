@@ -68,7 +68,7 @@ def _picture(spec: SceneSpec) -> Image.Image:
     all_x = np.concatenate([inside % camera.width + 0.5, x[hit]])
     all_y = np.concatenate([inside // camera.width + 0.5, y[hit]])
     if len(all_x):
-        # Cut at white before the mean, or one bright ray in four would leave the pixel jagged.
+        # Clipped at white before the mean, or one bright ray in four would leave the pixel jagged.
         light = np.minimum(shade(*surface(parts, camera, both, all_x, all_y), illumination), np.float32(1))
         pixels[inside] = to_bytes(light[:, : len(inside)]).T
         fine = np.repeat(np.array(floor_color, np.float32)[:, None] * floor[edge], len(SUBPIXELS), axis=1)

@@ -19,7 +19,7 @@ function scale([low, high], from, to) {
   return (value) => from + ((value - low) / span) * (to - from);
 }
 
-// An empty plot: axes with ticks and names. Returns the node and the functions that place values.
+// An empty plot: axes with ticks and names. Returns the node and the functions that turn values into pixels.
 function axes(x, y, xName, yName) {
   const node = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot", role: "img" });
   const left = scale(x, MARGIN.left, WIDTH - MARGIN.right);
@@ -204,8 +204,8 @@ function calibrationPlot() {
     for (const [sure, share, count] of (run.calibration || { bins: [] }).bins) {
       const title = shape("title", {}, `${format(sure)} sure, ${format(share)} right (${count} calls)`);
       const radius = 3 + 9 * Math.sqrt(count / run.calibration.calls);
-      const place = { cx: plot.left(sure), cy: plot.up(share), r: radius };
-      plot.node.append(shape("circle", { ...place, fill: colorOf(number), "fill-opacity": 0.7 }, title));
+      const circle = { cx: plot.left(sure), cy: plot.up(share), r: radius };
+      plot.node.append(shape("circle", { ...circle, fill: colorOf(number), "fill-opacity": 0.7 }, title));
     }
   });
   const errors = content.runs.map((run) => (run.calibration ? format(run.calibration.error) : "-")).join(", ");

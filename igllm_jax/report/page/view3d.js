@@ -49,9 +49,9 @@ function world(objects, wires, hasGround) {
   const made = new THREE.Scene();
   made.background = new THREE.Color("#edf2f7");
   made.add(new THREE.HemisphereLight(0xffffff, 0x8a8a8a, 0.9));
-  for (const [place, strength] of [[[6, -3, 6], 0.7], [[-5, -4, 4], 0.3]]) {
+  for (const [position, strength] of [[[6, -3, 6], 0.7], [[-5, -4, 4], 0.3]]) {
     const lamp = new THREE.DirectionalLight(0xffffff, strength);
-    lamp.position.set(...place);
+    lamp.position.set(...position);
     made.add(lamp);
   }
   if (hasGround) made.add(new THREE.GridHelper(GROUND_SIDE, GROUND_SIDE, 0x718096, 0xcbd5e0).rotateX(Math.PI / 2));
