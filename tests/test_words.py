@@ -1,7 +1,9 @@
 """The words of the code are the field's: names that made readers translate do not come back."""
 
 import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,12 @@ IN_ROOMS = {
     "interop": {"table": "rules", "tables": "formats"},
     "render": {"cast": "visibility", "coats": "materials", "Coat": "Material"},
 }
+# phrases of comments, docstrings and messages, and what is meant
+PHRASES = {
+    r"\bmeets? the vocabulary": "become logits", r"\bbones\b": "skeleton", r"\bassembl(y|ies)\b": "run model",
+    r"\bcuts? over\b": "sharded over", r"\bturn(s|ed)? round\b": "transposed", r"\bhead width": "head_dim",
+    r"\bcoats?\b": "material", r"\bplacers?\b": "sharding rules", r"\bhash\w* meet": "hashes collide",
+}  # fmt: skip
 
 
 def identifiers(path):
@@ -67,4 +75,30 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 def test_names_are_the_field_s(path):
     room = path.relative_to(PACKAGE).parts[0]
     found = [f"line {line}: {n} (rather {wrong(n, room)})" for line, n in sorted(identifiers(path)) if wrong(n, room)]
+    assert not found, f"{path}: {'; '.join(found)}"
+
+
+def prose(path):
+    """(line, text) of a file's comments and strings."""
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING) or tokenize.tok_name[token.type] == "FSTRING_MIDDLE":
+            yield token.start[0], token.string
+
+
+def wrong_phrase(text):
+    """What a text should say, "" where it is right."""
+    return next((better for phrase, better in PHRASES.items() if re.search(phrase, text, re.IGNORECASE)), "")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_wrong"),
+    [("positions that meet the vocabulary", True), ("rays that meet a face", False), ("weights cut over hosts", True)],
+)
+def test_which_phrases_are_wrong(text, is_wrong):
+    assert bool(wrong_phrase(text)) == is_wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_sentences_have_the_field_s_words_too(path):
+    found = [f"line {line}: rather {better}" for line, text in prose(path) if (better := wrong_phrase(text))]
     assert not found, f"{path}: {'; '.join(found)}"
