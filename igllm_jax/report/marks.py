@@ -127,11 +127,6 @@ def _numbers(value: str, is_far: list[bool], truth: str) -> Iterator[Piece]:
     yield value[start:]
 
 
-def plain_text(line: Line) -> str:
-    """The line as it was."""
-    return "".join(piece if isinstance(piece, str) else piece[0] for piece in line)
-
-
 def compact(lines: list[Line]) -> list[Any]:
     """Lines for JSON: neighbouring plain pieces as one, empty ones left out."""
     found: list[Any] = []

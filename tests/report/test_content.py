@@ -20,7 +20,7 @@ from igllm_jax.render.scenes import scene_spec, standard_stage
 from igllm_jax.report.content import Options, build_content, view_of
 from igllm_jax.report.errors import find_limits
 from igllm_jax.report.html import embedded_json
-from igllm_jax.report.marks import EXTRA, FAR, RIGHT, UNREAD, WRONG, Marker, plain_text
+from igllm_jax.report.marks import EXTRA, FAR, RIGHT, UNREAD, WRONG, Marker
 from igllm_jax.report.plots import calibration, pair_columns
 from igllm_jax.report.shapes import Meshes, coarser, view_scene
 from igllm_jax.scene.code import read, write
@@ -54,6 +54,11 @@ def marked(text: str) -> tuple[list[Any], list[str]]:
     pairs = match(SCENE, reading, CLEVR)
     marker = Marker(CLEVR, Settings(), find_limits([SCENE], CLEVR))
     return marker.lines(text, SCENE, reading, pairs), marker.missed(SCENE, pairs)
+
+
+def plain_text(line: list[Any]) -> str:
+    """The line as it was."""
+    return "".join(piece if isinstance(piece, str) else piece[0] for piece in line)
 
 
 def kinds(line: list[Any]) -> list[tuple[str, str]]:
