@@ -67,6 +67,7 @@ def model() -> ConfigDict:
     """ViT-L/14-336, linear projector, Vicuna-7B v1.3 (LLaMA-1), LoRA on every projection of every layer."""
     model = ConfigDict()
     model.base = ""  # a folder that tools/convert_weights.py made; empty: random initialisation
+    model.start_from = ""  # RUN[:STEP] or such a folder: where what trains begins, as far as it fits
     model.dtype = "bfloat16"  # of the computation
     model.frozen_dtype = "bfloat16"  # in which frozen weights are kept
     model.projector = "linear"  # linear | mlp2x_gelu

@@ -182,6 +182,7 @@ RANGES: dict[str, Range] = {
     "data.on_bad_sample": Choice(CHOICES["on_bad_sample"]),
     "data.max_bad_share": Real(0, 1),
     "model.base": Text(),
+    "model.start_from": Text(),
     "model.dtype": Choice(DTYPES),
     "model.frozen_dtype": Choice(DTYPES),
     "model.projector": Choice(PROJECTORS),

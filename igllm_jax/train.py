@@ -31,6 +31,7 @@ from igllm_jax.training.step import jit_step, make_eval_step, make_train_step
 from igllm_jax.training.validation import HeldOutEvaluation
 from igllm_jax.weights import checkpoint
 from igllm_jax.weights.run_model import RunModel
+from igllm_jax.weights.start_from import starting_values
 from igllm_jax.weights.trained_model import TOKENIZER_FINGERPRINT
 
 
@@ -94,7 +95,7 @@ class Run:
         self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=config.train.keep_checkpoints)
         self.is_data_kept = False  # whether they are what the last checkpoint saw
         self.is_evaluated = True  # whether what was due after the last step is done
-        self.state = self._restore() or self.run_model.initial_state()
+        self.state = self._restore() or self._begin()
         if distributed.is_first():
             configs.write(config, self.workdir)
             if not (self.is_data_kept and (self.workdir / DATA_FILE).exists()):
@@ -120,6 +121,16 @@ class Run:
         self.is_evaluated = meta["is_evaluated"]
         log_line(f"resumed from step {latest}")
         return state
+
+    def _begin(self) -> TrainState:
+        """Step 0."""
+        origin = self.config.model.start_from
+        if not origin:
+            return self.run_model.initial_state()
+        values, account = starting_values(self.run_model, origin, self.tokenizer)
+        for line in account.lines(origin):
+            log_line(line)
+        return self.run_model.state_of(values)
 
     def _meta(self) -> dict[str, Any]:
         return {

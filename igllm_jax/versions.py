@@ -10,7 +10,7 @@ from typing import Any
 from igllm_jax.errors import UserError
 
 FORMAT_KEY = "format"  # absent from config.json before 2
-FORMAT = 2  # of the files that are written now
+FORMAT = 3  # of the files that are written now
 # today's key -> (the first format that has it, its key before)
 RENAMED: dict[str, tuple[int, str]] = {
     "model.decoder.head_dim": (2, "model.decoder.head_width"),
@@ -25,6 +25,7 @@ ADDED: dict[str, tuple[int, Any]] = {
     "data.max_image_pixels": (2, 0),
     "data.on_bad_sample": (2, "error"),
     "data.max_bad_share": (2, 0.01),
+    "model.start_from": (3, ""),
 }
 
 

@@ -75,6 +75,11 @@ class Tokenizer:
         return self._pieces.vocab_size()
 
     @property
+    def pieces(self) -> list[str]:
+        """Every token's piece as sentencepiece spells it."""
+        return [self._pieces.id_to_piece(token) for token in range(self.vocab_size)]
+
+    @property
     def bos_id(self) -> int:
         return self._pieces.bos_id()
 

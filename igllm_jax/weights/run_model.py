@@ -68,7 +68,11 @@ class RunModel:
 
     def initial_state(self) -> TrainState:
         """Step 0: trainables from the base where it has them, else drawn from the seed."""
-        return self.state_of(self._values(self.trainable))
+        return self.state_of(self.initial_values())
+
+    def initial_values(self) -> Params:
+        """The trainables of `initial_state`, by path."""
+        return self._values(self.trainable)
 
     def state_of(self, trainables: Params) -> TrainState:
         """Step 0 of these trainables (float32, by path), sharded as every later state is, so that the step compiles
