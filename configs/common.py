@@ -38,6 +38,7 @@ def data() -> ConfigDict:
         data[split].images = ""  # TAR (also gs://, s3://) | FOLDER | 2d.npz:SPLIT | tfds:NAME/SPLIT (NAME may be gs://)
         data[split].labels = ""  # LABELS.json | 2d.npz:SPLIT
         data[split].num_samples = 0  # the first N; 0: all
+    data.val_sets = ()  # several instead of data.val: (("val_ID", images, labels), ("val_OOD", images, labels), ...)
     data.sources = ()  # a mixture: ((images, labels, weight), (images, weight), ...); empty: data.train alone
     data.image_size = 336
     data.image_aspect_ratio = "pad"  # pad | square
@@ -144,5 +145,7 @@ def evaluation() -> ConfigDict:
     evaluation.generate_every = 2000  # 0: never
     evaluation.generate_samples = 32
     evaluation.max_new_tokens = 1024
-    evaluation.best_metric = "loss"  # loss, or a scene metric of the generated sample such as l2; smaller is better
+    # loss, or a scene metric of the generated sample such as l2; smaller is better; of one of val_sets: val_OOD/l2
+    evaluation.best_metric = "loss"
+    evaluation.patience = 0  # ends after so many measurements of it in a row without a new best; 0: never
     return evaluation

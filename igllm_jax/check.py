@@ -131,7 +131,7 @@ def _look_at_data(
     with found.telling():
         held_out = configs.held_out_options(config)
         limit = max(held_out.loss_samples, held_out.generate_samples)
-        val = [look(configs.source(config, "val"), data, depth, found.tell, limit=limit)]
+        val = [look(one, data, depth, found.tell, limit=limit) for one in configs.val_sources(config).values()]
     return train, val
 
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ RESUME_MAY_CHANGE = (
     "train.num_steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard",
     "train.wandb", "train.loss_chunk", "eval.", "mesh.", "data.num_workers", "data.prefetch", "data.cache",
     "data.on_bad_sample", "data.max_bad_share", "data.max_image_",
-    "data.train.images", "data.train.labels", "data.val.", "model.decoder.attention", "model.decoder.remat",
-    "tokenizer.path",
+    "data.train.images", "data.train.labels", "data.val.", "data.val_sets", "tokenizer.path",
+    "model.decoder.attention", "model.decoder.remat",
 )  # fmt: skip
 
 
@@ -130,8 +131,10 @@ def check(config: ConfigDict) -> ConfigDict:
     language = find_language(config.task)
     language.settings(config.rotation_rep)
     measured = (*LOSSES, *(name for name, metric in language.metrics.items() if metric.is_better_low))
-    if config.eval.best_metric not in measured:
-        raise UserError(f"eval.best_metric is {config.eval.best_metric!r}; choose one of {', '.join(measured)}")
+    named = [name for name, _, _ in val_sets(config)]
+    choices = (*measured, *(f"{name}/{metric}" for name in named for metric in measured))
+    if config.eval.best_metric not in choices:
+        raise UserError(f"eval.best_metric is {config.eval.best_metric!r}; choose one of {', '.join(choices)}")
     if config.data.image_size != config.model.vision.image_size:
         sizes = f"{config.data.image_size} and model.vision.image_size {config.model.vision.image_size}"
         raise UserError(f"data.image_size {sizes} differ; set both")
@@ -248,6 +251,35 @@ def source(config: ConfigDict, split: str) -> Source:
     if not chosen.images:
         raise UserError(f"data.{split}.images is empty: set --config.data.{split}.images and .labels")
     return Source(chosen.images, chosen.labels, chosen.num_samples)
+
+
+def val_sets(config: ConfigDict) -> list[tuple[str, str, str]]:
+    """(name, images, labels) of each of data.val_sets. Raises: UserError for an entry that is something else."""
+    found: list[tuple[str, str, str]] = []
+    for entry in config.data.val_sets:
+        parts = tuple(entry) if isinstance(entry, list | tuple) else ()
+        if len(parts) not in (2, 3) or not all(isinstance(part, str) for part in parts):
+            raise UserError(f"data.val_sets: {entry!r} must be (name, images, labels), or (name, images)")
+        name, images, labels = (*parts, "")[:3]
+        if not re.fullmatch(r"\w+", name) or name in ("train", "lr") or name in [other for other, _, _ in found]:
+            raise UserError(
+                f"data.val_sets: the name {name!r} must be one word of letters, digits and _, of one set alone, and "
+                "neither train nor lr"
+            )
+        found.append((name, images, labels))
+    return found
+
+
+def val_sources(config: ConfigDict) -> dict[str, Source]:
+    """What is measured, by the name that its metrics have: data.val_sets, or `val` alone."""
+    sets = {name: Source(images, labels, config.data.val.num_samples) for name, images, labels in val_sets(config)}
+    return sets or {"val": source(config, "val")}
+
+
+def best_metric(config: ConfigDict) -> str:
+    """NAME/METRIC that eval.best_metric means; one without a name is the first set's."""
+    metric = str(config.eval.best_metric)
+    return metric if "/" in metric else f"{next(iter(val_sources(config)))}/{metric}"
 
 
 def train_sources(config: ConfigDict) -> list[tuple[Source, float]]:

@@ -126,7 +126,9 @@ class Switch(Range):
 
 @dataclass(frozen=True)
 class Sources(Range):
-    """Entries of a mixture; config.train_sources looks at each."""
+    """Entries of a mixture, or of validation sets; `config` looks at each. forms: what one is, for people."""
+
+    forms: str = "(images, labels, weight) or (images, weight)"
 
     def holds(self, value: Any) -> bool:
         return isinstance(value, tuple | list)
@@ -135,7 +137,7 @@ class Sources(Range):
         return tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
 
     def __str__(self) -> str:
-        return "a tuple of (images, labels, weight) or (images, weight)"
+        return f"a tuple of {self.forms}"
 
 
 EVERY = Whole(0, 1_000_000_000)  # of steps, 0: never
@@ -159,6 +161,7 @@ RANGES: dict[str, Range] = {
     "data.val.images": Text(),
     "data.val.labels": Text(),
     "data.val.num_samples": Whole(0, 2**40),
+    "data.val_sets": Sources("(name, images, labels) or (name, images)"),
     "data.sources": Sources(),
     "data.image_size": Whole(1, 16_384),
     "data.image_aspect_ratio": Choice(("pad", "square")),
@@ -235,6 +238,7 @@ RANGES: dict[str, Range] = {
     "eval.generate_every": EVERY,
     "eval.generate_samples": Whole(1, 2**40),
     "eval.max_new_tokens": Whole(1, 1_048_576),
+    "eval.patience": EVERY,
     "eval.best_metric": Text(),  # config.check looks for it among the task's
     "mesh.layout": Choice(LAYOUTS),
     "mesh.data": MESH_SIZE,

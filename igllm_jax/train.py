@@ -26,6 +26,7 @@ from igllm_jax.planning.throughput import Profile, Speed
 from igllm_jax.training import metrics_log
 from igllm_jax.training.monitor import Meter, describe, log_line, show_sample
 from igllm_jax.training.optim import groups, schedule
+from igllm_jax.training.patience import Patience
 from igllm_jax.training.state import TrainState
 from igllm_jax.training.step import jit_step, make_eval_step, make_train_step
 from igllm_jax.training.validation import HeldOutEvaluation
@@ -33,6 +34,8 @@ from igllm_jax.weights import checkpoint
 from igllm_jax.weights.run_model import RunModel
 from igllm_jax.weights.start_from import starting_values
 from igllm_jax.weights.trained_model import TOKENIZER_FINGERPRINT
+
+ONE_SET = "val"  # data.val alone: checkpoints keep its scores without this name
 
 
 def main(arguments: list[str]) -> int:
@@ -95,13 +98,18 @@ class Run:
         self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=config.train.keep_checkpoints)
         self.is_data_kept = False  # whether they are what the last checkpoint saw
         self.is_evaluated = True  # whether what was due after the last step is done
+        self.patience = Patience(config.eval.patience)
         self.state = self._restore() or self._begin()
         if distributed.is_first():
             configs.write(config, self.workdir)
             if not (self.is_data_kept and (self.workdir / DATA_FILE).exists()):
                 write_manifest(self.workdir / DATA_FILE, self.data.manifest())
-        held_out = (configs.held_out_options(config), configs.source(config, "val"), self.data_options, self.tokenizer)
-        self.held_out = HeldOutEvaluation(*held_out, self.run_model.model, self.layout)
+        about, shared_by_all = configs.held_out_options(config), (self.data_options, self.tokenizer)
+        self.held_out = {
+            name: HeldOutEvaluation(about, source, *shared_by_all, self.run_model.model, self.layout)
+            for name, source in configs.val_sources(config).items()
+        }
+        self.best_metric = configs.best_metric(config).removeprefix(f"{ONE_SET}/")
         self.scores: dict[str, float] = {}  # what was measured at `scored_step`
         self.scored_step = -1
 
@@ -119,6 +127,7 @@ class Run:
                     "give it the data it had, or take another --workdir"
                 )
         self.is_evaluated = meta["is_evaluated"]
+        self.patience.restore(meta)
         log_line(f"resumed from step {latest}")
         return state
 
@@ -188,6 +197,9 @@ class Run:
             for step in range(start + 1, end + 1):
                 if stops():
                     return True
+                if self.patience.is_over:
+                    log_line(f"ends at step {step - 1}: {self.patience.describe(self.best_metric)}")
+                    return False
                 self._advance(step, batches, meter, writer)
                 self._follow_up(step, meter, writer, stops)
         except distributed.Stopped:
@@ -220,6 +232,8 @@ class Run:
         for every, generates in ((config.eval.loss_every, False), (config.eval.generate_every, True)):
             if every and (step % every == 0 or last):
                 writer.write(step, self._evaluate(meter, stops, generates=generates))
+        if self.scored_step == step and self.best_metric in self.scores:
+            self.patience.see(self.scores[self.best_metric])
         self.is_evaluated = True
         if step % config.train.checkpoint_every == 0:
             self._save(meter)
@@ -255,16 +269,19 @@ class Run:
         return {group: rate for group, rate in self.run_model.optim.learning_rates if group in used}
 
     def _evaluate(self, meter: Meter, stops: Callable[[], bool], *, generates: bool) -> dict[str, float]:
-        """Held-out loss, or the scene metrics of generated code; names start with `val/`."""
+        """Held-out loss, or the scene metrics of generated code, of every set; names start with the set's and `/`."""
+        shown: dict[str, float] = {}
         with meter.paused():
-            if generates:
-                found = self.held_out.scores({**self.frozen, **unnest(self.state.params)}, stops)
-            else:
-                found = self.held_out.losses(partial(self.eval_step, self.state.params, self.frozen), stops)
+            for name, held_out in self.held_out.items():
+                if generates:
+                    found = held_out.scores({**self.frozen, **unnest(self.state.params)}, stops)
+                else:
+                    found = held_out.losses(partial(self.eval_step, self.state.params, self.frozen), stops)
+                shown |= {f"{name}/{metric}": value for metric, value in found.items()}
         step = int(self.state.step)
-        self.scores = {**(self.scores if self.scored_step == step else {}), **found}
+        kept = self.scores if self.scored_step == step else {}
+        self.scores = {**kept, **{name.removeprefix(f"{ONE_SET}/"): value for name, value in shown.items()}}
         self.scored_step = step
-        shown = {f"val/{name}": value for name, value in found.items()}
         log_line(f"step {int(self.state.step)}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
         return shown
 
@@ -273,8 +290,8 @@ class Run:
         if self.checkpoints.latest() == int(self.state.step):
             return
         scores = self.scores if self.scored_step == int(self.state.step) else {}
-        meta = {**self._meta(), "is_evaluated": self.is_evaluated, "scores": scores}
-        self.checkpoints.save(self.state, meta, scores.get(self.config.eval.best_metric))
+        meta = {**self._meta(), "is_evaluated": self.is_evaluated, "scores": scores, **self.patience.meta()}
+        self.checkpoints.save(self.state, meta, scores.get(self.best_metric))
 
 
 def set_aside(workdir: Path, step: str) -> None:

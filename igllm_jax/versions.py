@@ -26,6 +26,8 @@ ADDED: dict[str, tuple[int, Any]] = {
     "data.on_bad_sample": (2, "error"),
     "data.max_bad_share": (2, 0.01),
     "model.start_from": (3, ""),
+    "data.val_sets": (3, ()),
+    "eval.patience": (3, 0),
 }
 
 

@@ -23,7 +23,7 @@ from igllm_jax.training.options import HeldOutOptions
 
 
 class HeldOutEvaluation:
-    """Loss and scene metrics on the first examples of data.val, the same ones every time."""
+    """Loss and scene metrics on the first examples of one set, the same ones every time."""
 
     def __init__(
         self,

@@ -1,0 +1,67 @@
+"""Early stopping, counted and in a run with two validation sets."""
+
+import jax
+import pytest
+
+from igllm_jax import config as configs
+from igllm_jax import make_data, train
+from igllm_jax.errors import UserError
+from igllm_jax.parallel.sharding import MeshOptions
+from igllm_jax.training import metrics_log
+from igllm_jax.training.patience import Patience
+from igllm_jax.weights import checkpoint
+from tests import runs
+
+
+def test_only_what_is_below_the_best_counts():
+    patience = Patience(2)
+    for value, is_over in ((float("nan"), False), (3.0, False), (2.0, False), (2.0, False), (float("nan"), True)):
+        patience.see(value)
+        assert patience.is_over == is_over
+    again = Patience(3)
+    again.restore(patience.meta())
+    assert (again.best, again.num_worse, again.is_over) == (2.0, 2, False)
+    assert not Patience(0, 1.0, 100).is_over
+
+
+def test_two_sets_have_their_own_curves_and_one_decides(tmp_path, monkeypatch):
+    on = MeshOptions.on
+    monkeypatch.setattr(MeshOptions, "on", lambda options: on(options, jax.devices()[:1]))  # compiles sooner
+    make_data.main(["twod", "--out", str(tmp_path), "--num_train", "24", "--num_val", "8"])
+    sets = tuple((name, *[f"{tmp_path}/2d.npz:{split}"] * 2)
+                 for name, split in (("val_ID", "checkerboard_sparse"), ("val_OOD", "random")))  # fmt: skip
+    changes = {"data__val_sets": sets, "eval__best_metric": "val_OOD/loss", "eval__patience": 2, "eval__loss_every": 1}
+    # a rate of 0: nothing gets better after step 1, and two more measurements end the run
+    changes |= {f"optim__{key}": 0.0 for key in ("lr", "projector_lr", "float_head_lr")}
+    changes |= {"train__num_steps": 9, "train__checkpoint_every": 1, "eval__loss_samples": 8}
+    workdir = tmp_path / "run"
+    words = runs.arguments(workdir, tmp_path, **changes)
+    assert train.main(words) == 0
+    lines = [line for line in metrics_log.read(workdir / "metrics.jsonl") if "val_OOD/loss" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(line["val_ID/loss"] != line["val_OOD/loss"] and "val/loss" not in line for line in lines)
+    assert checkpoint.find_step(workdir, "last") == 3
+    meta = checkpoint.read_meta(workdir)
+    assert meta["scores"]["val_OOD/loss"] == lines[-1]["val_OOD/loss"] and meta["patience"]["num_worse"] == 2
+    checkpoint.go_back(workdir, "2")  # what was counted until then goes on
+    assert train.main(words) == 0 and checkpoint.find_step(workdir, "last") == 3
+
+
+@pytest.mark.parametrize("sets, message", [
+    ("(('a',),)", "must be .name, images, labels"),
+    ("(('a b', 'x.tar'),)", "must be one word"),
+    ("(('a', 'x.tar'), ('a', 'y.tar'))", "of one set alone"),
+    ("(('lr', 'x.tar'),)", "neither train nor lr"),
+])  # fmt: skip
+def test_sets_that_cannot_be(sets, message):
+    with pytest.raises(UserError, match=message):
+        configs.load(["--config=tiny", f"--config.data.val_sets={sets}"])
+
+
+def test_the_first_set_is_meant_where_none_is_named():
+    sets = "--config.data.val_sets=(('val_ID', 'a.tar', 'a.json'), ('val_OOD', 'b.tar', 'b.json'))"
+    assert configs.best_metric(configs.load(["--config=tiny", sets])[0]) == "val_ID/loss"
+    named = "--config.eval.best_metric=val_OOD/l2"
+    assert configs.best_metric(configs.load(["--config=tiny", sets, named])[0]) == "val_OOD/l2"
+    with pytest.raises(UserError, match=r"choose one of .*val_OOD/l2"):
+        configs.load(["--config=tiny", sets, "--config.eval.best_metric=val_X/l2"])
