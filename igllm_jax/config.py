@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from igllm_jax import config_files, files, versions
+from igllm_jax import config_files, config_sources, files, versions
 from igllm_jax.config_ranges import RANGES, check_keys, check_values, no_such_key
 from igllm_jax.data.pipeline import DataOptions, Source
 from igllm_jax.data.tokens import MODEL_FILE
@@ -131,7 +130,7 @@ def check(config: ConfigDict) -> ConfigDict:
     language = find_language(config.task)
     language.settings(config.rotation_rep)
     measured = (*LOSSES, *(name for name, metric in language.metrics.items() if metric.is_better_low))
-    named = [name for name, _, _ in val_sets(config)]
+    named = config_sources.val_sets(config.data.val_sets, config.data.val.num_samples)
     choices = (*measured, *(f"{name}/{metric}" for name in named for metric in measured))
     if config.eval.best_metric not in choices:
         raise UserError(f"eval.best_metric is {config.eval.best_metric!r}; choose one of {', '.join(choices)}")
@@ -253,26 +252,9 @@ def source(config: ConfigDict, split: str) -> Source:
     return Source(chosen.images, chosen.labels, chosen.num_samples)
 
 
-def val_sets(config: ConfigDict) -> list[tuple[str, str, str]]:
-    """(name, images, labels) of each of data.val_sets. Raises: UserError for an entry that is something else."""
-    found: list[tuple[str, str, str]] = []
-    for entry in config.data.val_sets:
-        parts = tuple(entry) if isinstance(entry, list | tuple) else ()
-        if len(parts) not in (2, 3) or not all(isinstance(part, str) for part in parts):
-            raise UserError(f"data.val_sets: {entry!r} must be (name, images, labels), or (name, images)")
-        name, images, labels = (*parts, "")[:3]
-        if not re.fullmatch(r"\w+", name) or name in ("train", "lr") or name in [other for other, _, _ in found]:
-            raise UserError(
-                f"data.val_sets: the name {name!r} must be one word of letters, digits and _, of one set alone, and "
-                "neither train nor lr"
-            )
-        found.append((name, images, labels))
-    return found
-
-
 def val_sources(config: ConfigDict) -> dict[str, Source]:
     """What is measured, by the name that its metrics have: data.val_sets, or `val` alone."""
-    sets = {name: Source(images, labels, config.data.val.num_samples) for name, images, labels in val_sets(config)}
+    sets = config_sources.val_sets(config.data.val_sets, config.data.val.num_samples)
     return sets or {"val": source(config, "val")}
 
 
@@ -289,19 +271,7 @@ def train_sources(config: ConfigDict) -> list[tuple[Source, float]]:
     """
     if not config.data.sources:
         return [(source(config, "train"), 1.0)]
-    return [_weighted(entry) for entry in config.data.sources]
-
-
-def _weighted(entry: Any) -> tuple[Source, float]:
-    parts = list(entry) if isinstance(entry, list | tuple) else [entry]
-    *names, weight = parts or [None]
-    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if len(names) not in (1, 2) or not all(isinstance(name, str) for name in names) or not is_number:
-        raise UserError(
-            f"data.sources: {entry!r} must be (images, weight), for images that bring their labels, or "
-            "(images, labels, weight); for example data.sources=\"(('tfds:own/train', 2), ('a.tar', 'a.json', 1))\""
-        )
-    return Source(*names), float(weight)
+    return [config_sources.weighted(entry) for entry in config.data.sources]
 
 
 def model_config(config: ConfigDict) -> VLMConfig:
