@@ -14,6 +14,7 @@ COMMANDS = {
     "check": ("igllm_jax.check", "say what would stop a run, before it starts"),
     "train": ("igllm_jax.train", "train, or resume a run"),
     "generate": ("igllm_jax.generate", "write scene code for images"),
+    "serve": ("igllm_jax.serve", "a page to try a model on, and its HTTP API"),
     "evaluate": ("igllm_jax.evaluate", "score predictions against labels"),
     "render": ("igllm_jax.render.command", "draw labels and predicted code again, and export them"),
     "report": ("igllm_jax.make_report", "show predictions beside what is true, in one HTML file"),

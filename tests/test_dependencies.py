@@ -13,7 +13,14 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"igllm_jax", "tests", "configs", "benchmarks"}
-OPTIONAL = {"torch", "trimesh", "pxr"}  # imported where they are needed, and their absence is told or skips a test
+OPTIONAL = {
+    "torch",
+    "trimesh",
+    "pxr",
+    "gradio",
+    "gradio_client",
+    "starlette",
+}  # imported where they are needed, and their absence is told or skips a test
 # of the environment that Blender runs in, and the files that run there beside each other
 OF_BLENDER = {"bpy", "bmesh", "mathutils", "worker_meshes", "worker_shading"}
 CONSTRAINTS = [

@@ -1,0 +1,59 @@
+"""`igllm serve`: a page to try a model on, and its HTTP API. Without --host, this machine alone can reach it."""
+
+import argparse
+import signal
+import threading
+from pathlib import Path
+
+from igllm_jax import flags, progress
+from igllm_jax.api import BATCH_SIZE, DTYPES, GRAMMARS, MAX_NEW_TOKENS, load
+from igllm_jax.data.tars import IMAGES_HELP, open_images
+from igllm_jax.serving.batching import Batcher
+from igllm_jax.serving.page import build_page, import_gradio, launch
+
+HOST = "127.0.0.1"
+MAX_UPLOAD_MB = 20
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = flags.Parser(prog="igllm serve", description=__doc__)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--workdir", type=Path, help="a run")
+    model.add_argument("--model", type=Path, help="a folder of imported weights")
+    parser.add_argument("--step", help="of a run: N, best or last (default)")
+    parser.add_argument("--images", nargs="+", help=f"a set to pick images from: {IMAGES_HELP}")
+    parser.add_argument("--host", default=HOST, help=f"address to listen on (default: {HOST}; 0.0.0.0: all of them)")
+    parser.add_argument("--port", type=flags.PORT, help="to listen on (default: the first free one from 7860)")
+    parser.add_argument("--max_upload", type=flags.MEGABYTES, default=MAX_UPLOAD_MB, help="of an image, in MB")
+    parser.add_argument("--batch_size", type=flags.BATCH, default=BATCH_SIZE, help="requests answered at once, at most")
+    parser.add_argument("--max_new_tokens", type=flags.TOKENS, default=MAX_NEW_TOKENS)
+    parser.add_argument("--grammar", choices=GRAMMARS, default="scene", help="as of igllm generate")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the computation")
+    parser.add_argument("--tensor", type=flags.DEVICES, default=1, help="shard the weights over so many devices")
+    for name in ("task", "rotation_rep", "prompt"):
+        parser.add_argument(f"--{name}", help="with --model: as of igllm generate")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Serves until Ctrl-C or SIGTERM. Raises: UserError for anything the user can mend."""
+    options = parse(arguments)
+    import_gradio()  # before the work
+    source = open_images(options.images) if options.images else None
+    folder = options.workdir or options.model
+    of_model = ("step", "tensor", "dtype", "grammar", "task", "rotation_rep", "prompt")
+    model = load(folder, **{name: getattr(options, name) for name in of_model})
+    batcher = Batcher(model, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens)
+    progress.note("compiling")
+    batcher.warm_up()
+    page = build_page(batcher, f"{folder.resolve().name}: scene code of an image", source)
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    url = launch(page, host=options.host, port=options.port, max_upload_mb=options.max_upload)
+    print(f"{url} (Ctrl-C ends it)", flush=True)
+    try:
+        stopped.wait()
+    finally:
+        page.close(verbose=False)
+        batcher.close()
+    return 0
