@@ -13,6 +13,7 @@ from igllm_jax.serving.page import build_page, import_gradio, launch
 
 HOST = "127.0.0.1"
 MAX_UPLOAD_MB = 20
+LOOK_S = 0.5
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -52,7 +53,8 @@ def main(arguments: list[str]) -> int:
     url = launch(page, host=options.host, port=options.port, max_upload_mb=options.max_upload)
     print(f"{url} (Ctrl-C ends it)", flush=True)
     try:
-        stopped.wait()
+        while not stopped.wait(LOOK_S):  # a signal that another thread got is seen by this one once it wakes
+            pass
     finally:
         page.close(verbose=False)
         batcher.close()

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -130,6 +131,17 @@ def test_the_page_in_a_browser(address, batcher, paths, tmp_path):
         page.wait(f"document.querySelector('#code').innerText.includes({first!r})")
         own = (address, "data:", "blob:", "about:", address.replace("127.0.0.1", "localhost"))
         assert not [url for url in page.requests if not url.startswith(own)]
+
+
+def test_the_command_serves_until_sigterm(folder, tmp_path):
+    pytest.importorskip("gradio")
+    words = ["--workdir", str(folder / "run"), "--batch_size", "1", "--max_new_tokens", "40"]
+    process = runs.start("serve", *words, environment={"GRADIO_TEMP_DIR": str(tmp_path)})
+    line = process.stdout.readline()
+    assert line.startswith("http://127.0.0.1:") and "Ctrl-C" in line, process.communicate()[1]
+    process.send_signal(signal.SIGTERM)
+    out, told = runs.finish(process, timeout=60)
+    assert out == "" and "Traceback" not in told
 
 
 def test_what_is_wrong_with_a_flag_is_one_line():
