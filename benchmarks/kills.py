@@ -5,19 +5,22 @@
 
 train: one run is left alone, another of the same config is killed while it starts, between steps and while it saves,
 and started again each time. In the end all arrays of their last checkpoints and all losses must be the same bits.
-generate: the predictions file must be absent or whole after each kill, and in the end every answer the same. Where the
-command goes on from what a killed one left, the last file is put together from all of them.
+generate: the predictions file must be absent or whole after each kill, and in the end the same bytes; where each start
+after a kill has another batch size, tokens must be the same, and numbers within 1e-5. Where the command goes on from
+what a killed one left, the last file is put together from all of them.
 """
 
 import argparse
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,9 @@ from benchmarks import smallest
 
 POLL_SECONDS = 0.001
 SAVE_SECONDS = 0.15  # after a save began, within which the kill comes
+NUM_IMAGES = 400
+BATCH_SIZE, OTHER_SIZES = 2, (1, 3, 8, 17)  # of generating
+TOLERANCE = 1e-5
 MOMENTS = ("starting", "steps", "saving", "saving")
 
 
@@ -129,48 +135,95 @@ def kill_training(home: Path, kills: int, steps: int, seed: int) -> str:
     )
 
 
-def answers(file: Path) -> Any:
-    return json.loads(file.read_bytes())["answers"]
+class Generating:
+    """A run, and the processes that write answers for its images."""
+
+    def __init__(self, home: Path, steps: int):
+        self.home, self.log, self._compiled = home, home / "generate.log", home / "compiled"
+        self._points = smallest.make_points(home / "points.npz", NUM_IMAGES)
+        run = Training(home, "run", steps, steps)
+        smallest.finish(run.start(), run.log)
+        self._workdir = run.workdir
+
+    def start(self, out: Path, batch_size: int) -> subprocess.Popen:
+        words = ["--workdir", str(self._workdir), "--images", f"{self._points}:val", "--out", str(out)]
+        words += ["--batch_size", str(batch_size), "--max_new_tokens", "40"]
+        return smallest.start("generate", *words, compiled=self._compiled, log=self.log)
+
+    def alone(self, batch_size: int) -> tuple[Path, float]:
+        """The file of a command that nobody kills, once its program is compiled, and the seconds that it takes."""
+        out = self.home / f"alone_{batch_size}.json"
+        smallest.finish(self.start(out, batch_size), self.log)
+        begin = time.monotonic()
+        smallest.finish(self.start(out, batch_size), self.log)
+        return out, time.monotonic() - begin
+
+    def killed(self, kills: int, rng: random.Random, sizes: Sequence[int], seconds: float) -> Iterator[Path]:
+        """Files of commands that were killed and started again, each time with one of the batch sizes."""
+        done, number, was_killed = 0, 0, True
+        while done < kills or was_killed:  # what the last kill left is finished too
+            out = self.home / f"killed_{len(sizes)}_{number}.json"
+            size = rng.choice(sizes)
+            process = self.start(out, size)
+            if done < kills:
+                time.sleep(rng.uniform(0.2, 1.0) * seconds)
+            was_killed = done < kills and process.poll() is None
+            if was_killed:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                done += 1
+                print(f"kill {done:3} (batches of {size}): {'a whole file' if out.exists() else 'no file'}", flush=True)
+            else:
+                smallest.finish(process, self.log)
+            if out.exists():
+                yield out
+                number += 1
+
+
+def largest_difference(found: Path, wanted: Path) -> float:
+    """Between numbers of two predictions files. Raises: SystemExit where anything but numbers differs."""
+    ours, theirs = (json.loads(file.read_bytes())["answers"] for file in (found, wanted))
+    if list(ours) != list(theirs):
+        raise SystemExit(f"{found.name} has other images")
+    differences = [0.0]
+    for image, answer in ours.items():
+        other = theirs[image]
+        if _words(answer) != _words(other):
+            raise SystemExit(f"{found.name} has another answer for {image}")
+        pairs = zip(answer["numbers"], other["numbers"], strict=True)
+        differences += [abs(one - another) for one, another in pairs]
+    return max(differences)
+
+
+def _words(answer: dict[str, Any]) -> tuple[str, int]:
+    """The tokens of an answer: its text, what a float head read left out, and how many they are."""
+    text = re.sub(r"-?\d+\.\d+", "N", answer["outputs"]) if answer["numbers"] else answer["outputs"]
+    return text, len(answer["token_log_probabilities"])
 
 
 def kill_generating(home: Path, kills: int, steps: int, seed: int) -> str:
     """Raises: SystemExit where anything differs."""
     rng = random.Random(seed)
-    smallest.make_points(home / "points.npz", 400)
-    run = Training(home, "run", steps, steps)
-    smallest.finish(run.start(), run.log)
-    log, compiled = home / "generate.log", home / "compiled"
-
-    def start(out: Path) -> subprocess.Popen:
-        words = ["--workdir", str(run.workdir), "--images", f"{home / 'points.npz'}:val", "--out", str(out)]
-        words += ["--batch_size", "2", "--max_new_tokens", "40"]
-        return smallest.start("generate", *words, compiled=compiled, log=log)
-
-    alone = home / "alone.json"
-    smallest.finish(start(alone), log)
-    begin = time.monotonic()
-    smallest.finish(start(alone), log)
-    whole_seconds = time.monotonic() - begin
-    wanted = answers(alone)
-    done, finished = 0, 0
-    while done < kills or not finished:
-        out = home / f"killed_{finished}.json"
-        process = start(out)
-        if done < kills:
-            time.sleep(rng.uniform(0.2, 1.0) * whole_seconds)
-        if done < kills and process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            done += 1
-            print(f"kill {done:3}: {'a whole file' if out.exists() else 'no file'}", flush=True)
-        else:
-            smallest.finish(process, log)
-            finished += 1
-        if out.exists() and answers(out) != wanted:
-            raise SystemExit(f"{out.name} has other answers")
-        if process.returncode and out.exists():
-            finished += 1  # killed when all was done
-    return f"{kills} kills of generating, {finished} files of {len(wanted)} answers in the end: all as without"
+    run = Generating(home, steps)
+    alone, seconds = run.alone(BATCH_SIZE)
+    num_same = 0
+    for file in run.killed(kills, rng, (BATCH_SIZE,), seconds):
+        if file.read_bytes() != alone.read_bytes():
+            raise SystemExit(f"{file.name} is not the file of a command left alone")
+        num_same += 1
+    largest, num_near = 0.0, 0
+    for size in OTHER_SIZES:
+        other, seconds = run.alone(size)
+        largest = max(largest, largest_difference(other, alone))
+    for file in run.killed(kills, rng, OTHER_SIZES, seconds):
+        largest, num_near = max(largest, largest_difference(file, alone)), num_near + 1
+    if largest > TOLERANCE:
+        raise SystemExit(f"on other batch sizes numbers differ by {largest:g}")
+    return (
+        f"{kills} kills of generating at batches of {BATCH_SIZE}: {num_same} files of {NUM_IMAGES} answers, byte for "
+        f"byte those of a command left alone; {kills} kills with batches of {', '.join(map(str, OTHER_SIZES))} in "
+        f"turn: {num_near} files, the same tokens, numbers within {largest:.1e}"
+    )
 
 
 def main() -> int:
