@@ -154,7 +154,8 @@ def _write_answers(
     if generator is None:
         generator = AnswerGenerator(trained.model, trained.tokenizer, trained.data, most, layout)
     generator.guess_from(ngram_drafts.empty())  # so that answers do not depend on which were there before
-    answers = predict(generator, trained.params, tars.open_images(images), batch_size=BATCH_SIZE, limit=limit)
+    prepared = generator.prepare(trained.params)
+    answers = predict(generator, prepared, tars.open_images(images), batch_size=BATCH_SIZE, limit=limit)
     predictions = Predictions(
         {name: answer.text for name, answer in answers.items()},
         rotation_rep=trained.data.rotation_rep,

@@ -1,27 +1,27 @@
 """A trained model in Python: `igllm_jax.load(folder)`, and `generate` for whatever images there are."""
 
+import argparse
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from igllm_jax import progress
-from igllm_jax.data.eval_images import image_batches, reader
+from igllm_jax import flags
 from igllm_jax.data.given_images import image_source
 from igllm_jax.data.options import DataOptions
-from igllm_jax.data.tars import ImageSource
 from igllm_jax.decoding.answers import AnswerGenerator
 from igllm_jax.decoding.generated import Generated, generated
+from igllm_jax.decoding.predict import predict
+from igllm_jax.decoding.sampling import SamplingOptions
 from igllm_jax.errors import UserError
 from igllm_jax.parallel.sharding import MeshLayout, layout_for_decoding
 from igllm_jax.scene.language import Language, find_language
-from igllm_jax.weights.base_folder import MODEL_FILE
-from igllm_jax.weights.trained_model import Trained, load_imported, load_run
+from igllm_jax.weights.trained_model import Trained, load_trained
 
 BATCH_SIZE = 16
 MAX_NEW_TOKENS = 1024
 GRAMMARS = ("scene", "none")
 DTYPES = ("float32", "bfloat16")
-PROMPT = "vicuna_v1"  # that imported weights are asked with where nothing says it
 
 
 def load(
@@ -60,18 +60,10 @@ def load(
     if dtype is not None:
         _check_choice("dtype", dtype, DTYPES)
     layout = layout_for_decoding(tensor)
-    of_import = {"task": task, "rotation_rep": rotation_rep, "prompt": prompt}
-    if (Path(folder) / MODEL_FILE).exists():
-        if step is not None:
-            raise UserError(f"{folder} is a folder of imported weights, which has no steps: leave out step={step!r}")
-        written = rotation_rep or ""
-        trained = load_imported(Path(folder), task=task, rotation_rep=written, prompt=prompt or PROMPT, layout=layout)
-    else:
-        for key, value in of_import.items():
-            if value is not None:
-                raise UserError(f"{key}={value!r} goes with imported weights; the run in {folder} brings its own")
-        trained = load_run(Path(folder), str(step or "last"), layout)
-    return Model(trained.in_dtype(dtype), layout, has_grammar=grammar == "scene")
+    trained = load_trained(
+        Path(folder), layout, step=step, dtype=dtype, task=task, rotation_rep=rotation_rep, prompt=prompt
+    )
+    return Model(trained, layout, has_grammar=grammar == "scene")
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
@@ -84,7 +76,7 @@ class Model:
 
     def __init__(self, trained: Trained, layout: MeshLayout, *, has_grammar: bool):
         self.trained, self.layout, self.has_grammar = trained, layout, has_grammar
-        self._generators: dict[int, AnswerGenerator] = {}
+        self._generators: dict[Any, AnswerGenerator] = {}  # by what is compiled into them
         self._prepared: dict[str, Any] | None = None
         self._lock = threading.RLock()
 
@@ -104,6 +96,11 @@ class Model:
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int = BATCH_SIZE,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        num_samples: int = 1,
         shows_progress: bool = False,
         fills_batch: bool = False,
     ) -> list[Generated]:
@@ -111,45 +108,66 @@ class Model:
 
         images: one of, or several of, Pillow images, arrays (uint8 [H, W], [H, W, 3] or [H, W, 4]; [N, H, W, 3] is N
         images) and paths of image files; or what `--images` of `igllm generate` takes: a TAR, a folder, a pattern,
-        `2d.npz:SPLIT`. max_new_tokens: where an answer is broken off. batch_size: at most so many images at once.
-        shows_progress: on stderr. fills_batch: fewer images run the program of `batch_size` too; otherwise
-        that of the next power of two, each of which compiles once.
+        `2d.npz:SPLIT`. max_new_tokens: where an answer is broken off. batch_size: at most so many answers at once.
+        temperature, top_p, min_p, seed, num_samples: draw tokens, and several answers an image, as the flags of
+        `igllm generate` do; draws depend on the seed and the image's name. shows_progress: on stderr. fills_batch:
+        fewer images run the program of `batch_size` too; otherwise that of the next power of two, each of which
+        compiles once.
 
         Raises: UserError naming the image that can't be read.
         """
-        if max_new_tokens < 1 or batch_size < 1:
-            raise UserError(f"max_new_tokens={max_new_tokens} and batch_size={batch_size} must be at least 1")
+        _check("max_new_tokens", max_new_tokens, flags.TOKENS)
+        _check("batch_size", batch_size, flags.BATCH)
+        sampling = _sampling(temperature, top_p, min_p, seed, num_samples)
         source = image_source(images)
         if not len(source):
             return []
+        if not fills_batch:
+            batch_size = min(batch_size, power_of_two(len(source) * num_samples))
         with self._lock:
-            generator = self._generator(max_new_tokens)
-            wanted = batch_size if fills_batch else min(batch_size, power_of_two(len(source)))
-            size = generator.batch_size(wanted)
-            return self._generate(generator, source, size, shows_progress)
+            generator = self._generator(max_new_tokens, sampling, num_samples)
+            answers = predict(
+                generator, self._prepared or {}, source, batch_size=batch_size, shows_progress=shows_progress
+            )
+        return [generated(name, answer, self.data) for name, answer in answers.items()]
 
-    def _generate(
-        self, generator: AnswerGenerator, source: ImageSource, size: int, shows_progress: bool
-    ) -> list[Generated]:
-        read, rows = reader(source, self.data), list(self.layout.rows(size))
-        batches = image_batches(read, len(source), size, self.data.image_size, rows)
-        if shows_progress:
-            batches = progress.track(batches, total=-(-len(source) // size), label="generate", unit="batch")
-        found: list[Generated] = []
-        for pixels in batches:
-            names = source.names[len(found) : len(found) + size]
-            answers = generator(self._prepared or {}, pixels, size, names)
-            found += [generated(name, answer, self.data) for name, answer in zip(names, answers, strict=True)]
-        return found
-
-    def _generator(self, max_new_tokens: int) -> AnswerGenerator:
+    def _generator(self, max_new_tokens: int, sampling: SamplingOptions, num_samples: int) -> AnswerGenerator:
         """The compiled one; it merges and lays out the weights once."""
-        if max_new_tokens not in self._generators:
-            shared = (self.trained.model, self.trained.tokenizer, self.data)
-            made = AnswerGenerator(*shared, max_new_tokens, self.layout, has_grammar=self.has_grammar)
+        compiled_in = (max_new_tokens, sampling, num_samples)
+        if compiled_in not in self._generators:
+            made = AnswerGenerator(
+                self.trained.model,
+                self.trained.tokenizer,
+                self.data,
+                max_new_tokens,
+                self.layout,
+                has_grammar=self.has_grammar,
+                has_details=True,
+                sampling=sampling,
+                num_samples=num_samples,
+            )
             self._prepared = self._prepared or made.prepare(self.trained.params)
-            self._generators[max_new_tokens] = made
-        return self._generators[max_new_tokens]
+            self._generators[compiled_in] = made
+        return self._generators[compiled_in]
+
+
+def _sampling(temperature: float, top_p: float, min_p: float, seed: int, num_samples: int) -> SamplingOptions:
+    """Raises: UserError for what `igllm generate` does not take."""
+    _check("temperature", temperature, flags.TEMPERATURE)
+    for key, value in {"top_p": top_p, "min_p": min_p}.items():
+        _check(key, value, flags.PROBABILITY)
+    _check("seed", seed, flags.SEED)
+    _check("num_samples", num_samples, flags.ANSWERS)
+    options = SamplingOptions(float(temperature), float(top_p), float(min_p), int(seed))
+    options.check(num_samples)
+    return options
+
+
+def _check(key: str, value: float, of_flag: Callable[[str], float]) -> None:
+    try:
+        of_flag(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def power_of_two(count: int) -> int:

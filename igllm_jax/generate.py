@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from igllm_jax import files, flags, progress
-from igllm_jax.api import BATCH_SIZE, DTYPES, GRAMMARS, MAX_NEW_TOKENS, PROMPT
+from igllm_jax.api import BATCH_SIZE, DTYPES, GRAMMARS, MAX_NEW_TOKENS
 from igllm_jax.data import tars
 from igllm_jax.decoding.answer import Answer
 from igllm_jax.decoding.answers import NUM_DRAFTS, AnswerGenerator
@@ -23,7 +23,7 @@ from igllm_jax.parallel import distributed
 from igllm_jax.parallel.sharding import layout_for_decoding
 from igllm_jax.scene.language import find_language
 from igllm_jax.scene.predictions import Predictions, of_language, write_predictions
-from igllm_jax.weights.trained_model import Trained, load_imported, load_run
+from igllm_jax.weights.trained_model import PROMPT, Trained, load_trained
 
 LINES = Path("-")  # --out: JSON lines on standard output
 
@@ -57,8 +57,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             parser.error(f"--{name} goes with --model; the run in --workdir {options.workdir} brings its own")
     if options.model and options.step is not None:
         parser.error("--step goes with --workdir; --model has no steps")
-    if options.temperature == 0 and (options.num_samples > 1 or options.top_p < 1 or options.min_p > 0):
-        parser.error("--num_samples, --top_p and --min_p draw tokens, so they need --temperature above 0, say 1")
+    _sampling(options).check(options.num_samples)
     return options
 
 
@@ -73,6 +72,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=flags.SEED, default=0, help=seed)
     samples = "answers of each image: the first is the prediction, all stand in the file with how far they agree"
     parser.add_argument("--num_samples", type=flags.ANSWERS, default=1, metavar="K", help=samples)
+
+
+def _sampling(options: argparse.Namespace) -> SamplingOptions:
+    return SamplingOptions(options.temperature, options.top_p, options.min_p, options.seed)
 
 
 def main(arguments: list[str]) -> int:
@@ -101,16 +104,9 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
     if options.out is None and count > 1:
         raise UserError(f"--images {source.origin} has {count} images: give --out FILE, or --out - for JSON lines")
     layout = layout_for_decoding(options.tensor)
-    if options.workdir:
-        trained = load_run(options.workdir, options.step or "last", layout)
-    else:
-        about = {
-            "task": options.task,
-            "rotation_rep": options.rotation_rep or "",
-            "prompt": options.prompt or PROMPT,
-        }
-        trained = load_imported(options.model, **about, layout=layout)
-    trained = trained.in_dtype(options.dtype)
+    which = {name: getattr(options, name) for name in ("step", "dtype", "task", "rotation_rep", "prompt")}
+    is_import = options.model is not None
+    trained = load_trained(options.model if is_import else options.workdir, layout, is_import=is_import, **which)
     data = trained.data
     generator = AnswerGenerator(
         trained.model,
@@ -121,12 +117,12 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         options.num_drafts,
         has_grammar=options.grammar == "scene",
         has_details=True,
-        sampling=SamplingOptions(options.temperature, options.top_p, options.min_p, options.seed),
+        sampling=_sampling(options),
         num_samples=options.num_samples,
     )
     sizes = {"batch_size": options.batch_size, "limit": options.limit}
     journal = None if _is_printed(options) else Journal(options.out, _asked(options, trained, source))
-    answers = predict(generator, trained.params, source, **sizes, stops=stops, journal=journal)
+    answers = predict(generator, generator.prepare(trained.params), source, **sizes, stops=stops, journal=journal)
     if jax.process_index() > 0:
         return 0
     if journal is not None:

@@ -2,6 +2,7 @@
 
 import doctest
 import io
+import json
 import os
 import tarfile
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 import igllm_jax
 from igllm_jax import api, generate, make_data
-from igllm_jax.data.given_images import image_source
+from igllm_jax.data.given_images import GivenImages, image_source
 from igllm_jax.data.options import DataOptions
 from igllm_jax.decoding.answers import Answer
 from igllm_jax.decoding.generated import generated
@@ -57,13 +58,15 @@ def test_an_answer_is_read():
     assert found.numbers == (0.5, -1.25, 0.7, -0.25) and found.problems == ("line 2: not a line of code: 'nonsense'",)
     (thing,) = found.scene.objects
     assert (thing.color, thing.location, found.calls[0].rotation) == ("red", (0.5, -1.25, 0.7), (-0.25,))
-    numbers = {"location": (0.5, -1.25, 0.7), "rotation": (-0.25,)}
+    numbers = {"location": [0.5, -1.25, 0.7], "rotation": [-0.25]}
     assert found.to_json() == {
         "image": "a.png",
         "code": text,
         "calls": [{"function": "add", "size": "large", "color": "red"} | numbers],
         "problems": list(found.problems),
         "is_finished": True,
+        "log_probabilities": [],
+        "log_likelihood": 0.0,
     }
 
 
@@ -102,6 +105,28 @@ def test_it_writes_what_the_command_writes(model, folder, tmp_path):
     assert {one.image: one.code for one in found} == read_predictions(out).answers
     assert not any(one.problems for one in found) and all(len(one.scene.objects) == len(one.calls) for one in found)
     assert found[0].to_json()["calls"][0]["function"] == "add"
+    first = json.loads(out.read_text())["answers"][found[0].image]
+    assert found[0].log_probabilities == pytest.approx(first["log_probabilities"], abs=1e-4)
+
+
+def test_several_answers_are_drawn(model, folder):
+    """They depend on the seed and the image's name, not on what comes with it."""
+    path, other = folder / "photo.png", next((folder / "images").rglob("*.png"))
+    drawing = {"temperature": 1.0, "num_samples": 2, "max_new_tokens": 60, "batch_size": 4, "fills_batch": True}
+    (alone,) = model.generate(path, **drawing)
+    first, second = alone.samples
+    assert first.code == alone.code != second.code and alone.log_likelihood == first.log_likelihood < 0
+    assert len(alone.agreement) == len(alone.calls)
+    assert [sample["code"] for sample in alone.to_json()["samples"]] == [first.code, second.code]
+    named = GivenImages([Image.open(other), Image.open(path)], ["other", "photo.png"])
+    assert [sample.code for sample in model.generate(named, **drawing)[1].samples] == [first.code, second.code]
+    (again,) = model.generate(path, **drawing | {"seed": 1})
+    assert again.code != alone.code
+
+
+def test_names_of_given_images_are_told_apart():
+    images = [Image.new("RGB", (2, 2))] * 4
+    assert GivenImages(images, ["a", "a", "a (2)", "a"]).names == ["a", "a (2)", "a (2) (2)", "a (3)"]
 
 
 def test_imported_weights_and_a_dtype(folder):
@@ -130,6 +155,20 @@ def test_what_is_no_image_is_told(images, message):
         source = image_source(images)
         [source.read(index) for index in range(len(source))]
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"temperature": -1}, "temperature: expected a number from 0 to 100, got '-1'"),
+        ({"num_samples": 2}, "num_samples, top_p and min_p draw tokens, so they need a temperature above 0"),
+        ({"batch_size": 0}, "batch_size: expected a whole number from 1 to"),
+        ({"seed": 0.5, "temperature": 1}, "seed: expected a whole number"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(model, words, message):
+    with pytest.raises(UserError, match=message):
+        model.generate(np.zeros((4, 4, 3), np.uint8), **words)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,10 @@ def test_several_answers_of_an_image_stand_in_the_file_and_depend_on_no_batch(ru
         (["--images", "*.json"], r"images \*.json: matches \d files, none of which is an image"),
         (["--images", "0.png", "run"], r"images run: is no image file; give several image files, or one TAR"),
         (["--images", "0.png", "9.png"], r"images 9.png: does not exist"),
-        (["--images", "0.png", "--num_samples", "4"], r"draw tokens, so they need --temperature above 0, say 1; see"),
+        (
+            ["--images", "0.png", "--num_samples", "4"],
+            r"num_samples, top_p and min_p draw tokens, so they need a temperature above 0",
+        ),
         (["--images", "9.png", "--out", "-"], r"images 9.png: does not exist; give a TAR, a folder, image files"),
     ],
 )

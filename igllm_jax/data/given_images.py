@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -19,20 +19,25 @@ CHANNELS = (3, 4)  # red, green, blue, and how opaque
 
 
 class GivenImages(HeldImages):
-    """Pillow images, arrays and paths, in order. Paths keep their names; other images are called `image 0`, by number.
+    """Pillow images, arrays and paths, in order. Paths keep their names; other images are called `image 0`, by number,
+    unless `names` says more. A name that comes again is followed by ` (2)`.
 
     Arrays: uint8 [H, W] (grey), [H, W, 3] or [H, W, 4]. Raises: UserError for anything else.
     """
 
-    def __init__(self, images: Iterable[Any]):
+    def __init__(self, images: Iterable[Any], names: Sequence[str] | None = None):
         self.origin = "the images given"
         self._images = [_checked(number, image) for number, image in enumerate(images)]
         wanted = [str(image) if _is_path(image) else f"image {n}" for n, image in enumerate(self._images)]
-        seen: Counter[str] = Counter()
-        self.names = []
-        for name in wanted:  # an image may be given twice
-            seen[name] += 1
-            self.names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        repeats: Counter[str] = Counter()
+        found: dict[str, None] = {}
+        for name in wanted if names is None else names:
+            own = name
+            while own in found:
+                repeats[name] += 1
+                own = f"{name} ({repeats[name] + 1})"
+            found[own] = None
+        self.names = list(found)
 
     def read(self, index: int, pixels: PixelOptions = EXACT) -> Image.Image:
         image, where = self._images[index], self.names[index]

@@ -32,7 +32,7 @@ class Answer:
     @property
     def log_likelihood(self) -> float:
         """Of the whole answer."""
-        return sum(self.token_log_probabilities)
+        return float(sum(self.token_log_probabilities))
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as JSON values."""

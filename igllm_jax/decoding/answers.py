@@ -168,21 +168,20 @@ class AnswerGenerator:
         ids = np.asarray(decoded.tokens[row][:length])
         spelled, read = self.tokenizer.decode(ids.tolist()), decoded.numbers[row][:length]
         values = [float(number) for number in read[ids == self.options.number_id]] if self.has_head else []
-        filled = (spelled, values, self.language)
         is_kept = self.grammar is not None  # to the language, so its numbers are too
-        text = code.fill(*filled, in_range=is_kept) if self.has_head else spelled
+        filled = code.Filled(spelled, spelled, ())
+        if self.has_head:
+            filled = code.filled(spelled, values, self.language, in_range=is_kept)
         if decoded.log_probabilities is None:
-            return Answer(text, is_finished)
+            return Answer(filled.text, is_finished)
         sure = np.asarray(decoded.log_probabilities[row][: length + is_finished])
-        numbers = code.scaled(*filled, in_range=is_kept) if self.has_head else []
-        in_full = code.fill(*filled, in_range=is_kept, in_full=True) if self.has_head else spelled
-        reading = code.read(in_full, self.language, rotation_rep=self.data.rotation_rep)
+        reading = code.read(filled.in_full, self.language, rotation_rep=self.data.rotation_rep)
         breaks = np.array([self.tokenizer.surface(token).count("\n") for token in ids.tolist()], int)
         lines = 1 + np.cumsum(breaks) - breaks
         return Answer(
-            text,
+            filled.text,
             is_finished,
-            numbers=shortest(np.array(numbers, np.float32)),
+            numbers=shortest(np.array(filled.numbers, np.float32)),
             calls=tuple(json_call(call) for call in reading.objects),
             log_probabilities=shortest(np.array([sure[:length][lines == line].sum() for line in reading.lines])),
             token_log_probabilities=shortest(sure),

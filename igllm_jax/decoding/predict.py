@@ -1,6 +1,7 @@
-"""Answers for the images of a source: batch after batch, read ahead, with progress."""
+"""Answers for the images of a source: batch after batch, read ahead."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,36 +14,37 @@ from igllm_jax.decoding import ngram_drafts
 from igllm_jax.decoding.answer import Answer
 from igllm_jax.decoding.answers import AnswerGenerator
 from igllm_jax.decoding.journal import Journal
-from igllm_jax.models.params import Params
 from igllm_jax.parallel.distributed import Stopped, never
 
 
 def predict(
     generator: AnswerGenerator,
-    params: Params,
+    prepared: dict[str, Any],
     source: ImageSource,
     *,
     batch_size: int,
     limit: int = 0,
     stops: Callable[[], bool] = never,
     journal: Journal | None = None,
+    shows_progress: bool = True,
 ) -> dict[str, Answer]:
-    """Image name -> answer, for the first `limit` images (0: all) of an image source, with progress on stderr.
+    """Image name -> answer, for the first `limit` images (0: all) of an image source.
 
-    params: of the generator's model, sharded as its layout says. batch_size: answers at a time; of several an
+    prepared: weights, from the generator's `prepare`. batch_size: answers at a time; of several an
     image, images are fewer, and rounded up to what the layout can shard evenly.
     stops: asked before each batch. journal: what was answered before is taken from there, and what is answered now is
-    added; of several processes, the first alone has those answers. Raises: Stopped where `stops` says so.
+    added; of several processes, the first alone has those answers. shows_progress: on the first one's stderr.
+
+    Raises: Stopped where `stops` says so; UserError naming the image that can't be read.
     """
     size = generator.batch_size(max(1, batch_size // generator.options.num_samples))
     names = list(source.names)[: limit or None]
     answers, to_do = _resumed(generator, journal, names)
-    prepared = generator.prepare(params)
     read, rows = reader(source, generator.data), list(generator.layout.rows(size))
     found: Iterable[np.ndarray] = image_batches(
         lambda index: read(to_do[index]), len(to_do), size, generator.data.image_size, rows
     )
-    if jax.process_index() == 0:
+    if shows_progress and jax.process_index() == 0:
         found = progress.track(found, total=-(-len(to_do) // size), label="generate", unit="batch")
     for start, images in zip(range(0, len(to_do), size), found, strict=True):
         if stops():

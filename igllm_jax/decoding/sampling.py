@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
+from igllm_jax.errors import UserError
+
 _KEYS = "threefry2x32"  # by name, so that a program's default changes no answer
 
 
@@ -34,6 +36,11 @@ class SamplingOptions:
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0.0
+
+    def check(self, num_samples: int) -> None:
+        """Raises: UserError where nothing is drawn, but several answers, or some tokens alone, are asked for."""
+        if self.is_greedy and (num_samples > 1 or self.top_p < 1.0 or self.min_p > 0.0):
+            raise UserError("num_samples, top_p and min_p draw tokens, so they need a temperature above 0, say 1")
 
 
 GREEDY = SamplingOptions()

@@ -22,8 +22,8 @@ from igllm_jax.scene.reading import FLOAT_TOKEN, LARGEST_NUMBER, Problem, Readin
 from igllm_jax.scene.scene import Object, Predicted, Scene, indices_by_function
 
 __all__ = [
-    "FLOAT_TOKEN", "Predicted", "Problem", "Reading", "Written", "fill", "in_order", "read", "scaled", "scene_of",
-    "write", "write_call",
+    "FLOAT_TOKEN", "Filled", "Predicted", "Problem", "Reading", "Written", "fill", "filled", "in_order", "read",
+    "scene_of", "write", "write_call",
 ]  # fmt: skip
 
 
@@ -262,42 +262,43 @@ _FILLED = NumberFormat()  # how a number read by the float head is put into the 
 _TOKEN_CONTEXT = re.compile(rf"^(\w+)\(|(\w+)=|({FLOAT_TOKEN})|\n", re.MULTILINE)
 
 
-def fill(
-    text: str,
-    numbers: Sequence[float],
-    task: Language | str | None = None,
-    *,
-    in_range: bool = False,
-    in_full: bool = False,
-) -> str:
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A text whose float tokens have become numbers: `text` with the language's digits, `in_full` with as many as tell
+    float32 numbers apart; and those `numbers`, as the language means them, unrounded."""
+
+    text: str
+    in_full: str
+    numbers: tuple[float, ...]
+
+
+def fill(text: str, numbers: Sequence[float], task: Language | str | None = None, *, in_range: bool = False) -> str:
+    """`filled(...).text`.
+
+    Example: `fill("add(x=数, y=数)", (0.5, 0.25))` is `"add(x=0.500, y=0.250)"`.
+    """
+    return filled(text, numbers, task, in_range=in_range).text
+
+
+def filled(
+    text: str, numbers: Sequence[float], task: Language | str | None = None, *, in_range: bool = False
+) -> Filled:
     """`text` with its float tokens replaced by the float head's numbers, in order, without a plus sign.
 
     task: the language, whose scales and digits the numbers get; None for three digits as they are. in_range: whether
-    numbers outside the language's ranges, or too large to be read, are moved to the bounds. in_full: as many digits as
-    tell float32 numbers apart.
-
-    Example: `fill("add(x=数, y=数)", (0.5, 0.25))` is `"add(x=0.500, y=0.250)"`.
+    numbers outside the language's ranges, or too large to be read, are moved to the bounds.
 
     Raises: ValueError where there are not as many numbers as float tokens.
     """
     formats = _own_formats(text, task)
     values = _scaled(text, numbers, formats, in_range=in_range)
     digits = [_FILLED.digits] * len(values) if formats is None else [found.digits for found, _ in formats]
-    pieces = text.split(FLOAT_TOKEN)
-    filled = [pieces[0]]
-    for number, decimals, piece in zip(values, digits, pieces[1:], strict=True):
-        said = f"{number:.{decimals}f}"
-        if in_full:
-            said = np.format_float_positional(np.float32(number), trim="0")
-        filled += [said, piece]
-    return "".join(filled)
-
-
-def scaled(
-    text: str, numbers: Sequence[float], task: Language | str | None = None, *, in_range: bool = False
-) -> list[float]:
-    """The numbers of a text's float tokens as the language means them: what `fill` writes, unrounded."""
-    return _scaled(text, numbers, _own_formats(text, task), in_range=in_range)
+    first, *pieces = text.split(FLOAT_TOKEN)
+    rounded, in_full = [first], [first]
+    for number, decimals, piece in zip(values, digits, pieces, strict=True):
+        rounded += [f"{number:.{decimals}f}", piece]
+        in_full += [np.format_float_positional(np.float32(number), trim="0"), piece]
+    return Filled("".join(rounded), "".join(in_full), tuple(values))
 
 
 def _scaled(

@@ -22,6 +22,7 @@ from igllm_jax.weights.run_model import RunModel
 MAX_LENGTH = 2048  # positions of a row, the image's included: what LLaVA and the reference train with
 TOKENIZER_FINGERPRINT = "tokenizer fingerprint"  # in the meta of a checkpoint
 IMPORTED_TASK = "clevr"  # whose code imported weights write where nothing says it
+PROMPT = "vicuna_v1"  # that imported weights are asked with where nothing says it
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,35 @@ class Trained:
     def in_dtype(self, dtype: str | None) -> "Trained":
         """The same, computing in `dtype`; None: in the model's own."""
         return self if dtype is None else replace(self, model=replace(self.model, dtype=dtype))
+
+
+def load_trained(
+    folder: Path,
+    layout: MeshLayout,
+    *,
+    is_import: bool | None = None,
+    step: int | str | None = None,
+    dtype: str | None = None,
+    task: str | None = None,
+    rotation_rep: str | None = None,
+    prompt: str | None = None,
+) -> Trained:
+    """The model of a run's workdir, or of a folder of imported weights. is_import: which it is; None: look.
+
+    step: of a run (default: last). task, rotation_rep, prompt: of imported weights. dtype: of the computation, None for
+    the model's own. Raises: UserError where one is given that goes with the other.
+    """
+    if is_import is None:
+        is_import = (folder / base_folder.MODEL_FILE).exists()
+    if is_import:
+        if step is not None:
+            raise UserError(f"{folder} is a folder of imported weights, which has no steps: leave out step={step!r}")
+        own = load_imported(folder, task=task, rotation_rep=rotation_rep or "", prompt=prompt or PROMPT, layout=layout)
+        return own.in_dtype(dtype)
+    for key, value in {"task": task, "rotation_rep": rotation_rep, "prompt": prompt}.items():
+        if value is not None:
+            raise UserError(f"{key}={value!r} goes with imported weights; the run in {folder} brings its own")
+    return load_run(folder, str(step or "last"), layout).in_dtype(dtype)
 
 
 def load_run(workdir: Path, step: str, layout: MeshLayout | None = None) -> Trained:
