@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.eval = evaluation()
     config.mesh = ConfigDict()
     config.mesh.layout = "train"  # a row of sharding.LAYOUTS
+    config.mesh.slices = 1  # TPU slices (or hosts) that only a network joins; data is split over them first
     config.mesh.data = 1
     config.mesh.fsdp = -1  # what is left
     config.mesh.tensor = 1

@@ -340,7 +340,7 @@ def loss_options(config: ConfigDict) -> LossOptions:
 
 
 def mesh_options(config: ConfigDict) -> MeshOptions:
-    return MeshOptions(**{key: config.mesh[key] for key in ("layout", "data", "fsdp", "tensor")})
+    return MeshOptions(**{key: config.mesh[key] for key in ("layout", "slices", "data", "fsdp", "tensor")})
 
 
 def held_out_options(config: ConfigDict) -> HeldOutOptions:

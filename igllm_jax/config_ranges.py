@@ -241,6 +241,7 @@ RANGES: dict[str, Range] = {
     "eval.patience": EVERY,
     "eval.best_metric": Text(),  # config.check looks for it among the task's
     "mesh.layout": Choice(LAYOUTS),
+    "mesh.slices": Whole(1, 1024),
     "mesh.data": MESH_SIZE,
     "mesh.fsdp": MESH_SIZE,
     "mesh.tensor": MESH_SIZE,

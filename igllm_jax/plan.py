@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> int:
     if topology != "local":
         topology = compilers.check(find_topology(topology)).name
     batch_size = options.batch or run.batch_size
-    mesh = _mesh(options.mesh, run, topology, options.what)
-    request = PlanRequest(tuple(own), topology, options.what, batch_size, options.length, mesh)
+    mesh, slices = _mesh(options.mesh, run, topology, options.what)
+    request = PlanRequest(tuple(own), topology, options.what, batch_size, options.length, mesh, slices)
     prompt = run.model.vision.num_patches + PROMPT.answer_offset
     if options.length <= prompt:
         raise UserError(f"--length {options.length} leaves no answer: image and prompt take {prompt} positions")
@@ -62,7 +62,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = flags.Parser(prog="igllm plan", description=__doc__.split("\n")[0])
     configs.add_arguments(parser)
     parser.add_argument("--topology", required=True, help="v5e:4x4, v5e-16, h100:8, h100:2x8 (two hosts), or local")
-    parser.add_argument("--mesh", default="", help="data=1,fsdp=16,tensor=1 (default: the config's)")
+    parser.add_argument("--mesh", default="", help="data=1,fsdp=16,tensor=1, and slices=2 for so many TPU slices")
     parser.add_argument("--batch", type=flags.BATCH, help="examples per step, over all chips (default: the config's)")
     parser.add_argument("--what", choices=("train", "decode"), default="train")
     parser.add_argument("--length", type=flags.TOKENS, default=LENGTH, help="positions of a row, image included")
@@ -71,22 +71,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _mesh(text: str, run: RunOptions, topology: str, what: str) -> tuple[int, int, int]:
-    """data, fsdp, tensor. Decoding defaults to tensor, for with fsdp every token would gather all weights."""
-    sizes = run.mesh.sizes
+def _mesh(text: str, run: RunOptions, topology: str, what: str) -> tuple[tuple[int, int, int], int]:
+    """(data, fsdp, tensor), slices. Decoding defaults to tensor, for with fsdp every token would gather all weights."""
+    sizes = {"slices": run.mesh.slices, **run.mesh.sizes}
     if not text and what == "decode":
         chips = 1 if topology == "local" else find_topology(topology).num_chips
         heads = run.model.decoder.num_kv_heads
-        sizes = {"data": -1, "fsdp": 1, "tensor": max(n for n in (1, 2, 4, 8) if chips % n == 0 and heads % n == 0)}
+        sizes |= {"data": -1, "fsdp": 1, "tensor": max(n for n in (1, 2, 4, 8) if chips % n == 0 and heads % n == 0)}
     for part in filter(None, text.split(",")):
         axis, _, size = part.partition("=")
-        if axis not in MESH_AXES:
+        if axis not in sizes:
             raise UserError(f"--mesh {text}: expected AXIS=SIZE,... with axes {', '.join(MESH_AXES)}, not {part!r}")
         try:
             sizes[axis] = flags.SIZE(size)
         except argparse.ArgumentTypeError as error:
             raise UserError(f"--mesh {text[:60]}: {axis}: {error}") from None  # of any length
-    return sizes["data"], sizes["fsdp"], sizes["tensor"]
+    if sizes["slices"] < 1:
+        raise UserError(f"--mesh {text[:60]}: slices is {sizes['slices']}; it must be 1 or more")
+    if sizes["slices"] > 1 and (topology == "local" or find_topology(topology).is_gpu):
+        raise UserError(f"mesh.slices={sizes['slices']}: {topology} is no TPU slice; for GPU hosts write h100:HOSTSx8")
+    return (sizes["data"], sizes["fsdp"], sizes["tensor"]), sizes["slices"]
 
 
 def compile_apart(request: PlanRequest) -> Program:
@@ -97,6 +101,7 @@ def compile_apart(request: PlanRequest) -> Program:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         mesh = ",".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, request.mesh, strict=True))
+        mesh = f"slices={request.slices},{mesh}"
         numbers = [str(request.batch_size), str(request.length)]
         command = [sys.executable, "-m", "igllm_jax.plan_compile", str(out), request.topology, request.what, *numbers]
         environment = compilers.environment_for(request.topology, os.environ)

@@ -1,7 +1,7 @@
 """One ahead-of-time compile for `igllm plan`, in a process of its own: a TPU's compiler may take the process with it.
 
-`python -m igllm_jax.plan_compile OUT.json TOPOLOGY|local WHAT BATCH LENGTH data=1,fsdp=16,tensor=1 --config=...` writes
-what it found, or the compiler's refusal, to OUT.json.
+`python -m igllm_jax.plan_compile OUT.json TOPOLOGY|local WHAT BATCH LENGTH slices=1,data=1,fsdp=16,tensor=1
+--config=...` writes what it found, or the compiler's refusal, to OUT.json.
 """
 
 import json
@@ -133,8 +133,9 @@ def compile_one(
     run: RunOptions, topology: str, what: str, batch_size: int, length: int, mesh: Mapping[str, int]
 ) -> Program:
     """Bytes, collectives and seconds of one program on one topology."""
-    devices = compilers.devices_of(topology)
-    layout = MeshLayout.of("decode" if what == "decode" else run.mesh.layout, make_mesh(mesh, devices))
+    slices = mesh.get("slices", 1)
+    devices = compilers.devices_of(topology, slices)
+    layout = MeshLayout.of("decode" if what == "decode" else run.mesh.layout, make_mesh(mesh, devices, slices))
     program = {"train": train_program, "decode": decode_program}[what]
     started = time.monotonic()
     function, arguments, arguments_bytes = program(run, layout, batch_size, length)

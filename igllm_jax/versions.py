@@ -28,6 +28,7 @@ ADDED: dict[str, tuple[int, Any]] = {
     "model.start_from": (3, ""),
     "data.val_sets": (3, ()),
     "eval.patience": (3, 0),
+    "mesh.slices": (3, 1),
 }
 
 

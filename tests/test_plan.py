@@ -165,11 +165,23 @@ def test_what_crosses_from_one_host_to_others():
     }
 
 
+def test_what_slices_exchange_through_their_hosts():
+    send = (
+        "  %send.7 = (f32[3,8]{1,0:T(8,128)}, u32[], token[]) send(%p, %t), channel_id=2, is_host_transfer=true, "
+        'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+        '_xla_megascale_reduce_operation="SUM",_xla_megascale_transfer_type="ALL_REDUCE"}\n'
+    )
+    text = TEXT.replace("  %kernel", send + "  %kernel")
+    found = {(one.kind, one.axes): one for one in hlo.collectives(text, {"data": 2, "fsdp": 4}, [0] * 4 + [1] * 4)}
+    one = found["all-reduce", ("slices",)]
+    assert (one.count, one.bytes, one.network_bytes) == (5, 5 * 96, 5 * 96)
+
+
 def test_the_network_limits_what_goes_over_it():
     found = plans.Bound.of(
         plans.BatchFlops(1.0, 1.0, 1.0),
         1.0,
-        replace(PROGRAM, collectives=(hlo.Collective("all-reduce", ("data",), 1, 9e9, 5e9),)),
+        replace(PROGRAM, collectives=(hlo.Collective("all-reduce", ("data",), 1, 14e9, 5e9),)),
         chips.CHIPS["H100"],
     )
     assert found.seconds["links"] == 0.02 and found.seconds["network"] == found.step == 0.1
@@ -269,11 +281,13 @@ def test_where_not_even_one_fits():
         (["--topology", "v5e-17"], "there is no topology 'v5e-17'"),
         (["--topology", "local", "--mesh", "fspd=4"], "expected AXIS=SIZE"),
         (["--topology", "local", "--mesh", "data=3,fsdp=1,tensor=1"], r"mesh\.data=3.* need 3 devices"),
+        (["--topology", "v5e:2x2", "--mesh", "slices=-1"], "slices is -1; it must be 1 or more"),
+        (["--topology", "h100:2x8", "--config.mesh.slices=2"], r"mesh\.slices=2: h100:2x8 is no TPU slice"),
         (["--topology", "local", "--length", "631"], "--length 631 leaves no answer: image and prompt take 631 pos"),
     ],
 )
 def test_what_can_t_be_planned(words, match, monkeypatch):
-    monkeypatch.setattr(compilers, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(compilers, "check", lambda topology: topology)
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
     with pytest.raises(UserError, match=match):
         plan.main([*CLEVR, *words])

@@ -1,12 +1,14 @@
 """Where arrays live: meshes, and one table from the model's axis names to mesh axes."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from igllm_jax.errors import UserError
@@ -40,10 +42,11 @@ LAYOUTS: dict[str, dict[str, MeshAxes]] = {
 }
 
 
-def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with axes data, fsdp, tensor. One size may be -1: what is left.
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None, slices: int = 1) -> Mesh:
+    """A mesh with axes data, fsdp, tensor. One size may be -1: what is left. slices: how many parts, joined by a
+    network alone, the devices lie in; the data axis is split over them first, so that nothing else crosses.
 
-    Raises: UserError where the sizes don't fit the number of devices.
+    Raises: UserError where the sizes don't fit the number of devices, or the devices lie in other parts.
     """
     devices = jax.devices() if devices is None else devices
     wanted = [int(sizes[axis]) for axis in MESH_AXES]
@@ -57,14 +60,33 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
         wanted[wanted.index(-1)] = len(devices) // known
     if math.prod(wanted) != len(devices):
         raise UserError(f"{spelled} need {math.prod(wanted)} devices in a whole split, but there are {len(devices)}")
+    if slices > 1:
+        return Mesh(_over_slices(wanted, devices, slices), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
     return jax.make_mesh(tuple(wanted), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def _over_slices(sizes: Sequence[int], devices: Sequence[Any], slices: int) -> np.ndarray:
+    """Devices by mesh position. What tells of no slice (a CPU, a GPU) counts as one for each process."""
+    data, fsdp, tensor = sizes
+    if data % slices:
+        raise UserError(f"mesh.data={data} must be a multiple of mesh.slices={slices}: only data is split over slices")
+    is_told = len({getattr(device, "slice_index", 0) for device in devices}) > 1
+    parts = Counter(device.slice_index if is_told else device.process_index for device in devices)
+    if len(parts) != slices or len(set(parts.values())) > 1:
+        told = f"{len(parts)} {'slices' if is_told else 'processes'} with {sorted(parts.values())} devices"
+        raise UserError(f"mesh.slices={slices}: expected {slices} parts of equal size, but there are {told}")
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, fsdp, tensor), (slices, 1, 1), devices, process_is_granule=not is_told
+    )
 
 
 @dataclass(frozen=True)
 class MeshOptions:
-    """layout: a row of LAYOUTS. data, fsdp, tensor: sizes of the mesh's axes, of which one may be -1 (what is left)."""
+    """layout: a row of LAYOUTS. slices: over which data is split first, see make_mesh. data, fsdp, tensor: sizes of
+    the mesh's axes, of which one may be -1 (what is left)."""
 
     layout: str
+    slices: int
     data: int
     fsdp: int
     tensor: int
@@ -76,7 +98,7 @@ class MeshOptions:
 
     def on(self, devices: Sequence[Any] | None = None) -> "MeshLayout":
         """The layout on these devices (default: all). Raises: UserError as `make_mesh` and `MeshLayout.of`."""
-        return MeshLayout.of(self.layout, make_mesh(self.sizes, devices))
+        return MeshLayout.of(self.layout, make_mesh(self.sizes, devices, self.slices))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,10 @@ import numpy as np
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _HEADER = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{\s*$")
 _COLLECTIVE = re.compile(rf" = (?P<type>.+?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
+# how TPU slices exchange what their own chips have reduced or gathered: by way of their hosts
+_BETWEEN_SLICES = re.compile(
+    r" = \((?P<type>[^)]*?\]).* send\(.*xla_megascale_runtime.*transfer_type=\"(?P<kind>\w+)\""
+)
 _WHILE = re.compile(r" while\(.*condition=%?([^\s,]+), body=%?([^\s,]+)")
 _CALLS = re.compile(r"(?:calls|to_apply|called_computations|branch_computations|true_computation|false_computation)=")
 _NAMES = re.compile(r"%([^\s,{}()]+)")
@@ -21,7 +25,8 @@ _WIDTHS = {"pred": 1, "s4": 0.5, "u4": 0.5}
 
 @dataclass(frozen=True)
 class Collective:
-    """kind: of KINDS. axes: mesh axes that the devices of a group differ in. count: how often it runs in one call.
+    """kind: of KINDS. axes: mesh axes that the devices of a group differ in, or `slices`. count: how often it runs in
+    one call.
 
     bytes: that one device sends in one call of the program, all of them together, by ring algorithms. network_bytes:
     what of that it sends from one island (GPU host, TPU slice) to others, where all members of a group in an island
@@ -47,6 +52,11 @@ def collectives(text: str, mesh: Mapping[str, int], islands: Sequence[int] = ())
     totals: dict[tuple[str, tuple[str, ...]], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for name, times in _times(computations, entry).items():
         for line in computations[name]:
+            if between := _BETWEEN_SLICES.search(line):
+                total = totals[between["kind"].lower().replace("_", "-"), ("slices",)]
+                size = times * _sent_by_slice(between, len(set(islands)))
+                total[:] = total[0] + times, total[1] + size, total[2] + size
+                continue
             found = _COLLECTIVE.search(line)
             if found is None:
                 continue
@@ -184,6 +194,14 @@ def _sent(found: re.Match[str], devices: int) -> float:
     if kind == "all-to-all":
         return share * size
     return size / 2 if is_start else size
+
+
+def _sent_by_slice(found: re.Match[str], slices: int) -> float:
+    """Bytes that one chip sends through its host in an exchange of its own part with the same chip of other slices."""
+    kind, dims = _ARRAY.findall(found["type"])[0]
+    if found["kind"] == "ALL_REDUCE":
+        return 2 * (slices - 1) / slices * _bytes(kind, dims)
+    return (slices - 1) / slices * _bytes(kind, dims)
 
 
 def _sent_between(found: re.Match[str], islands: Sequence[int]) -> float:

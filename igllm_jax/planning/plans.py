@@ -79,7 +79,7 @@ class Bound:
     @classmethod
     def of(cls, flops: BatchFlops, read: float, program: Program, chip: Chip) -> "Bound":
         """read: bytes that a chip at least reads and writes."""
-        sent = sum(one.bytes for one in program.collectives or ())
+        sent = sum(one.bytes - one.network_bytes for one in program.collectives or ())
         seconds = {
             "compute": flops.per_chip / chip.flops,
             "memory": read / chip.memory_bandwidth,

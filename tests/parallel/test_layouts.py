@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache, partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import nest
 from igllm_jax.models.vlm import skeleton
-from igllm_jax.parallel.sharding import LAYOUTS, MeshLayout, make_mesh
+from igllm_jax.parallel.sharding import LAYOUTS, MeshLayout, _over_slices, make_mesh
 from igllm_jax.training import optim
 from igllm_jax.training.options import LossOptions
 from igllm_jax.training.state import initial_state
@@ -168,3 +169,31 @@ def test_what_can_t_be_cut_names_parameter_axis_and_sizes():
         make_mesh({"data": -1, "fsdp": -1, "tensor": 1}, jax.devices())
     with pytest.raises(UserError, match="choose one of"):
         layout_of("zigzag", 1, 1, 1)
+
+
+def sliced(slices):
+    """Eight devices as a program of several slices sees them, two of each slice after another."""
+    return [
+        SimpleNamespace(id=i, platform="cpu", device_kind="cpu", process_index=0, slice_index=i // 2 % slices)
+        for i in range(8)
+    ]
+
+
+def test_only_data_lies_between_slices():
+    found = _over_slices((4, 2, 1), sliced(2), 2)
+    assert [[device.slice_index for device in row.flat] for row in found] == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    assert sorted(device.id for device in found.flat) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "slices", "match"),
+    [
+        ((1, 8, 1), 2, r"mesh\.data=1 must be a multiple of mesh\.slices=2"),
+        ((4, 2, 1), 4, r"mesh\.slices=4: expected 4 parts of equal size, but there are 2 slices with \[4, 4\] devices"),
+    ],
+)
+def test_slices_that_are_not_there(sizes, slices, match):
+    with pytest.raises(UserError, match=match):
+        _over_slices(sizes, sliced(2), slices)
+    with pytest.raises(UserError, match=r"expected 2 parts of equal size, but there are 1 processes"):
+        make_mesh({"data": 8, "fsdp": 1, "tensor": 1}, jax.devices()[:8], slices=2)

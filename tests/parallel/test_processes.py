@@ -105,6 +105,14 @@ def alone(data, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_two_slices_train_to_the_losses_of_one_device(alone, data, tmp_path):
+    """Two processes of four devices each: data lies between them, fsdp and more data within."""
+    mesh = {"mesh__slices": 2, "mesh__data": 4, "mesh__fsdp": 2, "eval__generate_every": 0}
+    finish(start(2, 4, words(tmp_path, data, **mesh)))
+    assert_same(values(tmp_path), values(alone))
+
+
+@pytest.mark.slow
 def test_two_processes_train_evaluate_and_write_as_one(alone, data, tmp_path):
     mesh = {"mesh__data": 2, "mesh__fsdp": 2, "eval__generate_every": STEPS}
     first, second = finish(start(2, 2, words(tmp_path, data, **mesh)))
