@@ -1,9 +1,10 @@
 """What chips can do: one table for plans, for the step log's MFU and for benchmarks.
 
-Sources: for TPUs the "system architecture" page of each generation at cloud.google.com/tpu/docs (v4, v5e, v5p, v6e),
-read 2025; for GPUs the vendor's datasheets (dense figures, without sparsity), and of hosts with 8 of them and one
-network card for each (DGX A100: 200 Gbit/s, DGX H100 and H200: 400 Gbit/s). Networks of TPUs: per chip, from the data
-centre bandwidth of a pod where it is stated.
+Sources: for TPUs the page of each generation at docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e), whose links are
+stated both ways together and halved here; for GPUs the vendor's datasheets (dense figures, without sparsity), and of
+hosts with 8 of them and one network card for each (DGX A100: 200 Gbit/s, DGX H100 and H200: 400 Gbit/s). Networks of
+TPUs by the same pages: v5p 50 Gbit/s a chip, v5e 2 x 100 and v6e 4 x 200 Gbit/s a host of 8 chips. Not verified: links
+and network of v4, and every host_bandwidth (PCIe's nominal speed).
 """
 
 import argparse
@@ -41,7 +42,7 @@ CHIPS: dict[str, Chip] = {
     "v4": Chip(275e12, 1228e9, 30.75 * GIB, 300e9, 6.25e9, 16e9),
     "v5e": Chip(197e12, 819e9, 15.75 * GIB, 200e9, 3.125e9, 16e9),
     "v5p": Chip(459e12, 2765e9, 95.73 * GIB, 600e9, 6.25e9, 16e9),
-    "v6e": Chip(918e12, 1640e9, 31.24 * GIB, 448e9, 12.5e9, 32e9),
+    "v6e": Chip(918e12, 1638e9, 31.24 * GIB, 400e9, 12.5e9, 32e9),
     "A100-40GB": Chip(312e12, 1555e9, 42_298_834_944, 300e9, 25e9, 32e9),
     "A100-80GB": Chip(312e12, 2039e9, 85_100_068_864, 300e9, 25e9, 32e9),
     "H100": Chip(989e12, 3350e9, 84_942_979_072, 450e9, 50e9, 64e9),

@@ -15,7 +15,12 @@ _COLLECTIVE = re.compile(rf" = (?P<type>.+?) (?P<kind>{'|'.join(KINDS)})(?P<star
 _BETWEEN_SLICES = re.compile(
     r" = \((?P<type>[^)]*?\]).* send\(.*xla_megascale_runtime.*transfer_type=\"(?P<kind>\w+)\""
 )
-_WHILE = re.compile(r" while\(.*condition=%?([^\s,]+), body=%?([^\s,]+)")
+_WHILE = re.compile(r" while\((?P<state>[^)]*)\).*condition=%?(?P<condition>[^\s,]+), body=%?(?P<body>[^\s,]+)")
+_DEFINED = re.compile(r"^\s*(?:ROOT )?%?(\S+) = ")
+_COUNTER = re.compile(r" = [su]32\[\]\S* get-tuple-element\(.*index=(\d+)")
+_PASSED_ON = re.compile(
+    r" (?P<how>copy|bitcast|tuple|get-tuple-element|constant)\((?P<from>.*?)\)(?:, index=(?P<index>\d+))?"
+)
 _CALLS = re.compile(r"(?:calls|to_apply|called_computations|branch_computations|true_computation|false_computation)=")
 _NAMES = re.compile(r"%([^\s,{}()]+)")
 _TRIPS = re.compile(r"known_trip_count\D+(\d+)")
@@ -43,8 +48,8 @@ class Collective:
 def collectives(text: str, mesh: Mapping[str, int], islands: Sequence[int] = ()) -> list[Collective]:
     """Every collective of a compiled program (the text of its HLO module), summed by kind and axes, largest first.
 
-    A loop counts as often as its condition's constant says, and where the loop before it counted to a smaller one, from
-    there on: they are pieces of one loop. A loop that may end early counts as one that does not.
+    A loop counts from its counter's first value to its condition's constant; where that value is another loop's last,
+    both are pieces of one. A loop that may end early counts as one that does not.
     mesh: axis -> size, in the mesh's order. islands: of each device in that order, the number of the island of fast
     links that it belongs to; none where all are one.
     """
@@ -102,21 +107,45 @@ def _times(computations: Mapping[str, list[str]], entry: str) -> dict[str, int]:
 
 def _called(lines: list[str], computations: Mapping[str, list[str]]) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
-    reached = 0
     for line in lines:
         loop = _WHILE.search(line)
         if loop:
             known = _TRIPS.search(line)
-            bound = 0 if known else _bound(loop[1], computations)
-            trips = int(known[1]) if known else bound - reached if bound > reached else bound
-            reached = bound
-            found += [(loop[1], trips + 1), (loop[2], trips)]
+            trips = int(known[1]) if known else _trips(loop, lines, computations)
+            found += [(loop["condition"], trips + 1), (loop["body"], trips)]
             continue
         for call in _CALLS.finditer(line):
             rest = line[call.end() :]
             names = rest[: rest.index("}")] if rest.startswith("{") else rest.split(",")[0]
             found += [(name, 1) for name in _NAMES.findall(names) if name in computations]
     return found
+
+
+def _trips(loop: re.Match[str], lines: list[str], computations: Mapping[str, list[str]]) -> int:
+    """From the counter's value before the loop to what its condition compares it with."""
+    bound = _bound(loop["condition"], computations)
+    counters = (_COUNTER.search(line) for line in computations[loop["condition"]])
+    index = next((int(counter[1]) for counter in counters if counter), 0)
+    defined = {name[1]: line for line in lines if (name := _DEFINED.match(line))}
+    return max(bound - _value(loop["state"], index, defined, computations), 0)
+
+
+def _value(name: str, index: int, defined: Mapping[str, str], computations: Mapping[str, list[str]]) -> int:
+    """A whole number followed back to where it is written, through element `index` of tuples; after a loop, what it
+    counts to; 0 where it is computed."""
+    while line := defined.get(name.split()[-1].removeprefix("%")):
+        if loop := _WHILE.search(line):
+            return _bound(loop["condition"], computations)
+        found = _PASSED_ON.search(line)
+        if found is None:
+            return 0
+        if found["how"] == "constant":
+            return int(found["from"]) if found["from"].isdigit() else 0
+        if found["how"] == "tuple":
+            name = re.sub(r"/\*.*?\*/", "", found["from"]).split(",")[index]
+        else:
+            name, index = found["from"], int(found["index"] or index)
+    return 0
 
 
 def _bound(condition: str, computations: Mapping[str, list[str]]) -> int:
