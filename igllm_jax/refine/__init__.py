@@ -1,0 +1,1 @@
+"""Predicted scenes improved: rendered, compared with their image, and moved until they explain it."""

@@ -1,0 +1,29 @@
+"""The flat renderer under JAX."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from igllm_jax.render.flat.arrays import Namespace, SceneArrays
+from igllm_jax.render.flat.dense import Drawing, draw_dense
+
+
+def fold_in_scan(step: Callable[[Any, Any], Any], carry: Any, items: Any) -> Any:
+    """`Namespace.fold` for JAX: one body, however many items there are."""
+    return jax.lax.scan(lambda carried, item: (step(carried, item), None), carry, items)[0]
+
+
+JAX = Namespace(jnp, fold_in_scan)
+
+
+@functools.partial(jax.jit, static_argnames=("width", "height", "most_edges", "kinds", "at_once"))
+def draw_batch(
+    scenes: SceneArrays, *, width: int, height: int, most_edges: int, kinds: tuple[str, ...], at_once: int = 1
+) -> Drawing:
+    """Pictures and masks of many scenes (a leading axis on every array). at_once: that are drawn side by side, by vmap;
+    one after the other (1) is quicker on a CPU, where a picture then stays in the cache."""
+    draw = functools.partial(draw_dense, width=width, height=height, most_edges=most_edges, kinds=kinds, space=JAX)
+    return jax.lax.map(draw, scenes, batch_size=at_once if at_once > 1 else None)
