@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     url = launch(page, host=options.host, port=options.port, max_upload_mb=options.max_upload)
-    print(f"{url} (Ctrl-C ends it)", flush=True)
+    progress.result(f"{url} (Ctrl-C ends it)")
     try:
         while not stopped.wait(LOOK_S):  # a signal that another thread got is seen by this one once it wakes
             pass
