@@ -26,7 +26,7 @@ from igllm_jax.parallel.sharding import MESH_AXES
 from igllm_jax.plan_compile import PROMPT
 from igllm_jax.planning import compilers, flops
 from igllm_jax.planning.chips import CHIPS, Chip, chip_of, find_topology, program_memory
-from igllm_jax.planning.plans import BatchFlops, Bound, Plan, PlanRequest, Program, Search, report
+from igllm_jax.planning.plans import BatchFlops, Bound, Plan, PlanRequest, Program, Search, plan_text
 from igllm_jax.training.optim import trainable_paths
 from igllm_jax.training.options import RunOptions
 
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--length {options.length} leaves no answer: image and prompt take {prompt} positions")
     plan = largest(request) if options.largest_batch else measure(request)
     plan = complete(plan, run.model, run.optim.trainable)
-    print(report(plan))
+    print(plan_text(plan))
     if options.json:
         files.write_text(options.json, json.dumps(plan.to_json(), indent=2) + "\n")
     return 0 if plan.fits else 1

@@ -7,7 +7,7 @@ import numpy as np
 
 from igllm_jax.decoding.grammar_calls import Event, Memory
 from igllm_jax.decoding.grammar_text import TextAutomaton
-from igllm_jax.decoding.grammar_tokens import Neighbours, Step, Walk, Walker
+from igllm_jax.decoding.grammar_tokens import Neighbours, Transition, Walk, Walker
 
 UNREACHABLE = np.iinfo(np.int16).max
 DEAD, DONE = 0, 1  # nodes: where what no text can be leads to, and after the end token
@@ -18,7 +18,7 @@ class Move:
     """node: where it leads. step: what it does else; step.to is not looked at."""
 
     node: int
-    step: Step
+    step: Transition
 
 
 class Nodes:
@@ -85,7 +85,7 @@ class Nodes:
             for to in np.unique(nodes).tolist():
                 self._add(node, to, step, same[nodes == to])
 
-    def _add(self, node: int, to: int, step: Step, tokens: np.ndarray) -> None:
+    def _add(self, node: int, to: int, step: Transition, tokens: np.ndarray) -> None:
         move = self.moves.setdefault(Move(to, step), len(self.moves))
         self.found.append((node, move, tokens))
 

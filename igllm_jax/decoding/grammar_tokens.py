@@ -72,7 +72,7 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceDigits:
     """Digits of a reference within a token: value -> value * factor + term, where `is_first` from 0. before: calls of
     the function `to` that the token itself closes before."""
 
@@ -84,7 +84,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Step:
+class Transition:
     """What a token does: where it leads, and what happens. to: state of the automaton. events: that memories know.
 
     needs: characters it adds to the open word that it starts in. keeps: whether it ends in the same word. adds: what
@@ -97,7 +97,7 @@ class Step:
     keeps: bool = False
     adds: int = 0
     closed: tuple[int, ...] = ()
-    references: tuple[Reference, ...] = ()
+    references: tuple[ReferenceDigits, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Walk:
 
     tokens: np.ndarray
     which: np.ndarray
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Transition] = field(default_factory=list)
 
 
 class Walker:
@@ -143,13 +143,13 @@ class Walker:
 
     def _walk(self, state: int, tokens: np.ndarray, at: np.ndarray, counted: np.ndarray, has_event: np.ndarray) -> Walk:
         is_within = self._automaton.longest[state] > 0
-        steps: dict[Step, int] = {}
+        steps: dict[Transition, int] = {}
         which = np.full(len(tokens), -1)
         quiet = np.flatnonzero(~has_event)
         pairs, inverse = np.unique(np.stack([at[quiet], counted[quiet]]), axis=1, return_inverse=True)
         numbers = []
         for to, count in pairs.T.tolist():
-            step = Step(to, needs=count if is_within else 0, keeps=is_within, adds=count)
+            step = Transition(to, needs=count if is_within else 0, keeps=is_within, adds=count)
             fits = count <= (self._automaton.longest[to] or count)
             numbers.append(steps.setdefault(step, len(steps)) if fits else -1)
         which[quiet] = np.array(numbers, int)[inverse.ravel()] if len(quiet) else -1
@@ -161,12 +161,12 @@ class Walker:
         order = np.argsort(tokens[is_legal])
         return Walk(tokens[is_legal][order], which[is_legal][order], list(steps))
 
-    def _eventful(self, state: int, text: bytes | tuple[int, ...]) -> Step | None:
+    def _eventful(self, state: int, text: bytes | tuple[int, ...]) -> Transition | None:
         """The step of one token, symbol by symbol; None where a word within it is too long."""
         automaton = self._automaton
         events: list[Event] = []
         closed: list[int] = []
-        references: list[Reference] = []
+        references: list[ReferenceDigits] = []
         keeps, needs, count = automaton.longest[state] > 0, 0, 0
         for symbol in text:
             to, event = automaton.next[state][symbol], automaton.events[state].get(symbol)
@@ -178,7 +178,7 @@ class Walker:
             if event is not None and event.kind == "digit":
                 if event.is_first or not references:
                     before = sum(self._referred.index(f) == event.to for f in closed if f in self._referred)
-                    references.append(Reference(event.to, is_first=event.is_first, before=before))
+                    references.append(ReferenceDigits(event.to, is_first=event.is_first, before=before))
                 last = references[-1]
                 references[-1] = replace(last, factor=10 * last.factor, term=10 * last.term + event.index)
             elif event is not None:
@@ -186,4 +186,4 @@ class Walker:
                 closed += [event.to] if event.kind == "close" else []
             state = to
         needs = count if keeps else needs
-        return Step(state, tuple(events), needs, keeps, count, tuple(closed), tuple(references))
+        return Transition(state, tuple(events), needs, keeps, count, tuple(closed), tuple(references))

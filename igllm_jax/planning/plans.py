@@ -147,7 +147,7 @@ class Plan:
         return {**found, **(asdict(self.search) if self.search else {})}
 
 
-def report(plan: Plan) -> str:
+def plan_text(plan: Plan) -> str:
     """The plan for a reader."""
     request, program = plan.request, plan.program
     mesh = ",".join(f"{axis}={size}" for axis, size in program.mesh.items())

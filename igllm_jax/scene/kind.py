@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from igllm_jax.scene.toml_table import Table
+from igllm_jax.scene.toml_table import TomlTable
 
 Value = Any  # of an attribute, in a scene or as predicted: str, int, float or tuple[float, ...], as its kind has it
 Said = Any  # what the code says of it: a word (str), an integer, or one or several numbers (tuple[float, ...])
@@ -151,7 +151,7 @@ class Kind:
     is_number: ClassVar[bool] = False
 
     @classmethod
-    def parse(cls, table: Table) -> Self:
+    def parse(cls, table: TomlTable) -> Self:
         """Takes the kind's own keys from the attribute's table. Raises: UserError."""
         return cls()
 

@@ -26,7 +26,7 @@ from igllm_jax.scene.kind import (
     Value,
     finite_numbers,
 )
-from igllm_jax.scene.toml_table import Table
+from igllm_jax.scene.toml_table import TomlTable
 from igllm_jax.scene.turn import Turn
 
 MOST_DIGITS = 17  # behind the point: no float has more
@@ -34,7 +34,7 @@ MOST_NUMBERS = 64  # of one attribute
 _UNSAYABLE = re.compile("['\n\r\ud800-\udfff]")
 
 
-def _number_format(table: Table, count: int) -> NumberFormat:
+def _number_format(table: TomlTable, count: int) -> NumberFormat:
     scale = table.numbers("scale", count, 1.0)
     if not all(scale):
         raise table.error("scale", "must not be 0")
@@ -63,7 +63,7 @@ class Word(Kind):
     back: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @classmethod
-    def parse(cls, table: Table) -> Self:
+    def parse(cls, table: TomlTable) -> Self:
         words = table.texts("words") if "words" in table else None
         synonyms = table.table("synonyms", {})
         same = {word: (word, *synonyms.texts(word)) for word in synonyms}
@@ -135,7 +135,7 @@ class Number(Kind):
     format: NumberFormat = PLAIN_NUMBERS
 
     @classmethod
-    def parse(cls, table: Table) -> Self:
+    def parse(cls, table: TomlTable) -> Self:
         return cls(_number_format(table, 1))
 
     def spelling(self, settings: Settings) -> Spelling:
@@ -181,7 +181,7 @@ class Integer(Kind):
     maximum: int | None = None
 
     @classmethod
-    def parse(cls, table: Table) -> Self:
+    def parse(cls, table: TomlTable) -> Self:
         return cls(table.integer("minimum", None), table.integer("maximum", None))
 
     def spelling(self, settings: Settings) -> Spelling:
@@ -219,7 +219,7 @@ class Vector(Kind):
     format: NumberFormat = PLAIN_NUMBERS
 
     @classmethod
-    def parse(cls, table: Table) -> Self:
+    def parse(cls, table: TomlTable) -> Self:
         size = table.integer("size", least=1, most=MOST_NUMBERS)
         return cls(size, _number_format(table, size))
 
@@ -266,7 +266,7 @@ class Reference(Kind):
     label_key: str = ""
 
     @classmethod
-    def parse(cls, table: Table) -> Self:
+    def parse(cls, table: TomlTable) -> Self:
         return cls(table.name("to"), table.text("label_key", ""))
 
     @property

@@ -7,10 +7,10 @@ from dataclasses import replace
 from igllm_jax.scene.kind import MEASURES, Metric
 from igllm_jax.scene.kinds import ATTRIBUTE_KINDS, Word
 from igllm_jax.scene.language_parts import ROLES, Attribute, Function, points_attribute
-from igllm_jax.scene.toml_table import Table
+from igllm_jax.scene.toml_table import TomlTable
 
 
-def parse_function(table: Table, *, is_alone: bool) -> Function:
+def parse_function(table: TomlTable, *, is_alone: bool) -> Function:
     """One function of a file. is_alone: whether there is no other, so that names of metrics need not say which."""
     name = table.name("name")
     prefix = "" if is_alone else f"{name}."
@@ -46,7 +46,7 @@ def _with_synonyms(words: frozenset[str], same: Mapping[str, tuple[str, ...]]) -
     return frozenset(other for word in words for other in same.get(word, (word,)))
 
 
-def _attribute(table: Table, prefix: str) -> Attribute:
+def _attribute(table: TomlTable, prefix: str) -> Attribute:
     name = table.name("name")
     kind_name = table.choice("kind", ATTRIBUTE_KINDS)
     kind = ATTRIBUTE_KINDS[kind_name].parse(table)
@@ -92,7 +92,7 @@ def _default_metric(measure: str, name: str, about: str) -> Metric:
     return Metric(name, measure, text.format(about, tolerance=0), digits, is_better_low)
 
 
-def _metric(table: Table, measures: tuple[str, ...], name: str, about: str) -> Metric:
+def _metric(table: TomlTable, measures: tuple[str, ...], name: str, about: str) -> Metric:
     if not measures:
         raise table.error(None, "is for attributes that can be scored, which this kind can't")
     measure = table.choice("measure", measures, measures[0])
@@ -114,7 +114,7 @@ def _metric(table: Table, measures: tuple[str, ...], name: str, about: str) -> M
     return found
 
 
-def check_names(entries: list[Table], functions: tuple[Function, ...]) -> None:
+def check_names(entries: list[TomlTable], functions: tuple[Function, ...]) -> None:
     """Raises: UserError where a name stands twice, or a reference names no function."""
     seen: set[str] = set()
     for entry, function in zip(entries, functions, strict=True):
@@ -134,12 +134,12 @@ def check_names(entries: list[Table], functions: tuple[Function, ...]) -> None:
                 raise table.error("to", f"must be a function of this language ({known}), not {to!r}")
 
 
-def check_points(label: Table, label_file: str, functions: tuple[Function, ...]) -> None:
+def check_points(label: TomlTable, label_file: str, functions: tuple[Function, ...]) -> None:
     if label_file == "points" and (len(functions) > 1 or points_attribute(functions[0]) is None):
         raise label.error("file", "= points needs one function, with one vector of 2 in the code")
 
 
-def parse_order(label: Table, order: str, functions: tuple[Function, ...]) -> tuple[str, int] | None:
+def parse_order(label: TomlTable, order: str, functions: tuple[Function, ...]) -> tuple[str, int] | None:
     if order == "as labelled":
         return None
     match = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", order)
@@ -154,7 +154,7 @@ def parse_order(label: Table, order: str, functions: tuple[Function, ...]) -> tu
     return name, index
 
 
-def rotation_choices(table: Table, functions: tuple[Function, ...]) -> tuple[str, ...]:
+def rotation_choices(table: TomlTable, functions: tuple[Function, ...]) -> tuple[str, ...]:
     """What `rotation_rep` may be: "" where nothing is to be chosen, or the one name that there is."""
     choices = [getattr(a.kind, "representations", ()) for f in functions for a in f.attributes]
     several = {found for found in choices if len(found) > 1}
@@ -165,7 +165,7 @@ def rotation_choices(table: Table, functions: tuple[Function, ...]) -> tuple[str
     return ("", *dict.fromkeys(found[0] for found in choices if found))
 
 
-def all_metrics(table: Table, functions: tuple[Function, ...]) -> dict[str, Metric]:
+def all_metrics(table: TomlTable, functions: tuple[Function, ...]) -> dict[str, Metric]:
     """Every metric of the language by name, in the order of tables."""
     found = [m for f in functions for m in (*(m for a in f.attributes for m in a.metrics), *f.metrics)]
     found = [

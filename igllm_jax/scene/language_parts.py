@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from igllm_jax.scene.kind import Kind, Metric, Settings, Spelling
-from igllm_jax.scene.toml_table import Table
+from igllm_jax.scene.toml_table import TomlTable
 
 # what an attribute is to renderers and exporters
 _ROLES_3D = ("location", "rotation", "size", "color", "material", "shape", "pixel", "start", "end", "height")
@@ -101,7 +101,7 @@ class Recognised:
     most_calls: int = 0
 
     @classmethod
-    def parse(cls, table: Table) -> "Recognised":
+    def parse(cls, table: TomlTable) -> "Recognised":
         found = cls(table.texts("has", ()), table.texts("lacks", ()), table.integer("most_calls", 0, least=1))
         table.finish()
         return found

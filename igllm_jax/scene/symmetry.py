@@ -7,7 +7,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from igllm_jax.scene.rotations import geodesic_deg
-from igllm_jax.scene.toml_table import Table
+from igllm_jax.scene.toml_table import TomlTable
 
 AXES = {"x": 0, "y": 1, "z": 2}
 LEAST_PERIOD = 0.1  # degrees: every turn of it is a matrix
@@ -96,7 +96,7 @@ def _shortest(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 NO_SYMMETRY = Symmetry()
 
 
-def parse_symmetry(owner: Table, key: str) -> Symmetry:
+def parse_symmetry(owner: TomlTable, key: str) -> Symmetry:
     """`"none"`, `"full"`, `{ axis = "z", period_deg = 90, offset_deg = -45 }` or `{ group = "D4" }`."""
     value = owner.take(key)
     if isinstance(value, str):

@@ -19,7 +19,7 @@ Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Source:
+class KeyLines:
     """A file's name in messages, and the line (from 1) on which each of its keys stands."""
 
     origin: str
@@ -42,13 +42,13 @@ def _shown_path(path: Path) -> str:
     return text and text + " "
 
 
-def read_table(text: str, origin: str) -> "Table":
+def read_table(text: str, origin: str) -> "TomlTable":
     """The top table of a file's text. Raises: UserError where it is not TOML."""
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # no TOML, a number of thousands of digits, nested beyond measure
         raise UserError(f"{origin}: not TOML: {error}") from None
-    return Table(values, (), Source(origin, _lines_of(text)))
+    return TomlTable(values, (), KeyLines(origin, _lines_of(text)))
 
 
 def _lines_of(text: str) -> dict[Path, int]:
@@ -90,10 +90,10 @@ def _names(dotted: str) -> tuple[str, ...]:
     return tuple(part.strip().strip('"') for part in dotted.split("."))
 
 
-class Table:
+class TomlTable:
     """One table. Each method takes one key, in the kind that it names; `finish` says which keys nobody took."""
 
-    def __init__(self, values: Mapping[str, Any], path: Path, source: Source):
+    def __init__(self, values: Mapping[str, Any], path: Path, source: KeyLines):
         self._values, self.path, self._source = values, path, source
         self._taken: set[str] = set()
 
@@ -170,16 +170,16 @@ class Table:
             raise self.error(key, f"must be a number or a list of {count} numbers, not {str(value)[:60]}")
         return tuple(float(v) for v in values)
 
-    def table(self, key: str, default: Any = _REQUIRED) -> "Table":
+    def table(self, key: str, default: Any = _REQUIRED) -> "TomlTable":
         """A table in this one; an empty one where `default` is {} and it is missing."""
         value = self._of(key, default, dict, "a table")
-        return Table(value, (*self.path, key), self._source)
+        return TomlTable(value, (*self.path, key), self._source)
 
-    def tables(self, key: str, default: Any = _REQUIRED) -> "list[Table]":
+    def tables(self, key: str, default: Any = _REQUIRED) -> "list[TomlTable]":
         values = self._of(key, default, list, "a list of tables")
         if not all(isinstance(value, dict) for value in values):
             raise self.error(key, f"must be a list of tables, not {values!r}")
-        return [Table(value, (*self.path, key, index), self._source) for index, value in enumerate(values)]
+        return [TomlTable(value, (*self.path, key, index), self._source) for index, value in enumerate(values)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

@@ -22,7 +22,7 @@ from igllm_jax.scene.kind import (
 )
 from igllm_jax.scene.rotations import REPRESENTATIONS, Representation, yaw_error_deg
 from igllm_jax.scene.symmetry import NO_SYMMETRY, Symmetry, parse_symmetry
-from igllm_jax.scene.toml_table import Table
+from igllm_jax.scene.toml_table import TomlTable
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Turn(Kind):
     symmetry_by: Mapping[str, Symmetry] = field(default_factory=dict, hash=False)
 
     @classmethod
-    def parse(cls, table: Table) -> Self:
+    def parse(cls, table: TomlTable) -> Self:
         names = table.texts("representations")
         if not names or not set(names) <= set(REPRESENTATIONS) or ("yaw" in names and len(names) > 1):
             raise table.error("representations", f'must be ["yaw"] or some of {", ".join(REPRESENTATIONS)}')
