@@ -41,7 +41,7 @@ IR3D_METRICS: dict[str, Measure] = {
 
 
 @dataclass(frozen=True)
-class Views:
+class IdMasks:
     """A scene's camera and id masks, int32 [H, W], of truth and prediction."""
 
     camera: Camera
@@ -78,7 +78,7 @@ def _is_right(true: Item, predicted: Item, key: str) -> bool:
     return key in true.words and true.words[key] == predicted.words.get(key)
 
 
-def ir3d_values(true: Sequence[Item], predicted: Sequence[Item], views: Views) -> dict[str, float]:
+def ir3d_values(true: Sequence[Item], predicted: Sequence[Item], views: IdMasks) -> dict[str, float]:
     """A scene's scores: metric -> value, those that have one. Without a match only `ir3d_count_acc` (0) has."""
     pairs = match_by_words(true, predicted)
     values = {"ir3d_count_acc": 100 * len(pairs) / len(true)} if true else {}
@@ -118,7 +118,7 @@ def relation_accuracy(
     return right / (4 * len(pairs))
 
 
-def _mask_values(pairs: Sequence[tuple[int, int]], views: Views) -> dict[str, float]:
+def _mask_values(pairs: Sequence[tuple[int, int]], views: IdMasks) -> dict[str, float]:
     overlaps = Overlaps(views.true_ids, views.predicted_ids)
     ious, dices, boxes = [], [], []
     for i, j in pairs:

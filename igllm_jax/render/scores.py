@@ -17,7 +17,7 @@ from igllm_jax.render.folder import (
     read_picture,
 )
 from igllm_jax.render.image_metrics import IMAGE_METRICS, Overlaps, compare_masks, compare_pictures
-from igllm_jax.render.ir3d import IR3D_METRICS, Views, ir3d_values
+from igllm_jax.render.ir3d import IR3D_METRICS, IdMasks, ir3d_values
 from igllm_jax.scene.detection import item_of
 from igllm_jax.scene.language import Language
 from igllm_jax.scene.measures import Measure, Weights, weighted_mean
@@ -79,11 +79,11 @@ def scene_scores(
         raise UserError(f"--renders {folder}: {drawn.image} was drawn from another prediction; render again")
     sides = [TRUE, PREDICTED, *([INPUT] if INPUT in drawn.sides else [])]
     pictures = {side: read_picture(folder, side, drawn.name) for side in sides}
-    return drawing_scores(Views(drawn.camera, true, predicted), pictures, scene, reading, language)
+    return drawing_scores(IdMasks(drawn.camera, true, predicted), pictures, scene, reading, language)
 
 
 def drawing_scores(
-    views: Views, pictures: Mapping[str, np.ndarray], scene: Scene, reading: Reading, language: Language
+    views: IdMasks, pictures: Mapping[str, np.ndarray], scene: Scene, reading: Reading, language: Language
 ) -> dict[str, float]:
     """One scene's scores: metric -> value. pictures: of TRUE, PREDICTED and, where it is at hand, INPUT."""
     values = compare_pictures(pictures[PREDICTED], pictures[TRUE], pictures.get(INPUT))

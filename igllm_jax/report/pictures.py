@@ -14,7 +14,7 @@ from igllm_jax import progress
 from igllm_jax.data.images import draw_disc
 from igllm_jax.data.tars import ImageSource
 from igllm_jax.render.folder import INPUT, PREDICTED, TRUE
-from igllm_jax.render.ir3d import Views
+from igllm_jax.render.ir3d import IdMasks
 from igllm_jax.render.jobs import Job
 from igllm_jax.render.renderers import Renderer, RendererOptions, run_jobs
 from igllm_jax.render.scores import drawing_scores
@@ -64,7 +64,7 @@ def _draw(renderer: Renderer, one: PictureJob, *, most_objects: int) -> Drawn:
         images[INPUT] = job.picture
     values: dict[str, float] = {}
     if PREDICTED in renderings:
-        views = Views(job.entry.camera, renderings[TRUE].ids, renderings[PREDICTED].ids)
+        views = IdMasks(job.entry.camera, renderings[TRUE].ids, renderings[PREDICTED].ids)
         arrays = {side: np.asarray(image.convert("RGB")) for side, image in images.items()}
         values = drawing_scores(views, arrays, one.scene, one.reading, one.language)
     specs = {side: _first_objects(spec, most_objects) for side, spec in job.specs.items()}

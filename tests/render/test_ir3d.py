@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from igllm_jax.render.camera import clevr_camera
-from igllm_jax.render.ir3d import IR3D_METRICS, Views, ir3d_values, match_by_words, relation_accuracy
+from igllm_jax.render.ir3d import IR3D_METRICS, IdMasks, ir3d_values, match_by_words, relation_accuracy
 from igllm_jax.scene.detection import Item
 
 CAMERA = clevr_camera(48, 32)
@@ -16,8 +16,8 @@ def item(color: str, right: float, behind: float, size: str = "large") -> Item:
     return Item(words, tuple(right * RIGHT + behind * BEHIND))
 
 
-def views(true: np.ndarray, predicted: np.ndarray) -> Views:
-    return Views(CAMERA, true.astype(np.int32), predicted.astype(np.int32))
+def views(true: np.ndarray, predicted: np.ndarray) -> IdMasks:
+    return IdMasks(CAMERA, true.astype(np.int32), predicted.astype(np.int32))
 
 
 def test_matching_is_by_words_then_by_distance() -> None:

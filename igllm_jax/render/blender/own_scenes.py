@@ -37,7 +37,7 @@ VAL_SPLIT = "val_ID"
 
 
 @dataclass(frozen=True)
-class ViewOptions:
+class Views:
     """What to draw. files: the scenes. views: pictures of each. jitter: of the camera, up to so many scene units along
     each axis. validation: how many of the files, the last ones, make up `val_ID`.
     """
@@ -140,7 +140,7 @@ def own_camera(found: Mapping[str, Any] | None, width: int, height: int) -> Came
     )
 
 
-def draw_view(renderer: Any, job: tuple[str, int], *, views: ViewOptions) -> tuple[str, int, bytes, dict[str, Any]]:
+def draw_view(renderer: Any, job: tuple[str, int], *, views: Views) -> tuple[str, int, bytes, dict[str, Any]]:
     """Split, index, PNG and label of one picture. Objects that hardly show are left out of its label.
 
     Raises: UserError that names the file, where it has no objects or none can be seen.
