@@ -61,6 +61,13 @@ def data() -> ConfigDict:
     data.max_image_aspect = 32.0  # long side over short side; 0: no limit
     data.max_image_pixels = 67_108_864  # 0: no limit
     data.on_bad_sample = "error"  # error | skip: what an image that cannot be read does
+    data.augment = ConfigDict()  # how training images are varied; 0: not
+    data.augment.brightness = 0.0  # up to this share more or less
+    data.augment.contrast = 0.0
+    data.augment.color = 0.0  # saturation, and each of red, green and blue
+    data.augment.noise = 0.0  # standard deviation, up to this share of white
+    data.augment.blur = 0.0  # standard deviation, up to so many pixels
+    data.augment.jpeg = 0  # quality, from here to 100
     data.max_bad_share = 0.01  # with skip: of the data set's images, above which the run ends all the same
     return data
 

@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import functools
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from igllm_jax import config_files, config_sources, files, versions
 from igllm_jax.config_ranges import RANGES, check_keys, check_values, no_such_key
+from igllm_jax.data.augment import AugmentOptions
 from igllm_jax.data.pipeline import DataOptions, Source
 from igllm_jax.data.tokens import MODEL_FILE
 from igllm_jax.errors import UserError
@@ -204,8 +207,8 @@ def keep_meaning(config: ConfigDict, workdir: Path) -> list[str]:
     later = [key for key, (since, _) in versions.ADDED.items() if since > written]
     changed = []
     for key in later:
-        group, _, name = key.rpartition(".")
-        holder = config[group] if group else config
+        *groups, name = key.split(".")
+        holder = functools.reduce(operator.getitem, groups, config)
         if not key.startswith(RESUME_MAY_CHANGE) and holder[name] != saved[key]:
             holder[name] = saved[key]
             changed.append(f"{key}={saved[key]!r}")
@@ -234,6 +237,7 @@ def data_options(config: ConfigDict) -> DataOptions:
     values = {key: value for key, value in config.data.items() if key in named}
     values["image_mean"] = tuple(config.data.image_mean)
     values["pixel_range"] = tuple(values["pixel_range"])
+    values["augment"] = _named(AugmentOptions, config.data.augment, {})
     patches = (config.model.vision.image_size // config.model.vision.patch_size) ** 2
     values |= {"task": find_language(config.task), "rotation_rep": config.rotation_rep, "head": config.head}
     if config.model.decoder.attention == "splash":

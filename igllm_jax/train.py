@@ -27,6 +27,7 @@ from igllm_jax.training import metrics_log
 from igllm_jax.training.monitor import Meter, describe, log_line, show_sample
 from igllm_jax.training.optim import groups, schedule
 from igllm_jax.training.patience import Patience
+from igllm_jax.training.samples import write_samples
 from igllm_jax.training.state import TrainState
 from igllm_jax.training.step import jit_step, make_eval_step, make_train_step
 from igllm_jax.training.validation import HeldOutEvaluation
@@ -213,6 +214,8 @@ class Run:
             batch = next(batches)
         if step == 1:
             show_sample(batch, self.tokenizer)
+            if distributed.is_first():
+                write_samples(self.workdir, batch, self.tokenizer)
         self.profile.before(step, self.state)
         self.state, metrics = self.step(self.state, self.frozen, self.layout.shard(batch, config.batch_size))
         if self.profile.after(step, self.state):

@@ -29,6 +29,12 @@ ADDED: dict[str, tuple[int, Any]] = {
     "data.val_sets": (3, ()),
     "eval.patience": (3, 0),
     "mesh.slices": (3, 1),
+    "data.augment.brightness": (3, 0.0),
+    "data.augment.contrast": (3, 0.0),
+    "data.augment.color": (3, 0.0),
+    "data.augment.noise": (3, 0.0),
+    "data.augment.blur": (3, 0.0),
+    "data.augment.jpeg": (3, 0),
 }
 
 

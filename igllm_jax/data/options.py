@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 
+from igllm_jax.data.augment import AS_IS, AugmentOptions
 from igllm_jax.errors import UserError
 from igllm_jax.scene.language import Language
 
@@ -72,6 +73,7 @@ class DataOptions:
     pixels, pixel_range, exif, max_image_side, max_image_aspect, max_image_pixels: see PixelOptions.
     on_bad_sample: "error" ends at an image that cannot be read, "skip" leaves its scene out, until more than
         `max_bad_share` of the scenes are left out.
+    augment: how images are varied in training.
     """
 
     task: Language | str
@@ -99,6 +101,7 @@ class DataOptions:
     max_image_pixels: int = 67_108_864
     on_bad_sample: str = "error"
     max_bad_share: float = 0.01
+    augment: AugmentOptions = AS_IS
 
     def __post_init__(self) -> None:
         _check_choice("on_bad_sample", self.on_bad_sample)

@@ -12,7 +12,7 @@ from igllm_jax.errors import UserError
 
 WINDOW_STEPS = 32  # steps whose visits are sorted by length together: the more, the less padding, and the less mixing
 # What a stream of random numbers is for; with the seed it starts the stream, so that no two uses share one.
-_EPOCH, _WINDOW, _DRAW = 0, 1, 2
+_EPOCH, _WINDOW, _DRAW, _AUGMENT = 0, 1, 2, 3
 
 
 class Visits:
@@ -112,6 +112,11 @@ class Order:
 def draw_rng(seed: int, visit: int) -> np.random.Generator:
     """What draws the order of attributes and the synonyms at one visit."""
     return np.random.default_rng([seed, _DRAW, int(visit)])
+
+
+def augment_rng(seed: int, visit: int) -> np.random.Generator:
+    """What draws how the image of one visit is varied."""
+    return np.random.default_rng([seed, _AUGMENT, int(visit)])
 
 
 def choose_lengths(

@@ -19,12 +19,13 @@ from absl import flags
 
 from igllm_jax import progress
 from igllm_jax.batch import Batch
+from igllm_jax.data.augment import augment
 from igllm_jax.data.eval_images import image_batches
 from igllm_jax.data.examples import Examples, load_examples
 from igllm_jax.data.manifest import Manifest, manifest
 from igllm_jax.data.names import digest
 from igllm_jax.data.options import DataOptions, Source
-from igllm_jax.data.order import Order, Visits, choose_lengths, draw_rng
+from igllm_jax.data.order import Order, Visits, augment_rng, choose_lengths, draw_rng
 from igllm_jax.data.rows import RowMaker, padding_share, prompt_layout, prompt_tokens, stack, too_long
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import BadSampleError, DataError, UserError
@@ -95,20 +96,22 @@ class TrainPipeline:
             own = int(example - self._starts[part])
             scene = self._parts[part].scenes[own]
             rows.append(self._maker.row_within(scene, draw_rng(self._seed, visit), length))
-            images.append(self._image(self._parts[part], own))
+            images.append(self._image(self._parts[part], own, visit))
             is_read.append(images[-1] is not None)
         empty = np.zeros((self.options.image_size, self.options.image_size, 3), np.uint8)
         shown = np.stack([empty if image is None else image for image in images])
         return stack(rows, shown, length, len(rows), self._pad_id, is_read)
 
-    def _image(self, part: Examples, index: int) -> np.ndarray | None:
-        """None for one that cannot be read, where such are skipped."""
+    def _image(self, part: Examples, index: int, visit: int) -> np.ndarray | None:
+        """As it is seen at a visit; None for one that cannot be read, where such are skipped."""
         try:
-            return part.image(index)
+            image = part.image(index)
         except BadSampleError:
             if self.options.on_bad_sample != "skip":
                 raise
             return None
+        varied = self.options.augment
+        return augment(image, varied, augment_rng(self._seed, visit)) if varied.is_on else image
 
     def why_bad(self, example: int) -> str:
         """Why the image of an example, numbered through all sources, cannot be read; "" where it can."""

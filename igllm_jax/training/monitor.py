@@ -42,18 +42,22 @@ def describe(
 
 def show_sample(batch: Batch, tokenizer: Tokenizer) -> None:
     """The first row as the model sees it: the prompt, then each learned token, numbers in braces beside theirs."""
-    row = [np.asarray(x)[0] for x in (batch.tokens, batch.is_answer, batch.is_number, batch.numbers)]
-    prompt = [int(token) for token, is_answer in zip(row[0], row[1], strict=True) if not is_answer]
-    first = int(np.argmax(row[1]))
+    tokens, is_answer, is_number = (np.asarray(x)[0] for x in (batch.tokens, batch.is_answer, batch.is_number))
+    prompt = [int(token) for token in tokens[: int(np.argmax(is_answer))]]
+    log_line(f"a sample, prompt (not learned): {tokenizer.decode(prompt)!r}")
+    counts = f"{int(is_answer.sum())} learned tokens, {int(is_number.sum())} of them numbers"
+    log_line(f"its answer ({counts}):\n{answer_text(batch, 0, tokenizer)}")
+
+
+def answer_text(batch: Batch, row: int, tokenizer: Tokenizer) -> str:
+    """The learned tokens of a row, numbers in braces beside theirs."""
+    fields = [np.asarray(x)[row] for x in (batch.tokens, batch.is_answer, batch.is_number, batch.numbers)]
     pieces = []
-    for token, is_answer, is_number, number in zip(*row, strict=True):
+    for token, is_answer, is_number, number in zip(*fields, strict=True):
         if is_answer:
             text = "</s>" if token == tokenizer.eos_id else tokenizer.surface(int(token))
             pieces.append(f"{text}{{{number:.3f}}}" if is_number else text)
-    log_line(f"a sample, prompt (not learned): {tokenizer.decode(prompt[:first])!r}")
-    log_line(
-        f"its answer ({int(row[1].sum())} learned tokens, {int(row[2].sum())} of them numbers):\n{''.join(pieces)}"
-    )
+    return "".join(pieces)
 
 
 class Meter:
