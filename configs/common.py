@@ -127,6 +127,7 @@ def optim() -> ConfigDict:
     optim.epsilon = 1e-8
     optim.weight_decay = 0.0
     optim.clip_norm = 1.0  # of the gradient over all groups; 0: not clipped
+    optim.ema_decay = 0.0  # of averages of what trains, such as 0.999; 0: none are kept
     optim.accumulate = 1  # micro-batches per step
     return optim
 

@@ -133,7 +133,9 @@ def check(config: ConfigDict) -> ConfigDict:
     language = find_language(config.task)
     language.settings(config.rotation_rep)
     measured = (*LOSSES, *(name for name, metric in language.metrics.items() if metric.is_better_low))
-    named = config_sources.val_sets(config.data.val_sets, config.data.val.num_samples)
+    named = list(config_sources.val_sets(config.data.val_sets, config.data.val.num_samples))
+    if config.optim.ema_decay:
+        named += [f"{name}{config_sources.AVERAGED}" for name in named or ["val"]]
     choices = (*measured, *(f"{name}/{metric}" for name in named for metric in measured))
     if config.eval.best_metric not in choices:
         raise UserError(f"eval.best_metric is {config.eval.best_metric!r}; choose one of {', '.join(choices)}")
@@ -312,7 +314,7 @@ def optim_options(config: ConfigDict) -> OptimOptions:
         ("projector", optim.projector_lr),
         ("float_head", optim.float_head_lr),
     )
-    names = ("trainable", "warmup", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "accumulate")
+    names = ("trainable", "warmup", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "accumulate", "ema_decay")
     settings = {name: optim[name] for name in names}
     return OptimOptions(**settings, learning_rates=rates, num_steps=config.train.num_steps)
 

@@ -230,6 +230,7 @@ RANGES: dict[str, Range] = {
     "optim.epsilon": EPSILON,
     "optim.weight_decay": Real(0, 1e6),
     "optim.clip_norm": Real(0, 1e30),
+    "optim.ema_decay": Real(0, 1, is_open_high=True),
     "optim.accumulate": Whole(1, 1_048_576),
     "train.num_steps": Whole(1, 1_000_000_000),
     "train.float_weight": Real(0, 1e9),

@@ -8,6 +8,7 @@ from igllm_jax.data.options import Source
 from igllm_jax.errors import UserError
 
 TAKEN = ("train", "lr")  # names that other metrics begin with
+AVERAGED = "_ema"  # what names of sets end with where averaged weights are measured
 
 
 def weighted(entry: Any) -> tuple[Source, float]:
@@ -34,10 +35,10 @@ def val_sets(entries: Iterable[Any], num_samples: int) -> dict[str, Source]:
         if len(parts) not in (2, 3) or not all(isinstance(part, str) for part in parts):
             raise UserError(f"data.val_sets: {entry!r} must be (name, images, labels), or (name, images)")
         name, images, labels = (*parts, "")[:3]
-        if not re.fullmatch(r"\w+", name) or name in TAKEN or name in found:
+        if not re.fullmatch(r"\w+", name) or name in TAKEN or name.endswith(AVERAGED) or name in found:
             raise UserError(
                 f"data.val_sets: the name {name!r} must be one word of letters, digits and _, of one set alone, and "
-                f"neither {' nor '.join(TAKEN)}"
+                f"neither {' nor '.join(TAKEN)}, nor end with {AVERAGED}"
             )
         found[name] = Source(images, labels, num_samples)
     return found

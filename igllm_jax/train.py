@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from igllm_jax import check, files, flags
 from igllm_jax import config as configs
 from igllm_jax.batch import Batch
+from igllm_jax.config_sources import AVERAGED
 from igllm_jax.data import pipeline
 from igllm_jax.data.examples import load_examples
 from igllm_jax.data.manifest import DATA_FILE, check_resumed, data_meta, write_manifest
@@ -25,7 +26,7 @@ from igllm_jax.parallel import distributed
 from igllm_jax.planning.throughput import Profile, Speed
 from igllm_jax.training import metrics_log
 from igllm_jax.training.monitor import Meter, describe, log_line, show_sample
-from igllm_jax.training.optim import groups, schedule
+from igllm_jax.training.optim import averages, groups, schedule
 from igllm_jax.training.patience import Patience
 from igllm_jax.training.samples import write_samples
 from igllm_jax.training.state import TrainState
@@ -272,15 +273,17 @@ class Run:
         return {group: rate for group, rate in self.run_model.optim.learning_rates if group in used}
 
     def _evaluate(self, meter: Meter, stops: Callable[[], bool], *, generates: bool) -> dict[str, float]:
-        """Held-out loss, or the scene metrics of generated code, of every set; names start with the set's and `/`."""
+        """Held-out loss, or the scene metrics of generated code, of every set; names start with the set's and `/`,
+        for averaged weights with the set's, `_ema` and `/`."""
         shown: dict[str, float] = {}
         with meter.paused():
-            for name, held_out in self.held_out.items():
-                if generates:
-                    found = held_out.scores({**self.frozen, **unnest(self.state.params)}, stops)
-                else:
-                    found = held_out.losses(partial(self.eval_step, self.state.params, self.frozen), stops)
-                shown |= {f"{name}/{metric}": value for metric, value in found.items()}
+            for suffix, params in {"": self.state.params, AVERAGED: averages(self.state.optimizer)}.items():
+                for name, held_out in self.held_out.items() if params is not None else ():
+                    if generates:
+                        found = held_out.scores({**self.frozen, **unnest(params)}, stops)
+                    else:
+                        found = held_out.losses(partial(self.eval_step, params, self.frozen), stops)
+                    shown |= {f"{name}{suffix}/{metric}": value for metric, value in found.items()}
         step = int(self.state.step)
         kept = self.scores if self.scored_step == step else {}
         self.scores = {**kept, **{name.removeprefix(f"{ONE_SET}/"): value for name, value in shown.items()}}

@@ -29,6 +29,7 @@ ADDED: dict[str, tuple[int, Any]] = {
     "data.val_sets": (3, ()),
     "eval.patience": (3, 0),
     "mesh.slices": (3, 1),
+    "optim.ema_decay": (3, 0.0),
     "data.augment.brightness": (3, 0.0),
     "data.augment.contrast": (3, 0.0),
     "data.augment.color": (3, 0.0),

@@ -3,9 +3,10 @@
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from igllm_jax.errors import UserError
@@ -33,7 +34,7 @@ class OptimOptions:
     """trainable: a key of TRAINABLE. learning_rates: (group, peak learning rate) pairs. warmup: share of the steps.
 
     clip_norm: global norm of the gradient, 0 for no clipping. accumulate: micro-batches per step. num_steps: where the
-    cosine reaches 0.
+    cosine reaches 0. ema_decay: of the averages of what trains, 0 for none.
     """
 
     trainable: str
@@ -46,6 +47,7 @@ class OptimOptions:
     weight_decay: float
     clip_norm: float
     accumulate: int
+    ema_decay: float = 0.0
 
 
 def groups(paths: Iterable[str], table: str) -> dict[str, str]:
@@ -90,4 +92,27 @@ def optimizer(options: OptimOptions) -> optax.GradientTransformation:
         optax.scale_by_adam(options.beta1, options.beta2, options.epsilon),
         optax.add_decayed_weights(options.weight_decay) if options.weight_decay else optax.identity(),
         optax.partition(rates, labels),
+        *([_averaging(options.ema_decay)] if options.ema_decay else []),  # last, where updates are what is added
     )
+
+
+class Averages(NamedTuple):
+    """The optimizer's part that keeps averages: nested float32 arrays, as the trainables are."""
+
+    params: Any
+
+
+def _averaging(decay: float) -> optax.GradientTransformation:
+    """Changes no update; its state is the exponential moving average of the trainables, beginning with the first."""
+
+    def update(updates: Any, state: Averages, params: Any) -> tuple[Any, Averages]:
+        averages = jax.tree.map(lambda a, p, u: decay * a + (1 - decay) * (p + u), state.params, params, updates)
+        return updates, Averages(averages)
+
+    # a copy: the step is given its state to overwrite, which one array in two places would forbid
+    return optax.GradientTransformation(lambda params: Averages(jax.tree.map(jnp.copy, params)), update)
+
+
+def averages(optimizer_state: Any) -> Any | None:
+    """The averaged trainables, nested; None where the run keeps none."""
+    return next((part.params for part in optimizer_state if isinstance(part, Averages)), None)
