@@ -13,6 +13,8 @@ COMMANDS = {
     "check-rotation": ("igllm_jax.check_rotation", "say in which unit CLEVR's rotation labels are, by their images"),
     "check": ("igllm_jax.check", "say what would stop a run, before it starts"),
     "train": ("igllm_jax.train", "train, or resume a run"),
+    "sweep": ("igllm_jax.sweep", "train a run for every combination of settings"),
+    "compare": ("igllm_jax.compare", "show what runs measured side by side"),
     "generate": ("igllm_jax.generate", "write scene code for images"),
     "serve": ("igllm_jax.serve", "a page to try a model on, and its HTTP API"),
     "evaluate": ("igllm_jax.evaluate", "score predictions against labels"),
