@@ -6,9 +6,11 @@ from pathlib import Path
 
 from igllm_jax import flags, progress
 from igllm_jax.errors import UserError
-from igllm_jax.interop import exporting, importing
+from igllm_jax.interop import base_exporting, exporting, importing
 from igllm_jax.interop.sources import DTYPES, KEEP, ImportRequest
 from igllm_jax.weights.base_folder_writer import partial_of
+
+BASE = "base"  # a new folder of ours, beside the forms of others in exporting.FORMATS
 
 
 def main(arguments: list[str]) -> int:
@@ -54,7 +56,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     model.add_argument("--workdir", type=Path, metavar="RUN", help="a run")
     model.add_argument("--model", type=Path, metavar="DIR", help="an imported folder")
     out.add_argument("--step", default="last", help="of the run: N, best or last (default)")
-    out.add_argument("--format", required=True, choices=tuple(exporting.FORMATS))
+    out.add_argument("--format", required=True, choices=(*exporting.FORMATS, BASE))
     for command in (into, out):
         command.add_argument("--dtype", choices=DTYPES, default=KEEP, help="of the tensors (default: as they are)")
         command.add_argument("--out", type=Path, required=True, metavar="DIR", help="must not exist yet")
@@ -80,7 +82,10 @@ def run_export(options: argparse.Namespace) -> int:
         model = exporting.from_run(options.workdir, options.step)
     else:
         model = exporting.from_folder(options.model)
-    account = exporting.export(model, options.format, options.out, options.dtype)
+    if options.format == BASE:
+        account = base_exporting.export_base(model, options.out, options.dtype)
+    else:
+        account = exporting.export(model, options.format, options.out, options.dtype)
     for note in account["notes"]:
         progress.result(f"note: {note}")
     told = f"{account['tensors']} tensors, {account['bytes'] / 1e9:.2f} GB in {account['seconds']:.1f} s"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from igllm_jax.data.manifest import DATA_FILE, changes, check_resumed, data_meta, read_manifest, write_manifest
+from igllm_jax.data.options import Source
 from igllm_jax.data.pipeline import TrainPipeline
 from igllm_jax.errors import UserError
 from tests.data import samples
@@ -76,3 +77,25 @@ def test_other_weights_or_numbers_of_scenes(source, tiny, tmp_path):
     after = TrainPipeline([(source, 3.0)], samples.options(), tiny, seed=0, batch_size=3)
     with pytest.raises(UserError, match=r"the weights of the sources"):
         check_resumed(after, data_meta(before), tmp_path, accepts=False)
+
+
+def test_more_data_later_has_the_order_of_a_run_that_always_had_it(tiny, tmp_path, capsys):
+    whole = samples.clevr_set(tmp_path, count=9)
+    scenes = json.loads(Path(whole.labels).read_text())["scenes"]
+    first = tmp_path / "first.json"
+    first.write_text(json.dumps({"scenes": scenes[:5]}))
+
+    def pipeline(labels):
+        source = Source(whole.images, str(labels))
+        return TrainPipeline([source], samples.options(), tiny, seed=2, batch_size=3)
+
+    before, after = pipeline(first), pipeline(whole.labels)
+    write_manifest(tmp_path / DATA_FILE, before.manifest())
+    assert not check_resumed(after, data_meta(before), tmp_path, accepts=True)
+    assert "4 scenes are new (CLEVR_train_000005.png, " in capsys.readouterr().err
+    with after.iterate(start_step=4) as batches:
+        tokens = [next(batches).tokens for _ in range(3)]
+    always = pipeline(whole.labels)
+    for step, found in enumerate(tokens, start=4):
+        assert found.tolist() == always.batch(step).tokens.tolist()
+    assert {int(n) for step in range(3) for n in always.examples(step)} == set(range(9))  # every scene once an epoch

@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from igllm_jax import config as configs
 from igllm_jax.errors import UserError
-from igllm_jax.interop import exporting, importing
+from igllm_jax.interop import base_exporting, exporting, importing
 from igllm_jax.interop.files import open_weights
+from igllm_jax.models.lora import NO_LORA, is_lora
 from igllm_jax.models.params import nest
 from igllm_jax.scene.language import LANGUAGE_FILE, find_language
 from igllm_jax.training.state import TrainState
@@ -61,6 +62,26 @@ def run(tmp_path_factory):
     second = {path: array + 1 for path, array in first.items()}
     make_run(folder / "run", run_config(model, folder / "base"), {3: first, 7: second})
     return folder / "run", second, folder / "base"
+
+
+def test_a_new_base_holds_the_sum(tmp_path, run):
+    workdir, _, old = run
+    model = exporting.from_run(workdir, "last")
+    base_exporting.export_base(model, tmp_path / "new")
+    found = read_arrays(tmp_path / "new")
+    assert set(found) == {path for path in model.shapes if not is_lora(path)}
+    for path, array in found.items():
+        stacked = f"{path.removesuffix('/kernel')}/lora_a" in model.shapes
+        layers = [model.read_merged(path, layer) for layer in range(len(array))] if stacked else model.read(path)
+        np.testing.assert_array_equal(array, layers)
+    kernel = "decoder/layers/q/kernel"
+    assert (found[kernel] != base_folder.read_array(old, kernel)).any()
+    assert base_folder.read_config(tmp_path / "new") == replace(model.config, lora=NO_LORA)
+    assert {"model.json", "weights", "tokenizer.model", LANGUAGE_FILE} <= {p.name for p in (tmp_path / "new").iterdir()}
+    loaded = trained_model.load_imported(tmp_path / "new", task=None, rotation_rep="", prompt="short")
+    assert set(loaded.params) == set(found)
+    with pytest.raises(UserError, match="exists: give another --out"):
+        base_exporting.export_base(model, tmp_path / "new")
 
 
 def test_safetensors_of_a_run_hold_what_trained(tmp_path, run):
