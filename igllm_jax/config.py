@@ -220,7 +220,7 @@ def keep_meaning(config: ConfigDict, workdir: Path) -> list[str]:
 def check_resume(config: ConfigDict, saved: ConfigDict) -> None:
     """Raises: UserError listing the keys that a resumed run may not change."""
     new, old = (flatten(json.loads(c.to_json())) for c in (config, saved))
-    if find_language(new["task"]).text == find_language(old["task"]).text:  # by its name, or by the run's own copy
+    if find_language(new["task"]).says_as(find_language(old["task"])):  # by its name, or by the run's own copy
         old["task"] = new["task"]
     keys = sorted(key for key in {*new, *old} if new.get(key) != old.get(key) and not key.startswith(RESUME_MAY_CHANGE))
     if keys:

@@ -190,6 +190,8 @@ RANGES: dict[str, Range] = {
     "data.augment.noise": Real(0, 1),
     "data.augment.blur": Real(0, 1000),
     "data.augment.jpeg": Whole(0, 100),
+    "data.augment.flip": Switch(),
+    "data.augment.shift": Real(0, 0.5),
     "model.base": Text(),
     "model.start_from": Text(),
     "model.dtype": Choice(DTYPES),

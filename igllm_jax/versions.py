@@ -36,6 +36,8 @@ ADDED: dict[str, tuple[int, Any]] = {
     "data.augment.noise": (3, 0.0),
     "data.augment.blur": (3, 0.0),
     "data.augment.jpeg": (3, 0),
+    "data.augment.flip": (3, False),
+    "data.augment.shift": (3, 0.0),
 }
 
 

@@ -1,6 +1,7 @@
 """Images varied in training: what is drawn at a visit is a function of seed and visit, like the row's words.
 
-Only what leaves the scene's numbers as they are: light, colours, noise, blur and JPEG's artefacts.
+Light, colours, noise, blur and JPEG's artefacts leave the scene as it is; what moves things is for languages that say
+what becomes of their numbers.
 """
 
 import io
@@ -9,6 +10,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from PIL import Image, ImageFilter
 from scipy.special import ndtri
+
+from igllm_jax.errors import UserError
+from igllm_jax.scene.language import Language
 
 _GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in brightness. Source: ITU-R BT.601
 _MIDDLE = 127.5
@@ -22,7 +26,8 @@ class AugmentOptions:
 
     brightness, contrast: up to this share more or less. color: saturation, and each of red, green and blue, up to this
     share more or less. noise: standard deviation, up to this share of white. blur: standard deviation, up to so many
-    pixels. jpeg: quality, from here to 100. Noise, blur and JPEG are for every second visit.
+    pixels. jpeg: quality, from here to 100. Noise, blur and JPEG are for every second visit. flip: every second one
+    sees image and scene mirrored, left and right. shift: content is moved by up to this share of the image's side.
     """
 
     brightness: float = 0.0
@@ -31,6 +36,8 @@ class AugmentOptions:
     noise: float = 0.0
     blur: float = 0.0
     jpeg: int = 0
+    flip: bool = False
+    shift: float = 0.0
 
     @property
     def is_on(self) -> bool:
@@ -44,8 +51,8 @@ AS_IS = AugmentOptions()
 def augment(image: np.ndarray, options: AugmentOptions, rng: np.random.Generator) -> np.ndarray:
     """uint8 [S, S, 3], varied as `rng` draws. Each visit draws as many numbers, whatever is on, so that switching one
     thing off leaves the others as they were."""
-    signs, shares, is_applied = rng.uniform(-1, 1, 6), rng.random(3), rng.random(3) < 0.5
-    picture = Image.fromarray(image)
+    signs, shares, is_applied = rng.uniform(-1, 1, 8), rng.random(3), rng.random(3) < 0.5
+    picture = Image.fromarray(_moved(image, np.rint(options.shift * len(image) * signs[6:]).astype(int)))
     if options.brightness or options.contrast or options.color:
         picture = picture.convert("RGB", _color_matrix(options, signs))
     if options.blur and is_applied[0]:
@@ -57,10 +64,26 @@ def augment(image: np.ndarray, options: AugmentOptions, rng: np.random.Generator
     return np.asarray(picture)
 
 
+def _moved(image: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """The image's content moved by (rows, columns); its border's colours fill what comes free."""
+    rows, columns = (np.clip(np.arange(len(image)) - step, 0, len(image) - 1) for step in by)
+    return image[rows[:, None], columns] if by.any() else image
+
+
+def check_language(options: AugmentOptions, language: Language) -> None:
+    """Raises: UserError where the language does not say that, or how, its scenes stay right."""
+    for key, is_allowed in (("flip", language.flips), ("shift", language.shifts)):
+        if getattr(options, key) and not is_allowed:
+            raise UserError(
+                f"data.augment.{key} is on, but the language {language.name} does not say what its numbers become in "
+                f"such an image ({key} in docs/languages.md); leave it off"
+            )
+
+
 def _color_matrix(options: AugmentOptions, signs: np.ndarray) -> tuple[float, ...]:
     """Twelve numbers: for red, green and blue, the weights of the three, and what is added.
 
-    signs: [6], from -1 to 1: of brightness, contrast, saturation, red, green and blue.
+    signs: from -1 to 1: of brightness, contrast, saturation, red, green and blue.
     """
     saturation = 1 + options.color * signs[2]
     mixed = saturation * np.eye(3) + (1 - saturation) * _GREY

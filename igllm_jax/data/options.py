@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, fields
 
-from igllm_jax.data.augment import AS_IS, AugmentOptions
+from igllm_jax.data.augment import AS_IS, AugmentOptions, check_language
 from igllm_jax.errors import UserError
-from igllm_jax.scene.language import Language
+from igllm_jax.scene.language import Language, find_language
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ class DataOptions:
         if not 0 <= self.max_bad_share <= 1:
             raise UserError(f"data.max_bad_share={self.max_bad_share} must be a share of the scenes, from 0 to 1")
         _ = self.pixel_options  # checks its own
+        if self.augment.flip or self.augment.shift:
+            check_language(self.augment, find_language(self.task))
 
     @property
     def pixel_options(self) -> PixelOptions:

@@ -12,7 +12,7 @@ from igllm_jax.errors import UserError
 
 WINDOW_STEPS = 32  # steps whose visits are sorted by length together: the more, the less padding, and the less mixing
 # What a stream of random numbers is for; with the seed it starts the stream, so that no two uses share one.
-_EPOCH, _WINDOW, _DRAW, _AUGMENT = 0, 1, 2, 3
+_EPOCH, _WINDOW, _DRAW, _AUGMENT, _FLIP = 0, 1, 2, 3, 4
 
 
 class Visits:
@@ -117,6 +117,11 @@ def draw_rng(seed: int, visit: int) -> np.random.Generator:
 def augment_rng(seed: int, visit: int) -> np.random.Generator:
     """What draws how the image of one visit is varied."""
     return np.random.default_rng([seed, _AUGMENT, int(visit)])
+
+
+def is_flipped(seed: int, visit: int) -> bool:
+    """Whether one visit sees the mirrored image, where images are flipped: every second visit, on average."""
+    return bool(np.random.default_rng([seed, _FLIP, int(visit)]).random() < 0.5)
 
 
 def choose_lengths(

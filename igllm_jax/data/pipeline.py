@@ -25,10 +25,11 @@ from igllm_jax.data.examples import Examples, load_examples
 from igllm_jax.data.manifest import Manifest, manifest
 from igllm_jax.data.names import digest
 from igllm_jax.data.options import DataOptions, Source
-from igllm_jax.data.order import Order, Visits, augment_rng, choose_lengths, draw_rng
+from igllm_jax.data.order import Order, Visits, augment_rng, choose_lengths, draw_rng, is_flipped
 from igllm_jax.data.rows import RowMaker, padding_share, prompt_layout, prompt_tokens, stack, too_long
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import BadSampleError, DataError, UserError
+from igllm_jax.scene.scene import Scene, mirrored
 
 __all__ = [
     "BatchStream",
@@ -94,13 +95,18 @@ class TrainPipeline:
         rows, images, is_read = [], [], []
         for visit, example, part in zip(visits, examples, parts, strict=True):
             own = int(example - self._starts[part])
-            scene = self._parts[part].scenes[own]
+            scene = self._scene(self._parts[part].scenes[own], visit)
             rows.append(self._maker.row_within(scene, draw_rng(self._seed, visit), length))
             images.append(self._image(self._parts[part], own, visit))
             is_read.append(images[-1] is not None)
         empty = np.zeros((self.options.image_size, self.options.image_size, 3), np.uint8)
         shown = np.stack([empty if image is None else image for image in images])
         return stack(rows, shown, length, len(rows), self._pad_id, is_read)
+
+    def _scene(self, scene: Scene, visit: int) -> Scene:
+        """As it is seen at a visit."""
+        is_mirrored = self.options.augment.flip and is_flipped(self._seed, visit)
+        return mirrored(scene, self.options.task) if is_mirrored else scene
 
     def _image(self, part: Examples, index: int, visit: int) -> np.ndarray | None:
         """As it is seen at a visit; None for one that cannot be read, where such are skipped."""
@@ -111,6 +117,8 @@ class TrainPipeline:
                 raise
             return None
         varied = self.options.augment
+        if varied.flip and is_flipped(self._seed, visit):
+            image = image[:, ::-1]
         return augment(image, varied, augment_rng(self._seed, visit)) if varied.is_on else image
 
     def why_bad(self, example: int) -> str:
@@ -258,6 +266,9 @@ def _first_line(error: Exception) -> str:
 def _bounds(examples: Examples, maker: RowMaker) -> np.ndarray:
     """int64 [N]: every row's length. Raises: UserError for one above `max_length`; answers are never truncated."""
     bounds = np.array([maker.bound(scene) for scene in examples.scenes], np.int64)
+    if maker.options.augment.flip:
+        turned = (mirrored(scene, maker.options.task) for scene in examples.scenes)
+        bounds = np.maximum(bounds, [maker.bound(scene) for scene in turned])
     longest = int(bounds.argmax())
     if problem := too_long(examples.scenes[longest].image, int(bounds[longest]), maker.options):
         raise UserError(problem)

@@ -131,7 +131,7 @@ def _settle_language(labels: str, loaded: dict[str, Predictions], given: str | N
     wanted = None if given is None else find_language(given)
     for path, language in languages.items():
         _agreed(path, "task", wanted.name if wanted else None, language.name if language else None)
-        if wanted and language and wanted.text != language.text:
+        if wanted and language and not wanted.says_as(language):
             raise UserError(f"predictions {path}: made with another file of {wanted.name} than --task {given}")
     known = {language.text: language for language in [wanted, *languages.values()] if language}
     if len(known) > 1:

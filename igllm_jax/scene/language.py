@@ -4,6 +4,7 @@ A language is one TOML file; the five that come along lie in `languages/`. docs/
 """
 
 import os
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,6 +13,7 @@ from typing import Any
 
 from igllm_jax.errors import UserError
 from igllm_jax.scene.kind import ROTATION_UNITS, Metric, NumberFormat, Settings
+from igllm_jax.scene.kinds import Reference, Word
 from igllm_jax.scene.language_file import (
     all_metrics,
     check_names,
@@ -37,6 +39,7 @@ class Language:
     question: what is asked about an image. answer_start, answer_end: what stands around the code of an answer.
     calls_key, function_key, image_key: the label's keys of the list of calls, of a call's function, of the image.
     label_file: "scenes" (JSON), or "points" (FILE.npz:SPLIT, one call for each point).
+    shifts: whether what the code says stays true where the image's content is moved a little.
     order: (attribute, index of its number) by which calls are sorted; None for the label's order.
     """
 
@@ -55,6 +58,7 @@ class Language:
     metrics: dict[str, Metric]
     text: str
     origin: str
+    shifts: bool = False
 
     def __reduce__(self):
         return parse_language, (self.text, self.origin)
@@ -66,7 +70,23 @@ class Language:
     @property
     def is_shipped(self) -> bool:
         """Whether this is a language that comes along, so that its name says everything."""
-        return self.name in SHIPPED and self.text == find_language(self.name).text
+        return self.name in SHIPPED and self.says_as(find_language(self.name))
+
+    def says_as(self, other: "Language") -> bool:
+        """Whether both write, read and score the same; what images may be varied in is none of it."""
+        return self.text == other.text or _spoken(self.text) == _spoken(other.text)
+
+    @cached_property
+    def flips(self) -> bool:
+        """Whether the language says what every number becomes in a mirrored image."""
+        ordering = self.order[0] if self.order else None
+        said = [a for _, a in self.attributes() if a.arguments or a.name == ordering]
+        return all(a.flip for a in said if not isinstance(a.kind, Word | Reference))
+
+    def flipped(self, item: Any) -> Any:
+        """A call as it is in the mirrored image."""
+        known = self.by_name[item.function].by_name
+        return item.replace(**{name: known[name].flipped(value) for name, value in item.items() if known[name].flip})
 
     def save(self, folder: Path | str) -> Path:
         """Writes the file into a folder, whole or not at all, for those who read the folder later; returns its path."""
@@ -126,6 +146,15 @@ def _settings(rotation_rep: str, rotation_unit: str) -> Settings:
     return Settings(rotation_rep, rotation_unit)
 
 
+def _spoken(text: str) -> dict[str, Any]:
+    values = tomllib.loads(text)
+    values.pop("shifts", None)
+    for function in values["functions"]:
+        for attribute in function["attributes"]:
+            attribute.pop("flip", None)
+    return values
+
+
 def check_rotation_unit(unit: str) -> str:
     """`unit` itself if it is one of ROTATION_UNITS; raises UserError otherwise."""
     if unit not in ROTATION_UNITS:
@@ -176,7 +205,7 @@ def parse_language(text: str, origin: str) -> Language:
     table = read_table(text, origin)
     label = table.table("label", {})
     entries = table.tables("functions")
-    name = table.name("name")
+    name, shifts = table.name("name"), table.boolean("shifts", False)
     question = table.text("question", "What code could be used to produce the scene?")
     start, end = table.text("answer_start", ANSWER_START), table.text("answer_end", ANSWER_END)
     label_file, order = label.choice("file", LABEL_FILES, "scenes"), label.text("order", "as labelled")
@@ -206,4 +235,5 @@ def parse_language(text: str, origin: str) -> Language:
         metrics=all_metrics(table, functions),
         text=text,
         origin=origin,
+        shifts=shifts,
     )

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from igllm_jax.scene.kind import MEASURES, Metric
-from igllm_jax.scene.kinds import ATTRIBUTE_KINDS, Word
+from igllm_jax.scene.kind import MEASURES, Kind, Metric
+from igllm_jax.scene.kinds import ATTRIBUTE_KINDS, Integer, Number, Vector, Word
 from igllm_jax.scene.language_parts import ROLES, Attribute, Function, points_attribute
 from igllm_jax.scene.toml_table import TomlTable
 
@@ -79,12 +79,25 @@ def _attribute(table: TomlTable, prefix: str) -> Attribute:
         role=table.choice("role", ROLES, ""),
         metrics=tuple(metrics),
         is_matched=table.boolean("matched", False),
+        flip=_flip(table, kind),
         **cases,
     )
     if attribute.is_matched and not kind.is_number:
         raise table.error("matched", f"is for numbers, which a {kind_name} is not")
     table.finish()
     return attribute
+
+
+def _flip(table: Table, kind: Kind) -> tuple[tuple[float, float], ...]:
+    if "flip" not in table:
+        return ()
+    flip = table.table("flip")
+    scale, offset = (flip.numbers(key, kind.num_parts, default) for key, default in (("scale", 1.0), ("offset", 0.0)))
+    flip.finish()
+    stays = all(one == 1 for one in scale) and not any(offset)
+    if not isinstance(kind, Number | Vector) and not (isinstance(kind, Integer) and stays):
+        raise table.error("flip", "must be of a number or a vector, or {} of an integer")
+    return tuple(zip(scale, offset, strict=True))
 
 
 def _default_metric(measure: str, name: str, about: str) -> Metric:

@@ -20,6 +20,7 @@ class Attribute:
     name: in scenes. kind: what it is, see kinds.py. arguments: the keywords in the code, () where it is only in labels.
     label: the label's JSON key. is_required: whether every call says it. decided_by: the word that decides whether a
     call has it at all, "" for none: one of `only_for`, or none of `absent_for` (synonyms included).
+    flip: (scale, offset) of each number in an image that is mirrored left to right; () where the language does not say.
     role: what it is to a renderer. metrics: how it is scored. is_matched: whether its distance matches calls.
     """
 
@@ -34,6 +35,15 @@ class Attribute:
     role: str = ""
     metrics: tuple[Metric, ...] = ()
     is_matched: bool = False
+    flip: tuple[tuple[float, float], ...] = ()
+
+    def flipped(self, value: Any) -> Any:
+        """The value in the mirrored image. Example: 0.25 by (-1, 1) is 0.75."""
+        if all(pair == (1, 0) for pair in self.flip):
+            return value
+        numbers = value if isinstance(value, tuple) else (value,)
+        found = tuple(scale * x + offset for (scale, offset), x in zip(self.flip, numbers, strict=True))
+        return found if isinstance(value, tuple) else found[0]
 
     def is_present(self, item: Mapping[str, Any]) -> bool:
         """Whether the code of a call says this attribute: the call has it, and its words don't forbid it."""

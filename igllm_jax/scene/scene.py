@@ -193,6 +193,12 @@ def _object_problems(entry: Any, language: Language) -> list[str]:
         return [str(error)]
 
 
+def mirrored(scene: Scene, task: Language | str) -> Scene:
+    """The scene of the image mirrored left to right, as far as the language says it; see `Language.flips`."""
+    language = find_language(task)
+    return Scene(tuple(language.flipped(item) for item in scene.objects), scene.image)
+
+
 def indices_by_function(calls: Iterable[Call]) -> dict[str, list[int]]:
     """function -> which of the calls are its own, ascending: references count within these.
 
