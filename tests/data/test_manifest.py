@@ -1,6 +1,7 @@
 """A resumed run knows its data, and lists what changed."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -98,4 +99,5 @@ def test_more_data_later_has_the_order_of_a_run_that_always_had_it(tiny, tmp_pat
     always = pipeline(whole.labels)
     for step, found in enumerate(tokens, start=4):
         assert found.tolist() == always.batch(step).tokens.tolist()
-    assert {int(n) for step in range(3) for n in always.examples(step)} == set(range(9))  # every scene once an epoch
+    seen = Counter(int(number) for step in range(32) for number in always.examples(step))  # a window of the order
+    assert len(seen) == 9 and set(seen.values()) == {10, 11}
