@@ -106,7 +106,7 @@ def model() -> ConfigDict:
     model.decoder.rope_theta = 10_000.0
     model.decoder.tie_embeddings = False
     model.decoder.attention = "xla"  # xla | chunked | cudnn (GPU) | splash (TPU)
-    model.decoder.remat = "full"  # none | elementwise | dots | qkvctx | full
+    model.decoder.remat = "full"  # none | elementwise | dots | qkvres | qkvctx | full
 
     model.lora = ConfigDict()
     model.lora.rank = 128

@@ -61,6 +61,7 @@ LIMIT = whole(0, 2**40)  # of these; 0: all
 TOKENS = whole(1, 1_048_576)
 DRAFTS = whole(0, 64)  # more never pay: a pass over the weights checks them all
 DEVICES = whole(1, 1_048_576)
+CANDIDATES = whole(1, 1024)  # plans that are compiled
 PROCESSES = whole(1, 1_048_576)
 PROCESS = whole(0, 1_048_575)
 WORKERS = whole(1, 1024)

@@ -24,8 +24,9 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.parallel.sharding import MESH_AXES
 from igllm_jax.plan_compile import PROMPT
-from igllm_jax.planning import compilers, flops
+from igllm_jax.planning import compilers, flops, tune
 from igllm_jax.planning.chips import CHIPS, Chip, chip_of, find_topology, program_memory
+from igllm_jax.planning.memory import train_traffic, weight_passes
 from igllm_jax.planning.plans import BatchFlops, Bound, Plan, PlanRequest, Program, Search, plan_text
 from igllm_jax.training.optim import trainable_paths
 from igllm_jax.training.options import RunOptions
@@ -50,8 +51,11 @@ def main(arguments: list[str]) -> int:
     prompt = run.model.vision.num_patches + PROMPT.answer_offset
     if options.length <= prompt:
         raise UserError(f"--length {options.length} leaves no answer: image and prompt take {prompt} positions")
-    plan = largest(request) if options.largest_batch else measure(request)
-    plan = complete(plan, run.model, run.optim.trainable)
+    if options.tune:
+        plan = tuned(request, run, options)
+    else:
+        plan = largest(request) if options.largest_batch else measure(request)
+        plan = complete(plan, run.model, run.optim.trainable)
     print(plan_text(plan))
     if options.json:
         files.write_text(options.json, json.dumps(plan.to_json(), indent=2) + "\n")
@@ -67,8 +71,37 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--what", choices=("train", "decode"), default="train")
     parser.add_argument("--length", type=flags.TOKENS, default=LENGTH, help="positions of a row, image included")
     parser.add_argument("--largest_batch", action="store_true", help="find the largest batch per chip that fits")
+    about = "compile so many of the most promising meshes, remat policies and kernels, and rank them"
+    parser.add_argument("--tune", type=flags.CANDIDATES, nargs="?", const=4, metavar="N", help=f"{about} (default: 4)")
     parser.add_argument("--json", type=Path, help="write the plan there")
     return parser.parse_args(arguments)
+
+
+def tuned(request: PlanRequest, run: RunOptions, options: argparse.Namespace) -> Plan:
+    """The best plan, once all that were compiled are printed. Raises: UserError where none fits."""
+    if request.what != "train" or request.topology == "local":
+        raise UserError(
+            "--tune ranks training on chips whose speed is known: give --topology v5e:4x4 or h100:8, no decode"
+        )
+    topology = find_topology(request.topology)
+    chip = CHIPS[topology.chip]
+    memory = program_memory(chip, topology.is_gpu, os.environ)[0]
+    answer = request.length - run.model.vision.num_patches - PROMPT.answer_offset
+    mesh = tune.whole_mesh(request.mesh, topology.num_chips * request.slices) if options.mesh else None
+    kernels = ["cudnn"] if topology.is_gpu else ["chunked" if request.length % 128 else "splash"]
+    sizes = (run.model, run.optim.trainable, chip, memory, request.length, answer, run.loss.chunk)
+    all_of_them = tune.choices(topology.num_chips, request.slices, kernels, mesh)
+    found = []
+    for one in tune.best([tune.promise(choice, *sizes) for choice in all_of_them], options.tune):
+        progress.note(f"compiling {one.choice.remat}, {one.choice.attention} on data,fsdp,tensor={one.choice.mesh}")
+        choice, plan = tune.fitted(one, request, options.batch, measure, largest)
+        if plan is not None:
+            found.append((choice, complete(plan, choice.model(run.model), run.optim.trainable)))
+    if not found:
+        raise UserError(f"--tune: batch {options.batch} fits by none of the plans; give a smaller --batch, or none")
+    found.sort(key=lambda pair: -tune.rate(pair[1]))
+    print(tune.table(found))
+    return found[0][1]
 
 
 def _mesh(text: str, run: RunOptions, topology: str, what: str) -> tuple[tuple[int, int, int], int]:
@@ -179,12 +212,13 @@ def bound(plan: Plan, chip: Chip, model: VLMConfig) -> Bound:
 
 
 def _read(plan: Plan, model: VLMConfig) -> float:
-    """Bytes that a chip at least reads and writes; what lies between products may stay on the chip."""
+    """Bytes that a chip at least reads and writes; in decoding, what lies between products may stay on the chip."""
     request, kinds, mesh = plan.request, plan.program.arguments, plan.program.mesh
     if request.what == "train":
-        passes = 2 if model.decoder.remat == "none" else 3
-        gathered = (kinds["frozen"] + kinds["trainables"]) * mesh["fsdp"]
-        return passes * gathered + 2 * (kinds["trainables"] + kinds["optimizer"])
+        rows = request.batch_size / (mesh["data"] * mesh["fsdp"])
+        gathered = (kinds["frozen"] + kinds["trainables"]) * mesh["fsdp"] * weight_passes(model.decoder)
+        moved = rows * train_traffic(model, request.length) / mesh["tensor"]
+        return gathered + moved + 2 * (kinds["trainables"] + kinds["optimizer"])
     decoder = model.decoder
     answer = request.length - model.vision.num_patches - PROMPT.answer_offset
     width = 2 if model.dtype == "bfloat16" else 4

@@ -33,7 +33,7 @@ def paths(model):
     return skeleton(model).shapes
 
 
-@pytest.mark.parametrize(("remat", "executed"), [("full", 44.1), ("qkvctx", 40.7), ("none", 29.9)])
+@pytest.mark.parametrize(("remat", "executed"), [("full", 40.9), ("qkvctx", 37.5), ("qkvres", 36.3), ("none", 29.9)])
 def test_flops_of_the_full_size(remat, executed):
     model = full_size(remat=remat)
     one = flops.train_flops(model, length=1024, answer_length=393, trainable=trainable_paths(paths(model), "lora"))

@@ -22,12 +22,18 @@ from igllm_jax.models.lora import DropoutSeed, LoRAConfig, LoRALinear, lora_flop
 @dataclass(frozen=True)
 class LayerFlops:
     """FLOPs of a forward pass through layers. kernels: products with the kernels. lora: with LoRA's. attention: its two
-    products, causal. qkv: those of kernels and lora whose outputs are queries, keys and values themselves."""
+    products, causal. The first two again by output: low, what LoRA's A makes; qkv, queries, keys and values; o;
+    gate_up; down. down_b: LoRA's share of the last."""
 
     kernels: float
     lora: float
     attention: float
+    low: float
     qkv: float
+    o: float
+    gate_up: float
+    down: float
+    down_b: float
 
     @property
     def total(self) -> float:
@@ -36,20 +42,36 @@ class LayerFlops:
 
 @dataclass(frozen=True)
 class Remat:
-    """What the backward pass keeps. policy: of jax.checkpoint, None for no checkpoint at all. recomputed: the FLOPs
-    that it computes once more."""
+    """What the backward pass keeps. policy: of jax.checkpoint, None for no checkpoint at all. names: of what is kept
+    beside a layer's input; None where the policy has none. recomputed: the FLOPs that are computed once more (the last
+    product of a layer never is: nothing in the layer reads its output)."""
 
     policy: Any
+    names: tuple[str, ...] | None
     recomputed: Callable[[LayerFlops], float]
 
+    @classmethod
+    def keeping(cls, *names: str) -> "Remat":
+        return cls(
+            jax.checkpoint_policies.save_only_these_names(*names),
+            names,
+            lambda flops: sum(getattr(flops, part) for name, part in _REPLACES.items() if name not in names),
+        )
 
-_kept = jax.checkpoint_policies.save_only_these_names
+
+# what is kept -> what need not be computed again; no kernel but "xla" has weights to keep
+_REPLACES = {"qkv": "qkv", "weights": "attention", "residual": "o", "gate_up": "gate_up", "low": "low"}
 REMAT_POLICIES: dict[str, Remat] = {
-    "none": Remat(None, lambda flops: 0.0),
-    "elementwise": Remat(_kept("qkv", "weights", "context", "residual", "gate_up", "low"), lambda flops: 0.0),
-    "dots": Remat(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, lambda flops: flops.attention),
-    "qkvctx": Remat(_kept("qkv", "context"), lambda flops: flops.total - flops.qkv),
-    "full": Remat(jax.checkpoint_policies.nothing_saveable, lambda flops: flops.total),
+    "none": Remat(None, None, lambda flops: 0.0),
+    "elementwise": Remat.keeping("qkv", "weights", "context", "residual", "gate_up", "low"),
+    "dots": Remat(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        None,
+        lambda flops: flops.attention + flops.lora - flops.down_b,
+    ),
+    "qkvres": Remat.keeping("qkv", "residual"),
+    "qkvctx": Remat.keeping("qkv", "context"),
+    "full": Remat.keeping(),
 }
 
 
@@ -97,11 +119,20 @@ def layer_projections(config: DecoderConfig) -> dict[str, tuple[tuple[int, int],
 def layer_flops(config: DecoderConfig, lora: LoRAConfig, length: int) -> LayerFlops:
     """Of one sequence of `length` positions through all layers."""
     sizes = {name: size for name, (size, _) in layer_projections(config).items()}
+
+    def outputs(*names: str) -> float:
+        return length * sum(linear_flops(sizes[name], (lora.rank, sizes[name][1])) for name in names)
+
     per_layer = LayerFlops(
         kernels=length * linear_flops(*sizes.values()),
         lora=length * lora_flops(lora, *sizes.values()),
         attention=causal_flops(length, config.num_heads, config.head_dim),
-        qkv=length * sum(linear_flops(sizes[name], (lora.rank, sizes[name][1])) for name in "qkv"),
+        low=length * linear_flops(*((inputs, lora.rank) for inputs, _ in sizes.values())),
+        qkv=outputs("q", "k", "v"),
+        o=outputs("o"),
+        gate_up=outputs("gate", "up"),
+        down=outputs("down"),
+        down_b=length * linear_flops((lora.rank, sizes["down"][1])),
     )
     return LayerFlops(*(config.num_layers * flops for flops in vars(per_layer).values()))
 

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from igllm_jax.models.llama import DecoderConfig
+from igllm_jax.models.llama import DecoderConfig, layer_flops, layer_projections
 from igllm_jax.models.vlm import VLMConfig
+from igllm_jax.planning.flops import recomputed
 
 
 def own_bytes(tree: Any) -> float:
@@ -42,23 +43,40 @@ def activation_bound(model: VLMConfig, *, rows: float, length: int, loss_chunk: 
     """
     decoder, vision = model.decoder, model.vision
     size = np.dtype("float32").itemsize if model.dtype == "float32" else 2
-    kept = _kept(decoder, length) * decoder.num_layers + _all_of_a_layer(decoder, length)
+    kept = kept_elements(decoder, length) * decoder.num_layers + _all_of_a_layer(decoder, length)
     patch = 8 * vision.width + 2 * vision.mlp_width + 2 * vision.num_heads * vision.num_patches
     tower = patch * (vision.num_blocks if trains_vision else 1)
     logits = 2 * 4 * min(loss_chunk, length) * decoder.vocab_size  # float32, and their gradient
     return rows * (size * (length * kept + vision.num_patches * tower) + logits)
 
 
-def _kept(decoder: DecoderConfig, length: int) -> float:
+def kept_elements(decoder: DecoderConfig, length: int) -> float:
     """Elements that the backward pass keeps of a layer, per position; all there are under a policy unknown here."""
     heads, kv_heads = decoder.num_heads * decoder.head_dim, decoder.num_kv_heads * decoder.head_dim
     attention = 2 * heads + 2 * kv_heads
     by_policy = {
         "full": decoder.width,
         "qkvctx": decoder.width + attention,
+        "qkvres": 2 * decoder.width + attention - heads,
         "dots": 3 * decoder.width + attention + 2 * decoder.mlp_width,
     }
     return by_policy.get(decoder.remat, _all_of_a_layer(decoder, length))
+
+
+def weight_passes(decoder: DecoderConfig) -> int:
+    """How often a training step reads every weight: forward, for gradients, and where products are computed again."""
+    return 2 if decoder.remat in ("none", "elementwise") else 3
+
+
+def train_traffic(model: VLMConfig, length: int) -> float:
+    """Bytes that one row's activations at least move to and from memory in a training step: what the decoder's products
+    take and make, each time they run, and what is kept for the backward pass, read once more."""
+    decoder = model.decoder
+    forward = layer_flops(decoder, model.lora, length)
+    runs = 2 + recomputed(decoder, forward) / forward.total
+    moved = sum(sum(size) for size, _ in layer_projections(decoder).values())
+    width = np.dtype("float32").itemsize if model.dtype == "float32" else 2
+    return width * length * decoder.num_layers * (runs * moved + kept_elements(decoder, length))
 
 
 def _all_of_a_layer(decoder: DecoderConfig, length: int) -> float:
