@@ -89,7 +89,8 @@ def tuned(request: PlanRequest, run: RunOptions, options: argparse.Namespace) ->
     answer = request.length - run.model.vision.num_patches - PROMPT.answer_offset
     mesh = tune.whole_mesh(request.mesh, topology.num_chips * request.slices) if options.mesh else None
     kernels = ["cudnn"] if topology.is_gpu else ["chunked" if request.length % 128 else "splash"]
-    sizes = (run.model, run.optim.trainable, chip, memory, request.length, answer, run.loss.chunk)
+    trainable = trainable_paths(skeleton(run.model).shapes, run.optim.trainable)
+    sizes = (run.model, trainable, chip, memory, request.length, answer, run.loss.chunk)
     all_of_them = tune.choices(topology.num_chips, request.slices, kernels, mesh)
     found = []
     for one in tune.best([tune.promise(choice, *sizes) for choice in all_of_them], options.tune):

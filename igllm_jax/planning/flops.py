@@ -76,8 +76,8 @@ def recomputed(decoder: DecoderConfig, forward: LayerFlops) -> float:
     """FLOPs that the layers' backward pass computes once more. Kernels but "xla" have no attention weights to keep: a
     policy that names them runs those again."""
     policy = REMAT_POLICIES[decoder.remat]
-    again = "weights" in (policy.names or ()) and decoder.attention != "xla"
-    return policy.recomputed(forward) + (forward.attention if again else 0.0)
+    runs_attention = "weights" in (policy.names or ()) and decoder.attention != "xla"
+    return policy.recomputed(forward) + (forward.attention if runs_attention else 0.0)
 
 
 def prefill_flops(model: VLMConfig, *, length: int, shared: int) -> float:

@@ -1,7 +1,7 @@
 """`igllm plan --tune`: which mesh, remat policy and attention promise most, before anything is compiled."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from igllm_jax.errors import UserError
@@ -11,7 +11,6 @@ from igllm_jax.planning.chips import GIB, Chip
 from igllm_jax.planning.flops import train_flops
 from igllm_jax.planning.memory import activation_bound, train_traffic, weight_passes, whole_bytes
 from igllm_jax.planning.plans import Plan, PlanRequest
-from igllm_jax.training.optim import trainable_paths
 
 MOST_ACCUMULATED = 64
 HEAD = (
@@ -82,25 +81,31 @@ def choices(num_chips: int, slices: int, attentions: Iterable[str], mesh: tuple[
 
 
 def promise(
-    choice: Choice, model: VLMConfig, trainable: str, chip: Chip, memory: float, length: int, answer: int, chunk: int
+    choice: Choice,
+    model: VLMConfig,
+    trainable: Collection[str],
+    chip: Chip,
+    memory: float,
+    length: int,
+    answer: int,
+    chunk: int,
 ) -> Promise:
-    """From sizes alone. memory: bytes of a chip that a program may take. chunk: answer positions that meet the
-    vocabulary at once. Weights are gathered once a pass over fsdp; gradients of trainables are added up once."""
+    """From sizes alone. trainable: parameters that train, by path. memory: bytes of a chip that a program may take.
+    chunk: answer positions that meet the vocabulary at once. Weights are gathered once a pass over fsdp; gradients of
+    trainables are added up once."""
     model = choice.model(model)
     shapes = skeleton(model).shapes
-    paths = trainable_paths(shapes, trainable)
-    trained = whole_bytes([shape for path, shape in shapes.items() if path in paths])
-    frozen = whole_bytes([shape for path, shape in shapes.items() if path not in paths])
+    trained = whole_bytes([shape for path, shape in shapes.items() if path in trainable])
+    frozen = whole_bytes([shape for path, shape in shapes.items() if path not in trainable])
+    trains_vision = any(path.startswith("vision/") for path in trainable)
     data, fsdp, tensor = choice.mesh
     held = (frozen + 4 * trained) / (fsdp * tensor)  # gradients and two moments
     held += (frozen + trained) / model.decoder.num_layers if fsdp > 1 else 0  # a layer's, gathered
-    per_row = activation_bound(
-        model, rows=1.0 / tensor, length=length, loss_chunk=chunk, trains_vision=trainable == "full"
-    )
+    per_row = activation_bound(model, rows=1.0 / tensor, length=length, loss_chunk=chunk, trains_vision=trains_vision)
     rows = int((memory - held) / per_row)
     if rows < 1:
         return Promise(choice, 0, 0.0)
-    flops = train_flops(model, length=length, answer_length=answer, trainable=paths)
+    flops = train_flops(model, length=length, answer_length=answer, trainable=trainable)
     passes = weight_passes(model.decoder)
     sent = passes * (frozen + trained) / tensor * (fsdp - 1) / fsdp + 2 * trained / (fsdp * tensor) * (data > 1)
     weights = passes * (frozen + trained) / tensor + 8 * trained / (fsdp * tensor)

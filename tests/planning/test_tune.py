@@ -11,8 +11,10 @@ from flax import nnx
 from igllm_jax import plan
 from igllm_jax.errors import UserError
 from igllm_jax.models import llama
+from igllm_jax.models.vlm import skeleton
 from igllm_jax.planning import chips, compilers, plans, tune
 from igllm_jax.planning.chips import GIB
+from igllm_jax.training.optim import trainable_paths
 from tests import runs, small
 
 CLEVR = [f"--config={runs.ROOT}/configs/clevr.py"]
@@ -67,7 +69,8 @@ def test_choices_cut_the_chips_every_way():
 
 def test_a_policy_that_keeps_more_promises_more_of_fewer_rows():
     model = plan.configs.model_config(plan.configs.load(CLEVR)[0])
-    sizes = (model, "lora", chips.CHIPS["v5e"], 15.75 * GIB, 1024, 393, 128)
+    trainable = trainable_paths(skeleton(model).shapes, "lora")
+    sizes = (model, trainable, chips.CHIPS["v5e"], 15.75 * GIB, 1024, 393, 128)
     by = {remat: tune.promise(tune.Choice((1, 16, 1), remat, "splash"), *sizes) for remat in ("full", "qkvres")}
     assert by["qkvres"].rows < by["full"].rows and by["qkvres"].rate > by["full"].rate
     alone = tune.promise(tune.Choice((1, 1, 1), "full", "splash"), *sizes)

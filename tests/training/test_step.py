@@ -69,7 +69,14 @@ def test_micro_batches_give_the_whole_batch_s_steps(count):
 
 @pytest.mark.parametrize(
     "change",
-    [{"remat": "elementwise"}, {"remat": "dots"}, {"remat": "qkvctx"}, {"remat": "full"}, {"attention": "chunked"}],
+    [
+        {"remat": "elementwise"},
+        {"remat": "dots"},
+        {"remat": "qkvctx"},
+        {"remat": "qkvres"},
+        {"remat": "full"},
+        {"attention": "chunked"},
+    ],
     ids=lambda c: "-".join(c.values()),
 )
 def test_memory_savers_leave_the_losses_alone(change):
