@@ -76,5 +76,6 @@ SIZE = whole(-1, 1_048_576)  # of a mesh axis, -1: what is left
 JITTER = real(0, 1e6)  # scene units
 SHARE = real(0.01, 1)  # of a whole
 ANSWERS = whole(1, 4096)  # of an image
+ALTERNATIVES = whole(0, 4096)  # to it; 0: none
 TEMPERATURE = real(0, 100)  # 0: the likeliest token
 PROBABILITY = real(0, 1)

@@ -6,14 +6,16 @@ import threading
 from pathlib import Path
 
 from igllm_jax import flags, progress
-from igllm_jax.api import BATCH_SIZE, DTYPES, GRAMMARS, MAX_NEW_TOKENS, load
+from igllm_jax.api import BATCH_SIZE, DTYPES, GRAMMARS, MAX_NEW_TOKENS, Model, load
 from igllm_jax.data.tars import IMAGES_HELP, open_images
+from igllm_jax.decoding.sampling import SamplingOptions
 from igllm_jax.serving.batching import Batcher
 from igllm_jax.serving.page import build_page, import_gradio, launch
 
 HOST = "127.0.0.1"
 MAX_UPLOAD_MB = 20
 LOOK_S = 0.5
+NUM_SAMPLES = 4
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -29,11 +31,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=flags.BATCH, default=BATCH_SIZE, help="requests answered at once, at most")
     parser.add_argument("--max_new_tokens", type=flags.TOKENS, default=MAX_NEW_TOKENS)
     parser.add_argument("--grammar", choices=GRAMMARS, default="scene", help="as of igllm generate")
+    samples = f"answers drawn beside the likeliest one (default: {NUM_SAMPLES}; 0: none)"
+    parser.add_argument("--num_samples", type=flags.ALTERNATIVES, default=NUM_SAMPLES, metavar="K", help=samples)
+    parser.add_argument("--temperature", type=flags.TEMPERATURE, default=1.0, help="of the draws (default: 1)")
+    parser.add_argument("--seed", type=flags.SEED, default=0, help="of the draws")
     parser.add_argument("--dtype", choices=DTYPES, help="of the computation")
     parser.add_argument("--tensor", type=flags.DEVICES, default=1, help="shard the weights over so many devices")
     for name in ("task", "rotation_rep", "prompt"):
         parser.add_argument(f"--{name}", help="with --model: as of igllm generate")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    SamplingOptions(options.temperature).check(options.num_samples)
+    return options
 
 
 def main(arguments: list[str]) -> int:
@@ -44,10 +52,12 @@ def main(arguments: list[str]) -> int:
     folder = options.workdir or options.model
     of_model = ("step", "tensor", "dtype", "grammar", "task", "rotation_rep", "prompt")
     model = load(folder, **{name: getattr(options, name) for name in of_model})
-    batcher = Batcher(model, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens)
+    batchers = _batchers(model, options)
     progress.note("compiling")
-    batcher.warm_up()
-    page = build_page(batcher, f"{folder.resolve().name}: scene code of an image", source)
+    for batcher in batchers:
+        batcher.warm_up()
+    title = f"{folder.resolve().name}: scene code of an image"
+    page = build_page(batchers[0], title, source, batchers[1] if options.num_samples else None)
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     url = launch(page, host=options.host, port=options.port, max_upload_mb=options.max_upload)
@@ -57,5 +67,16 @@ def main(arguments: list[str]) -> int:
             pass
     finally:
         page.close(verbose=False)
-        batcher.close()
+        for batcher in batchers:
+            batcher.close()
     return 0
+
+
+def _batchers(model: Model, options: argparse.Namespace) -> list[Batcher]:
+    """What writes answers, and where they are asked for, what draws several."""
+    sizes = {"batch_size": options.batch_size, "max_new_tokens": options.max_new_tokens}
+    found = [Batcher(model, **sizes)]
+    if options.num_samples:
+        drawing = {name: getattr(options, name) for name in ("temperature", "num_samples", "seed")}
+        found.append(Batcher(model, **sizes, **drawing))
+    return found

@@ -88,7 +88,7 @@ def _attribute(table: TomlTable, prefix: str) -> Attribute:
     return attribute
 
 
-def _flip(table: Table, kind: Kind) -> tuple[tuple[float, float], ...]:
+def _flip(table: TomlTable, kind: Kind) -> tuple[tuple[float, float], ...]:
     if "flip" not in table:
         return ()
     flip = table.table("flip")

@@ -1,5 +1,6 @@
 """Requests that come together are answered together: one batch of images at a time, whoever asked for them."""
 
+import hashlib
 import queue
 import threading
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from igllm_jax.api import Model
+from igllm_jax.data.given_images import GivenImages
 from igllm_jax.data.images import decode_image, preprocess
 from igllm_jax.decoding.generated import Generated
 from igllm_jax.errors import UserError
@@ -18,10 +20,25 @@ _Request = tuple[np.ndarray, "Future[Generated]"]
 
 
 class Batcher:
-    """Answers images on a thread of its own, up to `batch_size` at once; `ask` may be called on many threads."""
+    """Answers images on a thread of its own, up to `batch_size` answers at once; `ask` may be called on many threads.
 
-    def __init__(self, model: Model, *, batch_size: int, max_new_tokens: int):
+    temperature, num_samples, seed: as of `Model.generate`. Draws depend on the pixels alone, whatever comes with them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        num_samples: int = 1,
+        seed: int = 0,
+    ):
         self.model, self.batch_size, self.max_new_tokens = model, batch_size, max_new_tokens
+        self.num_samples = num_samples
+        self._drawing = {"temperature": temperature, "num_samples": num_samples, "seed": seed}
+        self._most = max(1, batch_size // num_samples)  # images at once
         self.num_images = self.num_batches = 0  # answered so far
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
@@ -46,8 +63,8 @@ class Batcher:
     def warm_up(self) -> None:
         """Compiles both programs, of one image and of a whole batch, so that nobody waits for that."""
         side = self.model.data.image_size
-        for count in dict.fromkeys((1, self.batch_size)):
-            self._answer([np.zeros((side, side, 3), np.uint8)] * count)
+        for count in dict.fromkeys((1, self._most)):
+            self._answer([np.full((side, side, 3), grey, np.uint8) for grey in range(min(count, 2))])
 
     def close(self) -> None:
         """Ends the thread, once what was asked for is answered."""
@@ -72,7 +89,7 @@ class Batcher:
     def _gather(self, first: _Request) -> tuple[list[_Request], bool]:
         """The first request and those that come with it, and whether there will be no more."""
         requests, end = [first], time.monotonic() + GATHER_S
-        while len(requests) < self.batch_size:
+        while len(requests) < self._most:
             try:
                 one = self._requests.get(timeout=max(0.0, end - time.monotonic()))
             except queue.Empty:
@@ -83,5 +100,11 @@ class Batcher:
         return requests, False
 
     def _answer(self, pixels: list[np.ndarray]) -> list[Generated]:
-        size = 1 if len(pixels) == 1 else self.batch_size  # two programs, whatever comes
-        return self.model.generate(pixels, max_new_tokens=self.max_new_tokens, batch_size=size, fills_batch=True)
+        names = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in pixels]
+        named = dict(zip(names, pixels, strict=True))  # an image that several ask for is answered once
+        size = self.num_samples if len(named) == 1 else self.batch_size  # two programs, whatever comes
+        images = GivenImages(named.values(), list(named))
+        sizes = {"max_new_tokens": self.max_new_tokens, "batch_size": size}
+        found = self.model.generate(images, **sizes, **self._drawing, fills_batch=True)  # type: ignore[arg-type]
+        by_name = {answer.image: answer for answer in found}
+        return [by_name[name] for name in names]

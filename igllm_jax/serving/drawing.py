@@ -59,6 +59,22 @@ def table(found: Generated, language: Language) -> tuple[list[str], list[list[st
     return headers, rows
 
 
+def agreement_table(found: Generated, language: Language) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows: each call of the first of several answers, and how far the others say the same: the share of
+    answers that have the call and its words, the spread of its numbers."""
+    headers, rows = table(found, language)
+    names = list(dict.fromkeys(name for call in found.calls for name in call))
+    first = len(headers) - len(names)  # the function's column, where there is one
+    for row, call in zip(rows, found.agreement, strict=True):
+        for column, name in enumerate(names, first):
+            if name in call["words"]:
+                row[column] += f" ({call['words'][name]:.0%})"
+            elif name in call["spread"]:
+                row[column] += f" \u00b1 {_cell(tuple(call['spread'][name]))}"
+        row.insert(0, f"{call['found']:.0%}")
+    return ["found", *headers], rows
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
