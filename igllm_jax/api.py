@@ -3,10 +3,9 @@
 import argparse
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from igllm_jax import flags
+from igllm_jax import flags, paths
 from igllm_jax.data.given_images import image_source
 from igllm_jax.data.options import DataOptions
 from igllm_jax.decoding.answers import AnswerGenerator
@@ -15,6 +14,7 @@ from igllm_jax.decoding.predict import predict
 from igllm_jax.decoding.sampling import SamplingOptions
 from igllm_jax.errors import UserError
 from igllm_jax.parallel.sharding import MeshLayout, layout_for_decoding
+from igllm_jax.paths import FilePath
 from igllm_jax.scene.language import Language, find_language
 from igllm_jax.weights.trained_model import Trained, load_trained
 
@@ -25,7 +25,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def load(
-    folder: str | Path,
+    folder: str | FilePath,
     *,
     step: int | str | None = None,
     tensor: int = 1,
@@ -61,7 +61,7 @@ def load(
         _check_choice("dtype", dtype, DTYPES)
     layout = layout_for_decoding(tensor)
     trained = load_trained(
-        Path(folder), layout, step=step, dtype=dtype, task=task, rotation_rep=rotation_rep, prompt=prompt
+        paths.to_path(folder), layout, step=step, dtype=dtype, task=task, rotation_rep=rotation_rep, prompt=prompt
     )
     return Model(trained, layout, has_grammar=grammar == "scene")
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import jax
 
 from igllm_jax import config as configs
-from igllm_jax import flags, progress
+from igllm_jax import flags, paths, progress
 from igllm_jax.data.options import DataOptions
 from igllm_jax.data.preflight import ALL, QUICK, SAMPLE, Depth, Looked, check_images, check_lengths, look
 from igllm_jax.data.rows import TOKENIZER_TEXTS, RowMaker, sample_texts
 from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 from igllm_jax.planning.memory import activation_bound, local_memory, own_bytes, whole_bytes
 from igllm_jax.training.options import RunOptions
 from igllm_jax.training.state import TrainState
@@ -59,9 +60,11 @@ def main(arguments: list[str]) -> int:
     own, others = configs.split(arguments)
     parser = flags.Parser(prog="igllm check", description=__doc__.split("\n")[0])
     configs.add_arguments(parser)
-    parser.add_argument("--workdir", type=Path, help="of the run: its disk, and what a resumed run has to match")
+    parser.add_argument("--workdir", type=flags.path, help="of the run: its disk, and what a resumed run has to match")
     parser.add_argument("--all", action="store_true", help="decode every image, not a sample of them")
     options = parser.parse_args(others)
+    if options.workdir is not None:
+        checkpoint.check_workdir(options.workdir)
     found = inspect(configs.load(own)[0], options.workdir, ALL if options.all else SAMPLE)
     for note in found.notes:
         progress.note(f"note: {note}")
@@ -73,7 +76,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def quick(config: configs.ConfigDict, workdir: Path) -> None:
+def quick(config: configs.ConfigDict, workdir: FilePath) -> None:
     """What can be seen of a run in a moment, before it starts: the first labels, a few images, weights and memory.
 
     Raises: UserError. Where there are several problems, each has its line first.
@@ -89,7 +92,7 @@ def quick(config: configs.ConfigDict, workdir: Path) -> None:
         raise UserError(f"{len(problems)} problems, {listed}; `igllm check` with the same --config looks further")
 
 
-def inspect(config: configs.ConfigDict, workdir: Path | None, depth: Depth) -> Findings:
+def inspect(config: configs.ConfigDict, workdir: FilePath | None, depth: Depth) -> Findings:
     """Everything that is found. config: as `igllm train` gets it; it is left as it is."""
     found, config = Findings(), config.copy_and_resolve_references()
     resumed = workdir if workdir is not None and (workdir / configs.CONFIG_FILE).exists() else None
@@ -136,7 +139,7 @@ def _look_at_data(
 
 
 def _find_tokenizer(
-    config: configs.ConfigDict, workdir: Path | None, train: Sequence[Looked], data: DataOptions, depth: Depth
+    config: configs.ConfigDict, workdir: FilePath | None, train: Sequence[Looked], data: DataOptions, depth: Depth
 ) -> Tokenizer | None:
     """The run's; one that is to be trained is trained, into nowhere, where there is time and text for that."""
     named = configs.tokenizer_source(config, workdir or Path())
@@ -206,10 +209,10 @@ def _num_kept(config: configs.ConfigDict) -> int:
     return min(config.train.keep_checkpoints + 2, num_saved)
 
 
-def _look_at_disk(workdir: Path | None, size: float, num_kept: int, found: Findings) -> None:
+def _look_at_disk(workdir: FilePath | None, size: float, num_kept: int, found: Findings) -> None:
     """size: bytes of a checkpoint. num_kept: those that there has to be room for, some of which may be there."""
     told = f"a checkpoint takes {_size(size)}"
-    if workdir is None:
+    if workdir is None or paths.is_remote(workdir):  # a bucket has room
         found.facts.append(told)
         return
     folder = next(folder for folder in (workdir.absolute(), *workdir.absolute().parents) if folder.is_dir())

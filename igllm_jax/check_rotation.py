@@ -164,8 +164,8 @@ def main(argv: list[str]) -> int:
     """Prints how well both units fit, and which one to set. Raises: UserError for anything the user can mend."""
     parser = flags.Parser(prog="igllm check-rotation", description=__doc__)
     pictures = f"of CLEVR, in the size of the labels: {IMAGES_HELP}"
-    parser.add_argument("--images", required=True, nargs="+", help=pictures)
-    parser.add_argument("--labels", required=True, help="their LABELS.json")
+    parser.add_argument("--images", type=flags.source, required=True, nargs="+", help=pictures)
+    parser.add_argument("--labels", type=flags.source, required=True, help="their LABELS.json")
     parser.add_argument("--limit", type=flags.IMAGES, default=200, help="at most so many images (default: 200)")
     parser.add_argument(
         "--workers", type=flags.WORKERS, default=os.cpu_count() or 1, help="with --renderer (default: cores)"

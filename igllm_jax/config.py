@@ -6,13 +6,12 @@ import functools
 import json
 import operator
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from igllm_jax import config_files, config_sources, files, versions
+from igllm_jax import config_files, config_sources, files, paths, versions
 from igllm_jax.config_ranges import RANGES, check_keys, check_values, no_such_key
 from igllm_jax.data.augment import AugmentOptions
 from igllm_jax.data.pipeline import DataOptions, Source
@@ -20,6 +19,7 @@ from igllm_jax.data.tokens import MODEL_FILE
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import PARTS, VLMConfig
 from igllm_jax.parallel.sharding import MeshOptions
+from igllm_jax.paths import FilePath
 from igllm_jax.scene.language import LANGUAGE_FILE, find_language
 from igllm_jax.training.optim import OptimOptions
 from igllm_jax.training.options import HeldOutOptions, LossOptions, RunOptions
@@ -81,8 +81,8 @@ def load(arguments: list[str]) -> tuple[ConfigDict, list[str]]:
     if len(specs) != 1:
         told = f"is given {len(specs)} times" if specs else "is missing"
         raise UserError(f"--config {told}: for example --config=configs/tiny.py:task=twod")
-    file, colon, argument = specs[0].partition(":")
-    config = config_files.run(config_files.find(file), argument if colon else None)
+    file, argument = config_files.split(specs[0])
+    config = config_files.run(config_files.find(file), argument)
     try:
         check_keys(flatten(config), RANGES)
     except UserError as error:
@@ -154,7 +154,7 @@ def check(config: ConfigDict) -> ConfigDict:
 # a config on disk
 
 
-def write(config: ConfigDict, workdir: Path) -> None:
+def write(config: ConfigDict, workdir: FilePath) -> None:
     """Writes workdir/language.toml and workdir/config.json, the latter of the format in which the run was begun."""
     find_language(config.task).save(workdir)
     path = workdir / CONFIG_FILE
@@ -163,15 +163,17 @@ def write(config: ConfigDict, workdir: Path) -> None:
     files.write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def _read_json(workdir: Path) -> tuple[dict[str, Any], int]:
+def _read_json(workdir: str | FilePath) -> tuple[dict[str, Any], int]:
     """The values of config.json as they stand there, and their format."""
-    path = Path(workdir) / CONFIG_FILE
+    path = paths.to_path(workdir) / CONFIG_FILE
     try:
         values = json.loads(path.read_bytes().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{workdir} is no run: it has no {CONFIG_FILE}; `igllm train --workdir {workdir}` makes one"
         ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check who may read it") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged, it is not JSON: {error}") from None
     if not isinstance(values, dict):
@@ -179,7 +181,7 @@ def _read_json(workdir: Path) -> tuple[dict[str, Any], int]:
     return values, versions.check_format(values, path, default=1)
 
 
-def read(workdir: Path) -> ConfigDict:
+def read(workdir: str | FilePath) -> ConfigDict:
     """The config of a run under today's keys, whatever version wrote it; locked. Its `task` is the file of the language
     that the run brings along (old ones bring none).
 
@@ -192,14 +194,16 @@ def read(workdir: Path) -> ConfigDict:
         check_keys(flat, RANGES)
         check_values(flat)
         typed = {key: RANGES[key].typed(value) for key, value in flat.items()}
-        if (language := Path(workdir) / LANGUAGE_FILE).is_file():
+        if (language := paths.to_path(workdir) / LANGUAGE_FILE).is_file():
             typed["task"] = str(language)
         return check(ConfigDict(versions.unflatten(typed.items())).lock())
     except UserError as error:
-        raise UserError(f"{Path(workdir) / CONFIG_FILE} does not describe a run of this version: {error}") from None
+        raise UserError(
+            f"{paths.to_path(workdir) / CONFIG_FILE} does not describe a run of this version: {error}"
+        ) from None
 
 
-def keep_meaning(config: ConfigDict, workdir: Path) -> list[str]:
+def keep_meaning(config: ConfigDict, workdir: FilePath) -> list[str]:
     """Gives `config` what the run in `workdir` meant by keys that came after it was begun; returns those that differed.
 
     So the command that began a run goes on with it, though defaults of later keys are not what the code did then. Keys
@@ -319,7 +323,7 @@ def optim_options(config: ConfigDict) -> OptimOptions:
     return OptimOptions(**settings, learning_rates=rates, num_steps=config.train.num_steps)
 
 
-def tokenizer_source(config: ConfigDict, workdir: Path) -> str | Path | None:
+def tokenizer_source(config: ConfigDict, workdir: FilePath) -> str | FilePath | None:
     """Where a run's tokenizer comes from: the workdir where it has one, the config's, or the base's; None where a small
     one is to be trained. Raises: UserError where none is named."""
     if (workdir / MODEL_FILE).is_file():
@@ -376,6 +380,6 @@ def run_options(config: ConfigDict) -> RunOptions:
     )
 
 
-def read_run(workdir: Path) -> RunOptions:
+def read_run(workdir: str | FilePath) -> RunOptions:
     """What the run in a folder is. Raises: UserError where the folder holds none."""
     return run_options(read(workdir))

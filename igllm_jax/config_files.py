@@ -11,6 +11,7 @@ from types import CodeType, ModuleType
 
 from ml_collections import ConfigDict
 
+from igllm_jax import paths
 from igllm_jax.config_ranges import RANGES, no_such_key
 from igllm_jax.errors import UserError
 
@@ -18,11 +19,20 @@ PACKAGE = "configs"
 SHIPPED = Path(__file__).resolve().parent.parent / PACKAGE  # in a clone and in an installed wheel
 
 
+def split(spec: str) -> tuple[str, str | None]:
+    """FILE and ARGUMENT of `FILE[:ARGUMENT]`; FILE may be an address, which has a colon of its own."""
+    scheme, mark, rest = spec.rpartition("://")
+    file, colon, argument = rest.partition(":")
+    return f"{scheme}{mark}{file}", argument if colon else None
+
+
 def find(spec: str) -> Path:
     """The config file of a path, or of the name of a shipped one ("tiny", "tiny.py", "configs/tiny.py").
 
     Raises: UserError naming the shipped ones.
     """
+    if paths.is_remote(spec):
+        return paths.fetch(spec)
     path = Path(spec)
     if path.is_file():
         return path

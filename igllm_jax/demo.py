@@ -169,7 +169,7 @@ write <code>add(x=…, y=…)</code> for it, from discs in the white cells alone
 def main(arguments: list[str]) -> int:
     """The command."""
     parser = flags.Parser(prog="igllm demo", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder (default: demo_output)")
+    parser.add_argument("--out", type=flags.path, default=Path("demo_output"), help="folder (default: demo_output)")
     parser.add_argument("--num_steps", type=flags.STEPS, default=700, help="of each training (default: 700)")
     parser.add_argument("--images", type=flags.IMAGES, default=250, help="unseen images (default: 250)")
     parser.add_argument(

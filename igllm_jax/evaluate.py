@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from igllm_jax import files, flags, progress
+from igllm_jax import files, flags, paths, progress
 from igllm_jax.errors import UserError, shown
 from igllm_jax.scene.calibration import calibration, likeliest
 from igllm_jax.scene.code import Reading, read
@@ -99,7 +99,7 @@ def evaluate_run(
     if has_precision or folder is not None:
         _add_precision(result, run, **sampling)
     if folder is not None:
-        _add_renders(result, Path(folder), run, **sampling)
+        _add_renders(result, paths.fetch(folder), run, **sampling)
     _add_samples(result, run, as_reference=as_reference)
     settings: dict[str, Any] = {"labels": run.labels, "predictions": run.path}
     settings |= {"task": run.language.name, "rotation_rep": run.rotation_rep}
@@ -206,7 +206,11 @@ def _json(reports: dict[str, dict[str, Any]]) -> str:
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The flags for what predictions files may not say of themselves."""
-    parser.add_argument("--task", help="a language's name or .toml file (default: what the predictions or labels say)")
+    parser.add_argument(
+        "--task",
+        type=flags.source,
+        help="a language's name or .toml file (default: what the predictions or labels say)",
+    )
     parser.add_argument("--rotation_rep", help="how rotations are written (euler, euler_int, aa, 6d, quat; CLEVR: yaw)")
     parser.add_argument("--rotation_unit", choices=ROTATION_UNITS, help="unit of CLEVR's rotation labels")
     parser.add_argument("--train_split", help="2D: the split that was trained on, to tell seen from unseen cells")
@@ -219,16 +223,17 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.Parser(prog="igllm evaluate", description="Score predictions against labels.")
-    parser.add_argument("--labels", required=True, help="LABELS.json, or FILE.npz:SPLIT for 2D")
+    parser.add_argument("--labels", type=flags.source, required=True, help="LABELS.json, or FILE.npz:SPLIT for 2D")
     parser.add_argument(
         "--predictions",
+        type=flags.source,
         required=True,
         action="append",
         metavar="PRED.json",
         help="what igllm generate wrote; give it several times to see several side by side",
     )
     add_settings(parser)
-    parser.add_argument("--out", metavar="METRICS.json", help="write everything as JSON")
+    parser.add_argument("--out", type=flags.path, metavar="METRICS.json", help="write everything as JSON")
     parser.add_argument("--format", choices=FORMATS, default="table", help="what is printed")
     parser.add_argument("--confusion", action="store_true", help="print the confusions of words too")
     parser.add_argument(
@@ -237,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ap", action="store_true", help="average precision: words right, within 0.125 to 1 units")
     parser.add_argument(
         "--renders",
+        type=flags.source,
         action="append",
         default=[],
         metavar="DIR",

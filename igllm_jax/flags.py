@@ -1,10 +1,12 @@
 """What stands on command lines: one parser, whose errors are one line, and one table of what flags may be."""
 
 import argparse
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from igllm_jax import paths
 from igllm_jax.errors import UserError
 
 
@@ -52,6 +54,35 @@ def real(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def path(text: str) -> paths.FilePath:
+    """An argparse type: a path of this machine, or an address in a bucket."""
+    with _told_as_mistake():
+        return paths.to_path(text)
+
+
+def source(text: str) -> str:
+    """An argparse type: what is read, a path or address with what may stand around it (`tfds:`, `:SPLIT`)."""
+    with _told_as_mistake():
+        if paths.is_remote(address := text.removeprefix("tfds:")) and not address.startswith("file://"):
+            paths.check_address(address)
+        return text
+
+
+def local_program(text: str) -> str:
+    """An argparse type: a program of this machine, by its name or path."""
+    if paths.is_remote(text):
+        raise argparse.ArgumentTypeError(f"must be on a disk of this machine, not in a bucket, got {text!r}")
+    return text
+
+
+@contextlib.contextmanager
+def _told_as_mistake() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 # what flags count -> their type; what is counted over devices or drawn has the limits of the config's keys

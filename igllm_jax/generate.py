@@ -31,12 +31,12 @@ LINES = Path("-")  # --out: JSON lines on standard output
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = flags.Parser(prog="igllm generate", description=__doc__)
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--workdir", type=Path, help="a run")
-    model.add_argument("--model", type=Path, help="a folder of imported weights")
+    model.add_argument("--workdir", type=flags.path, help="a run")
+    model.add_argument("--model", type=flags.path, help="a folder of imported weights")
     parser.add_argument("--step", help="N, best or last (default)")
-    parser.add_argument("--images", required=True, nargs="+", help=tars.IMAGES_HELP)
+    parser.add_argument("--images", type=flags.source, required=True, nargs="+", help=tars.IMAGES_HELP)
     out = "where the predictions go (JSON); - prints JSON lines; of one image, whose code is printed, it may be absent"
-    parser.add_argument("--out", type=Path, help=out)
+    parser.add_argument("--out", type=flags.path, help=out)
     parser.add_argument("--batch_size", type=flags.BATCH, default=BATCH_SIZE)
     parser.add_argument("--limit", type=flags.LIMIT, default=0, help="only the first N images (default: all)")
     parser.add_argument("--max_new_tokens", type=flags.TOKENS, default=MAX_NEW_TOKENS)
@@ -48,7 +48,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, help="of the computation")
     parser.add_argument("--tensor", type=flags.DEVICES, default=1, help="shard the weights over so many devices")
     distributed.add_arguments(parser)
-    parser.add_argument("--task", help="with --model: its language, a name or a .toml file (default: its own)")
+    parser.add_argument(
+        "--task", type=flags.source, help="with --model: its language, a name or a .toml file (default: its own)"
+    )
     parser.add_argument("--rotation_rep", help="with --model: how it writes rotations")
     parser.add_argument("--prompt", help=f"with --model: the prompt it was trained with (default: {PROMPT})")
     options = parser.parse_args(arguments)

@@ -27,10 +27,19 @@ SHOWN = 10  # labels that cannot be said, of each reason the first
 def main(argv: list[str]) -> int:
     """Prints what the file means; 1 where labels were given that it cannot say. Raises: UserError for a bad file."""
     parser = flags.Parser(prog="igllm language", description=__doc__)
-    parser.add_argument("language", metavar="FILE", help="a language's .toml file, or the name of one that comes along")
+    parser.add_argument(
+        "language",
+        type=flags.source,
+        metavar="FILE",
+        help="a language's .toml file, or the name of one that comes along",
+    )
     parser.add_argument("--rotation_rep", help="how rotations are written (default: the first that it allows)")
-    parser.add_argument("--tokenizer", help="tokenizer.model (default: a small one, trained on made-up scenes)")
-    parser.add_argument("--labels", help="a label file: says which of its scenes the language can't say")
+    parser.add_argument(
+        "--tokenizer", type=flags.source, help="tokenizer.model (default: a small one, trained on made-up scenes)"
+    )
+    parser.add_argument(
+        "--labels", type=flags.source, help="a label file: says which of its scenes the language can't say"
+    )
     parser.add_argument(
         "--rotation_unit", choices=ROTATION_UNITS, default="deg", help="of labels that come in either unit"
     )

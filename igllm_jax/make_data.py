@@ -60,7 +60,7 @@ def build_from_parser() -> argparse.ArgumentParser:
     parser = flags.Parser(
         prog="igllm make-data", description="Data of own scenes, drawn by Blender; see docs/rendering.md"
     )
-    parser.add_argument("--from", dest="scenes", type=Path, required=True, help="folder of .blend or .glb files")
+    parser.add_argument("--from", dest="scenes", type=flags.path, required=True, help="folder of .blend or .glb files")
     parser.add_argument("--task", choices=list(IMAGE_TASKS), default="clevr", help="whose words say the objects")
     parser.add_argument("--views", type=flags.IMAGES, default=10, help="pictures of each scene")
     parser.add_argument("--camera_jitter", type=flags.JITTER, default=CAMERA_JITTER, help="scene units along each axis")
@@ -74,7 +74,7 @@ def build_from_parser() -> argparse.ArgumentParser:
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="folder to write into (made if missing)")
+    parser.add_argument("--out", type=flags.path, required=True, help="folder to write into (made if missing)")
     parser.add_argument("--seed", type=flags.SEED, default=0, help="the data are a function of it")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
 
@@ -82,7 +82,9 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 def _add_image_options(task: argparse.ArgumentParser, composer: Composer) -> None:
     add_renderer(task)
     task.add_argument("--domain_shift", choices=SHIFTS, help="the same scenes looking otherwise, to test on")
-    task.add_argument("--meshes", type=Path, metavar="DIR", help="show models of .glb or .obj, or ShapeNet's layout")
+    task.add_argument(
+        "--meshes", type=flags.path, metavar="DIR", help="show models of .glb or .obj, or ShapeNet's layout"
+    )
     task.add_argument("--shard", type=_shard, default=Shard(), metavar="K/N", help="one of N runs on the same --out")
     task.add_argument("--num_train", type=flags.IMAGES, default=2_000, help="images of the split train")
     task.add_argument("--num_val", type=flags.IMAGES, default=200, help="images of each validation split")

@@ -6,7 +6,6 @@ code draws, the difference, and the code with what is wrong marked. Nothing pred
 
 import argparse
 import os
-from pathlib import Path
 
 from igllm_jax import evaluate, files, flags, progress
 from igllm_jax.data.tars import IMAGES_HELP, open_images
@@ -22,16 +21,19 @@ MEGABYTE = 1e6
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `igllm report`."""
     parser = flags.Parser(prog="igllm report", description=__doc__)
-    parser.add_argument("--labels", required=True, help="LABELS.json, or FILE.npz:SPLIT for 2D")
+    parser.add_argument("--labels", type=flags.source, required=True, help="LABELS.json, or FILE.npz:SPLIT for 2D")
     parser.add_argument(
         "--predictions",
+        type=flags.source,
         required=True,
         action="append",
         metavar="P.json",
         help="what igllm generate wrote; give it several times to see several side by side",
     )
-    parser.add_argument("--images", metavar="TAR", nargs="+", help=f"the labels' images: {IMAGES_HELP}")
-    parser.add_argument("--out", required=True, metavar="FILE.html", help="the file to write")
+    parser.add_argument(
+        "--images", type=flags.source, metavar="TAR", nargs="+", help=f"the labels' images: {IMAGES_HELP}"
+    )
+    parser.add_argument("--out", type=flags.path, required=True, metavar="FILE.html", help="the file to write")
     parser.add_argument("--title", default="Predicted scenes", help="what stands on top")
     parser.add_argument(
         "--scenes",
@@ -40,7 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="in the gallery: the worst, and some others (default: 200)",
     )
     add_renderer(parser)
-    parser.add_argument("--meshes", metavar="DIR", help="models that labels of so3, sixdof or shapenet show")
+    parser.add_argument(
+        "--meshes", type=flags.source, metavar="DIR", help="models that labels of so3, sixdof or shapenet show"
+    )
     evaluate.add_settings(parser)
     parser.add_argument("--image_size", type=image_size, metavar="WxH", help="in pixels, where nothing else says it")
     parser.add_argument("--bootstrap", type=flags.RESAMPLES, default=1000, help="resamples (default: 1000)")
@@ -55,7 +59,7 @@ def main(argv: list[str]) -> int:
     arguments = build_parser().parse_args(argv)
     if not str(arguments.out).lower().endswith((".html", ".htm")):
         raise UserError(f"--out {arguments.out}: give a name that ends in .html")
-    if Path(arguments.out).exists() and not arguments.overwrite:
+    if arguments.out.exists() and not arguments.overwrite:
         raise UserError(f"{arguments.out} exists already; choose another --out, or give --overwrite to replace it")
     files.try_writing(arguments.out)
     runs = read_labelled(arguments.labels, arguments.predictions, **evaluate.settings_of(arguments))

@@ -8,15 +8,18 @@ import contextlib
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from igllm_jax import files, flags, progress
+from igllm_jax import files, flags, paths, progress
+from igllm_jax.data.bucket_folder import BucketFolder
 from igllm_jax.data.examples import check_one_scene_each
 from igllm_jax.data.records import LABELS_FILE
 from igllm_jax.data.tars import Folder, TarReader, open_images
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 
 _VERSION = "1.0.0"
 _SPLIT_NAME = re.compile(r"\w[\w-]*")  # what TFDS reads as one split, not as a part or a sum of some
@@ -26,10 +29,10 @@ _TAKEN_NAMES = ("all",)  # TFDS means every split together
 class _Split:
     """One split's images and labels, checked against each other before anything is written."""
 
-    def __init__(self, images: Path, labels: Path):
+    def __init__(self, images: FilePath, labels: FilePath):
         self.name = labels.stem
         source = open_images(images)
-        assert isinstance(source, TarReader | Folder)
+        assert isinstance(source, TarReader | Folder | BucketFolder)
         self.images = source
         self.labels = _raw_labels(labels)
         try:
@@ -51,7 +54,7 @@ class _Split:
             yield index, record
 
 
-def _raw_labels(path: Path) -> list[dict[str, Any]]:
+def _raw_labels(path: FilePath) -> list[dict[str, Any]]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -79,7 +82,7 @@ def _has_name(scene: Any) -> bool:
     return isinstance(scene, dict) and isinstance(scene.get("image_filename"), str)
 
 
-def find_splits(data: Path) -> list[_Split]:
+def find_splits(data: FilePath) -> list[_Split]:
     """Every split that has both `labels/SPLIT.json` and `images/SPLIT.tar` (or a folder `images/SPLIT`).
 
     Raises: UserError where there is none, or images and labels do not belong together.
@@ -101,12 +104,12 @@ def find_splits(data: Path) -> list[_Split]:
     return splits
 
 
-def pack(data: Path, out: Path, name: str) -> Path:
+def pack(data: FilePath, out: FilePath, name: str) -> FilePath:
     """Writes `out`/`name`/1.0.0 whole or not at all; returns that folder."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"--name {name}: use small letters, digits and underscores, a letter first")
     final = out / name / _VERSION
-    if final.exists():
+    if final.exists() and not files.is_unfinished(final):
         raise UserError(f"{final} exists already; choose another --out or --name, or remove it")
     splits = find_splits(data)
     import tensorflow_datasets as tfds
@@ -136,26 +139,42 @@ def pack(data: Path, out: Path, name: str) -> Path:
 
     Packed.name = name
     tfds.disable_progress_bar()
-    builder = Packed(data_dir=str(out), file_format="array_record")
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # TFDS tells what it does; our output is the folder's name
-            builder.download_and_prepare()
-        for split in splits:
-            files.write_text(final / LABELS_FILE.format(split=split.name), json.dumps(split.labels))
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another") from None
+    with _made_here(out) as here:
+        made = here / name / _VERSION
+        try:
+            builder = Packed(data_dir=str(here), file_format="array_record")
+            with contextlib.redirect_stdout(sys.stderr):  # TFDS tells what it does; our output is the folder's name
+                builder.download_and_prepare()
+            for split in splits:
+                files.write_text(made / LABELS_FILE.format(split=split.name), json.dumps(split.labels))
+            if paths.is_remote(out):
+                files.upload_folder(made, final)
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another") from None
     return final
+
+
+@contextlib.contextmanager
+def _made_here(out: FilePath) -> Iterator[FilePath]:
+    """Where TFDS writes: what goes into a bucket is made on this machine first."""
+    if not paths.is_remote(out):
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="igllm-pack-") as folder:
+        yield Path(folder)
 
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code. Raises: UserError for anything the user can mend."""
     parser = flags.Parser(prog="igllm pack", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with images/SPLIT.tar and labels/SPLIT.json")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write NAME/1.0.0 into")
+    parser.add_argument(
+        "--data", type=flags.path, required=True, help="folder with images/SPLIT.tar and labels/SPLIT.json"
+    )
+    parser.add_argument("--out", type=flags.path, required=True, help="folder to write NAME/1.0.0 into")
     parser.add_argument("--name", help="name of the data set (default: the name of the --data folder)")
     arguments = parser.parse_args(argv)
     files.try_folder(arguments.out)
-    name = arguments.name or re.sub(r"\W+", "_", arguments.data.resolve().name).lower()
+    name = arguments.name or re.sub(r"\W+", "_", paths.name_of(arguments.data)).lower()
     folder = pack(arguments.data, arguments.out, name)
     progress.result(str(folder))
     for file in sorted(folder.glob(LABELS_FILE.format(split="*"))):

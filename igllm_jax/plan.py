@@ -73,7 +73,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--largest_batch", action="store_true", help="find the largest batch per chip that fits")
     about = "compile so many of the most promising meshes, remat policies and kernels, and rank them"
     parser.add_argument("--tune", type=flags.CANDIDATES, nargs="?", const=4, metavar="N", help=f"{about} (default: 4)")
-    parser.add_argument("--json", type=Path, help="write the plan there")
+    parser.add_argument("--json", type=flags.path, help="write the plan there")
     return parser.parse_args(arguments)
 
 

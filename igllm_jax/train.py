@@ -5,13 +5,12 @@ Reads from top to bottom: arguments, data, model, state, loop. What a step does 
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 from ml_collections import ConfigDict
 
-from igllm_jax import check, files, flags
+from igllm_jax import check, files, flags, paths
 from igllm_jax import config as configs
 from igllm_jax.batch import Batch
 from igllm_jax.config_sources import AVERAGED
@@ -23,6 +22,7 @@ from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import unnest
 from igllm_jax.parallel import distributed
+from igllm_jax.paths import FilePath
 from igllm_jax.planning.throughput import Profile, Speed
 from igllm_jax.training import metrics_log
 from igllm_jax.training.monitor import Meter, describe, log_line, show_sample
@@ -45,12 +45,13 @@ def main(arguments: list[str]) -> int:
     own, others = configs.split(arguments)
     parser = flags.Parser(prog="igllm train", description=__doc__)
     configs.add_arguments(parser)
-    parser.add_argument("--workdir", type=Path, required=True, help="where the run lives; resumed if it is there")
+    parser.add_argument("--workdir", type=flags.path, required=True, help="where the run lives; resumed if it is there")
     parser.add_argument("--step", help="go on from this checkpoint (N or best); later ones are set aside")
     parser.add_argument("--accept_changed_data", action="store_true", help="resume with other data, listed first")
     parser.add_argument("--profile", default="", help="START:STOP, steps to trace into WORKDIR/profile")
     distributed.add_arguments(parser)
     options = parser.parse_args(others)
+    checkpoint.check_workdir(options.workdir)
     files.try_folder(options.workdir, "--workdir")
     config = configs.load(own)[0]
     with distributed.session(options):
@@ -65,9 +66,14 @@ class Run:
     """One training run in one folder."""
 
     def __init__(
-        self, config: ConfigDict, workdir: Path, profile: Profile | None = None, *, accepts_changed_data: bool = False
+        self,
+        config: ConfigDict,
+        workdir: FilePath,
+        profile: Profile | None = None,
+        *,
+        accepts_changed_data: bool = False,
     ):
-        self.workdir = Path(workdir)
+        self.workdir = paths.to_path(workdir)
         self.accepts_changed_data = accepts_changed_data
         self.profile = profile or Profile("", self.workdir)
         self.workdir.mkdir(parents=True, exist_ok=True)
@@ -300,14 +306,14 @@ class Run:
         self.checkpoints.save(self.state, meta, scores.get(self.best_metric))
 
 
-def set_aside(workdir: Path, step: str) -> None:
+def set_aside(workdir: FilePath, step: str) -> None:
     """Moves the checkpoints after `step` away, so that the run goes on from there."""
     if distributed.is_first():
         checkpoint.go_back(workdir, step)
     distributed.barrier("set aside")
 
 
-def settle(config: ConfigDict, workdir: Path) -> Tokenizer:
+def settle(config: ConfigDict, workdir: FilePath) -> Tokenizer:
     """The run's tokenizer; completes `config` by it, and by what a run that is there already meant.
 
     Raises: UserError where the run in the workdir has another config.
@@ -326,7 +332,7 @@ def settle(config: ConfigDict, workdir: Path) -> Tokenizer:
     return tokenizer
 
 
-def set_up_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
+def set_up_tokenizer(config: ConfigDict, workdir: FilePath) -> Tokenizer:
     """The run's tokenizer, kept in the workdir: the one there, the config's, the base's, or one trained now.
 
     A trained one sets model.decoder.vocab_size to its size. Raises: UserError where none is named.

@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parent.parent / "igllm_jax"
 # Rooms (folders) and the modules beside them, each of which imports itself and what stands before it alone. Everything
 # else at the package's root is a command, which may import all of these, and other commands.
 ORDER = (
-    "errors", "endings", "batch", "progress", "files", "versions", "flags", "scene", "models", "data", "render",
-    "parallel", "decoding", "refine", "planning", "training", "config_ranges", "config_files", "config_sources",
-    "config", "weights", "interop", "report", "api", "serving",
+    "errors", "buckets", "paths", "endings", "batch", "progress", "files", "line_log", "versions", "flags", "scene",
+    "models", "data", "render", "parallel", "decoding", "refine", "planning", "training", "config_ranges",
+    "config_files", "config_sources", "config", "weights", "interop", "report", "api", "serving",
 )  # fmt: skip
 COMMANDS = {module.removeprefix("igllm_jax.").partition(".")[0] for module, _ in __main__.COMMANDS.values()}
 COMMANDS |= {"__init__", "__main__", "plan_compile"}  # plan_compile: plan's second process

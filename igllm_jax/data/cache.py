@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from igllm_jax import progress
+from igllm_jax import paths, progress
 from igllm_jax.data.names import digest
 from igllm_jax.data.options import DataOptions
 from igllm_jax.data.stores import keep, kept
@@ -62,10 +62,11 @@ class CachedImages:
         prepared = (options.image_size, options.image_aspect_ratio, options.image_mean, astuple(options.pixel_options))
         skips = options.on_bad_sample == "skip"
         key = digest(examples.fingerprint, examples.images.state, examples.image_indices.tolist(), *prepared, skips)
-        file = Path(folder) / f"images-{key}.u8"
+        folder = paths.local(folder, "data.cache")
+        file = folder / f"images-{key}.u8"
         try:
             if not _is_whole(file, shape):
-                Path(folder).mkdir(parents=True, exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 with _locked(file.with_suffix(".lock")):
                     if not _is_whole(file, shape):
                         _write(file, shape, examples)

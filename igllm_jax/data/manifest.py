@@ -3,11 +3,11 @@
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from igllm_jax.data.stores import keep, kept
 from igllm_jax.errors import UserError, shown
+from igllm_jax.paths import FilePath
 from igllm_jax.progress import note
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def data_meta(data: Data) -> dict[str, str]:
     return {"data fingerprint": data.fingerprint, "data content": data.content}
 
 
-def check_resumed(data: Data, meta: Mapping[str, object], workdir: Path, *, accepts: bool) -> bool:
+def check_resumed(data: Data, meta: Mapping[str, object], workdir: FilePath, *, accepts: bool) -> bool:
     """Whether the data are what a checkpoint with this meta saw; where not, what changed is listed on stderr.
 
     accepts: whether other data are taken. Raises: UserError that lists what changed where they are not.
@@ -111,12 +111,12 @@ def _source_changes(old: SourceManifest, new: SourceManifest) -> list[str]:
     return lines
 
 
-def write_manifest(file: Path, content: Manifest) -> None:
+def write_manifest(file: FilePath, content: Manifest) -> None:
     """Writes it, whole or not at all; where there is no room, a later run can only say that something changed."""
     keep(file, json.dumps(content))
 
 
-def read_manifest(file: Path) -> Manifest | None:
+def read_manifest(file: FilePath) -> Manifest | None:
     """What `write_manifest` wrote; None where nothing did, as in runs of older versions, or where it is damaged."""
     text = kept(file)
     return None if text is None else json.loads(text)

@@ -1,9 +1,9 @@
 """Prepared TFDS data sets as sources: own ones that `igllm pack` wrote, and TFDS's CLEVR. No TensorFlow is needed.
 
 The folder may lie in a bucket (`tfds:gs://BUCKET/FOLDER/SPLIT`): what describes the set is copied into the cache, once,
-and records are read where they are. A record of a packed set holds `image` (the file's bytes), `file_name`, and `label`
-(the scene as JSON, as the label file had it). CLEVR's holds `image`, `file_name` and `objects`, whose fields have the
-names of CLEVR's label files.
+and records are read where they are (of s3://, which ArrayRecord cannot read, they are copied as well). A record of a
+packed set holds `image` (the file's bytes), `file_name`, and `label` (the scene as JSON, as the label file had it).
+CLEVR's holds `image`, `file_name` and `objects`, whose fields have the names of CLEVR's label files.
 """
 
 import contextlib
@@ -19,17 +19,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from igllm_jax import files
 from igllm_jax.data.content import digest_some
 from igllm_jax.data.images import decode_image
 from igllm_jax.data.names import Names, digest
 from igllm_jax.data.options import EXACT, PixelOptions
-from igllm_jax.data.stores import cache_file, is_remote, keep, kept, list_folder, open_bytes, read_whole
+from igllm_jax.data.stores import cache_file, is_remote, keep, kept, list_folder, open_bytes
 from igllm_jax.errors import BadSampleError, UserError
 from igllm_jax.scene.labels import parse_labels
 from igllm_jax.scene.language import Language
 from igllm_jax.scene.scene import Scene
 
 RECORDS_PREFIX = "tfds:"
+_PIECE = 1 << 24  # bytes
 _INFO_FILE = "dataset_info.json"
 _FEATURES_FILE = "features.json"
 _PACK_AGAIN = "copy the set again, or pack it again with `igllm pack`"
@@ -82,7 +84,7 @@ class Records(Names):
 
         with _damage_said(self.spec, "its records"):
             records = self._builder.as_data_source(self._split, decoders={"image": tfds.decode.SkipDecoding()})
-            if self._bucket:  # TFDS would look for the files beside the description
+            if self._bucket and not _is_copied(self._bucket):  # TFDS would look for the files beside the description
                 records.data_source = _where_they_are(records, self._bucket)
             if len(records) != self.num_examples[self._split]:
                 raise ValueError(f"{len(records)} of {self.num_examples[self._split]} are there")
@@ -166,29 +168,39 @@ class Records(Names):
 
 
 def _description(bucket: str, spec: str) -> Path:
-    """The cache's copy of all files in a data set's remote folder but its records.
+    """The cache's copy of all files in a data set's remote folder, of the records only where they can't be read there.
 
     Raises: UserError where there are none, or the copy cannot be written.
     """
-    if bucket.startswith("s3://"):
-        raise UserError(
-            f"{spec}: ArrayRecord reads gs:// but not s3://; give the images as s3://….tar, or mount or copy the set"
-        )
     folder = cache_file("tfds", open_bytes(f"{bucket}/{_INFO_FILE}").identity, suffix="")
     if folder.is_dir():
         return folder
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial = files.partial_name(folder)
     try:
         partial.mkdir(parents=True, exist_ok=True)
         for name in list_folder(bucket):
-            if ".array_record" not in name:
-                (partial / name).write_bytes(read_whole(f"{bucket}/{name}"))
+            if _is_copied(bucket) or ".array_record" not in name:
+                _copy(f"{bucket}/{name}", partial / name)
         with contextlib.suppress(OSError):  # another process was quicker
             partial.rename(folder)
-        shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{spec}: {error.filename or partial} cannot be written; set IGLLM_CACHE to a folder") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _is_copied(bucket: str) -> bool:
+    """Whether records are copied too: ArrayRecord reads gs:// itself, but of Google's own servers alone."""
+    return bucket.startswith("s3://") or (bucket.startswith("gs://") and "STORAGE_EMULATOR_HOST" in os.environ)
+
+
+def _copy(address: str, file: Path) -> None:
+    store, offset = open_bytes(address), 0
+    with file.open("wb") as copy:
+        while piece := store.read(offset, _PIECE):
+            copy.write(piece)
+            offset += len(piece)
 
 
 def _where_they_are(records: Any, bucket: str) -> Any:

@@ -1,13 +1,16 @@
 """Bytes by offset, from local files and from buckets, and the folder for what need not be computed twice."""
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
 from typing import Any, Protocol
 
+from igllm_jax import files, paths
 from igllm_jax.errors import DataError, UserError
+from igllm_jax.paths import FilePath
 
-REMOTE_PREFIXES = ("gs://", "s3://", "file://")  # file:// goes the bucket's way, for trying that way out
+FILE_PREFIX = "file://"  # goes the bucket's way, for trying that way out
 
 _FARTHEST = 1 << 60  # bytes: above any object
 TIMEOUT_SECONDS = 120  # for one read; tensorstore itself tries again for very long
@@ -29,7 +32,7 @@ class ByteStore(Protocol):
 class LocalFile:
     """A file of this machine, read with `os.pread`, which needs no seek and so no lock."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | FilePath):
         self.name = str(path)
         self._descriptor: int | None = None
         self._open()
@@ -88,6 +91,7 @@ class RemoteFile:
     def __init__(self, url: str):
         self.name = url
         self._store: Any = None
+        self._end = _FARTHEST  # bytes, once a read has met it
         self._key = url.rpartition("/")[2]
 
     def _read(self, byte_range: slice) -> Any:
@@ -121,14 +125,16 @@ class RemoteFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """As ByteStore.read. Stores refuse a range beyond the object's end, so such a one is asked for open-ended."""
-        if size <= 0 or not 0 <= offset <= _FARTHEST:  # a damaged file asks for any number of bytes
+        if size <= 0 or not 0 <= offset < self._end:  # a damaged file asks for any number of bytes
             return b""
         try:
             return self._ask(slice(offset, min(offset + size, _FARTHEST))).value
         except EOFError:
             pass
         try:
-            return self._ask(slice(offset, None)).value[:size]
+            rest = self._ask(slice(offset, None)).value
+            self._end = offset + len(rest)
+            return rest[:size]
         except EOFError:
             return b""
 
@@ -140,22 +146,26 @@ def list_folder(url: str) -> list[str]:
     """The names of the objects directly under `url` (`gs://BUCKET/FOLDER`), sorted. Raises: UserError."""
     try:
         keys = _open_store(url.rstrip("/") + "/").list().result(timeout=TIMEOUT_SECONDS)
+    except UserError:
+        raise
     except Exception as error:  # as in RemoteFile
         raise UserError(f"{url}: cannot be listed ({error}); check the address and your credentials") from None
     return sorted(key.decode() for key in keys if b"/" not in key)
 
 
-def is_remote(path: str | Path) -> bool:
-    """Whether it is the address of something in a bucket."""
-    return str(path).startswith(REMOTE_PREFIXES)
+def is_remote(path: str | FilePath) -> bool:
+    """Whether it is the address of something in a bucket. Raises: UserError for an address that cannot be one."""
+    if paths.is_remote(path) and not str(path).startswith(FILE_PREFIX):
+        paths.check_address(str(path))
+    return paths.is_remote(path)
 
 
-def open_bytes(path: str | Path) -> ByteStore:
+def open_bytes(path: str | FilePath) -> ByteStore:
     """Random access into a local file or a bucket's object. Raises: UserError where a local file cannot be opened."""
     return RemoteFile(str(path)) if is_remote(path) else LocalFile(path)
 
 
-def read_whole(path: str | Path) -> bytes:
+def read_whole(path: str | FilePath) -> bytes:
     """All bytes of a local or remote file."""
     store = open_bytes(path)
     pieces = []
@@ -172,18 +182,13 @@ def cache_file(kind: str, identity: str, suffix: str = ".json") -> Path:
     return Path(folder).expanduser() / f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}{suffix}"
 
 
-def keep(file: Path, content: str) -> None:
+def keep(file: FilePath, content: str) -> None:
     """Writes a cache file, whole or not at all; where the cache cannot be written, nothing is kept."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(f"{_checksum(content.encode())}\n{content}".encode())
-        partial.rename(file)
-    except OSError:
-        return  # a cache is a convenience: the next process computes the same again
+    with contextlib.suppress(UserError):  # a cache is a convenience: the next process computes the same again
+        files.write_bytes(file, f"{_checksum(content.encode())}\n{content}".encode(), is_synced=False)
 
 
-def kept(file: Path) -> str | None:
+def kept(file: FilePath) -> str | None:
     """What `keep` wrote there; None where there is nothing, or not all of it as it was written."""
     try:
         checksum, _, content = file.read_bytes().partition(b"\n")

@@ -13,13 +13,14 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from igllm_jax import progress
+from igllm_jax import paths, progress
+from igllm_jax.data.bucket_folder import BucketFolder
 from igllm_jax.data.content import digest_some
 from igllm_jax.data.images import decode_image, draw_disc
 from igllm_jax.data.names import SUFFIXES, HeldImages, Names, digest, is_image
 from igllm_jax.data.options import EXACT, PixelOptions
 from igllm_jax.data.records import Records, is_records
-from igllm_jax.data.stores import LocalFile, cache_file, is_remote, keep, kept, open_bytes
+from igllm_jax.data.stores import FILE_PREFIX, LocalFile, cache_file, is_remote, keep, kept, open_bytes
 from igllm_jax.data.tar_index import ENDING, TarIndex, read_index, said
 from igllm_jax.errors import BadSampleError, DataError, UserError
 from igllm_jax.scene.labels import npz_name, npz_spec, read_points
@@ -230,24 +231,36 @@ class Discs(HeldImages):
         return digest("discs", hashlib.sha256(self._points.tobytes()).hexdigest())
 
 
+def _is_bucket_folder(address: str) -> bool:
+    if address.endswith(".tar") or address.startswith(FILE_PREFIX):
+        return False
+    try:
+        return paths.to_path(address).is_dir()
+    except OSError as error:
+        raise UserError(f"images {address}: cannot be read ({error.strerror or error}); check the address") from None
+
+
 def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
     """The images of a TAR (also `gs://…` or `s3://…`), a FOLDER, `2d.npz:SPLIT`, a prepared `tfds:NAME/SPLIT`, an image
     file, a pattern of image files (`shots/*.png`, with `**` for any folders), or several files and patterns.
 
     Raises: UserError where there is no such thing, or no image in it.
     """
-    specs = [spec] if isinstance(spec, str | Path) else list(spec)
+    specs = [spec] if isinstance(spec, str | os.PathLike) else list(spec)
     if len(specs) > 1:
-        paths = (path for one in specs for path in _image_files(one))
-        return ImageFiles(paths, f"{specs[0]} and {len(specs) - 1} more")
+        return ImageFiles(
+            (file for one in specs for file in _image_files(one)), f"{specs[0]} and {len(specs) - 1} more"
+        )
     (spec,) = specs
     if is_records(spec):
         return Records(str(spec))
     npz = npz_spec(spec)
     if npz is not None:
         return Discs(*npz)
+    if is_remote(spec) and is_image(str(spec)):
+        return ImageFiles(_image_files(spec), str(spec))
     if is_remote(spec):
-        return TarReader(spec)
+        return BucketFolder(str(spec)) if _is_bucket_folder(str(spec)) else TarReader(spec)
     path = Path(spec)
     if path.is_dir():
         return Folder(path)
@@ -279,7 +292,9 @@ def _is_image_file(path: Path) -> bool:
 
 def _image_files(spec: str | Path) -> list[str]:
     """The image files that one of several `--images` names. Raises: UserError where it names anything else."""
-    if not is_remote(spec) and _is_pattern(spec):
+    if is_remote(spec):
+        return [str(paths.fetch(str(spec)))]
+    if _is_pattern(spec):
         matching = sorted(glob.glob(str(spec), recursive=True))
         found = [path for path in matching if is_image(path) and os.path.isfile(path)]
         if not found:

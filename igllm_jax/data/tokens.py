@@ -5,12 +5,12 @@ import io
 import re
 from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 
 import sentencepiece
 
-from igllm_jax import files
+from igllm_jax import files, paths
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 from igllm_jax.scene.code import FLOAT_TOKEN
 
 MODEL_FILE = "tokenizer.model"
@@ -43,12 +43,12 @@ class Tokenizer:
             raise UserError(f"tokenizer {origin}: has no begin or no end token; give LLaMA's {MODEL_FILE}")
 
     @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
+    def load(cls, path: str | FilePath) -> "Tokenizer":
         """The vocabulary in a `tokenizer.model`, or in a folder that holds one.
 
         Raises: UserError where there is none.
         """
-        path = Path(path)
+        path = paths.to_path(path)
         file = path / MODEL_FILE if path.is_dir() else path
         try:
             model = file.read_bytes()
@@ -56,9 +56,9 @@ class Tokenizer:
             raise UserError(f"tokenizer {file}: cannot be read ({error.strerror}); check `tokenizer`") from None
         return cls(model, str(file))
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | FilePath) -> FilePath:
         """Writes `folder`/tokenizer.model, whole or not at all; returns its path."""
-        folder = Path(folder)
+        folder = paths.to_path(folder)
         files.write_bytes(folder / MODEL_FILE, self.model)
         return folder / MODEL_FILE
 
@@ -162,7 +162,7 @@ class Tokenizer:
         return (tuple(ids),) if all(self._pieces.is_byte(token) for token in ids) else ()
 
 
-def train_small(texts: Iterable[str], folder: str | Path, vocab_size: int = 400) -> Tokenizer:
+def train_small(texts: Iterable[str], folder: str | FilePath, vocab_size: int = 400) -> Tokenizer:
     """Trains a small vocabulary with the float token whole and digits single, and saves it in `folder`.
 
     vocab_size: at most so many pieces; texts with few words have fewer. The same texts give the same bytes.
@@ -202,6 +202,6 @@ def train_small(texts: Iterable[str], folder: str | Path, vocab_size: int = 400)
                     f"no vocabulary of {vocab_size} pieces comes out of {len(lines)} lines: {error}"
                 ) from None
             vocab_size = int(possible[1])
-    tokenizer = Tokenizer(model.getvalue(), str(Path(folder) / MODEL_FILE))
+    tokenizer = Tokenizer(model.getvalue(), str(paths.to_path(folder) / MODEL_FILE))
     tokenizer.save(folder)
     return tokenizer

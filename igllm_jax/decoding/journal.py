@@ -1,9 +1,9 @@
 """Answers on the disk as they come, so that a command that was killed goes on where it stopped.
 
 Beside the predictions file lies, while it is being made, `OUT.partial.jsonl`: a line that says what was asked, and a
-line for each batch of answers, which reaches the disk before the next batch begins. A line that was cut off counts as
-not written. `OUT.partial.table` holds what the next batch guesses from (see ngram_drafts.py), so that a command that
-goes on reads and rounds as one that was never stopped.
+line for each batch of answers, which reaches the disk before the next batch begins (in a bucket, objects below
+`OUT.partial/`; see line_log.py). A line that was cut off counts as not written. `OUT.partial.table` holds what the next
+batch guesses from (see ngram_drafts.py), so that a command that goes on reads and rounds as one that was never stopped.
 """
 
 import contextlib
@@ -11,16 +11,16 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from igllm_jax import files
+from igllm_jax import files, line_log
 from igllm_jax.decoding.answer import Answer
 from igllm_jax.decoding.ngram_drafts import Table, empty
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 
 _ANSWERS, _IMAGE = "answers", "image"
 
@@ -32,11 +32,12 @@ class Journal:
     and the number of processes need not.
     """
 
-    def __init__(self, out: Path, about: Mapping[str, Any]):
+    def __init__(self, out: FilePath, about: Mapping[str, Any]):
         self.out, self.about = out, dict(about)
         self.path = out.with_name(f"{out.name}.partial.jsonl")
         self.table_path = out.with_name(f"{out.name}.partial.table")
         self._count = 0  # batches
+        self._log: line_log.DiskLog | line_log.BucketLog | None = None
 
     def open(self) -> tuple[dict[str, Answer], Table | None]:
         """Image name -> answer, of what was answered before, and what to guess from (None: nothing is known).
@@ -54,13 +55,16 @@ class Journal:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path}: no journal of answers ({error!r}); remove it to start anew") from None
         self._count = len(batches)
-        files.write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in [self.about, *batches]))
+        text = "".join(f"{json.dumps(line)}\n" for line in [self.about, *batches])
+        self._log = line_log.open_log(self.path, text)
         return answers, table
 
     def add(self, answers: Mapping[str, Answer], table: Table | None) -> None:
         """Writes a batch, and what the next one guesses from."""
         batch = {_ANSWERS: [{_IMAGE: name, **answer.to_json()} for name, answer in answers.items()]}
-        files.append_text(self.path, f"{json.dumps(batch)}\n")
+        assert self._log is not None  # opened
+        self._log.write(f"{json.dumps(batch)}\n")
+        self._log.sync()
         self._count += 1
         if table is None:
             self.table_path.unlink(missing_ok=True)
@@ -71,27 +75,28 @@ class Journal:
 
     def remove(self) -> None:
         """Once the predictions file is there."""
-        for path in (self.path, self.table_path):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        if self._log is not None:
+            self._log.close()
+        line_log.remove(self.path)
+        with contextlib.suppress(OSError):
+            self.table_path.unlink()
 
     def _lines(self) -> list[dict[str, Any]]:
         """Every line up to the first that is not whole."""
         try:
-            text = self.path.read_text()
-        except FileNotFoundError:
-            return []
+            content = line_log.read(self.path)
+            text = "" if content is None else content.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path}: cannot be read ({error}); remove it to start anew") from None
         found: list[dict[str, Any]] = []
         for line in text.split("\n")[:-1]:
             try:
-                content = json.loads(line)
+                parsed = json.loads(line)
             except (ValueError, RecursionError):
                 break
-            if not isinstance(content, dict):
+            if not isinstance(parsed, dict):
                 break
-            found.append(content)
+            found.append(parsed)
         return found
 
     def _check(self, about: Mapping[str, Any]) -> None:
@@ -106,7 +111,7 @@ class Journal:
         """The batches, and the table after them: of a batch that came without its table, the table before it, and the
         batch is done again."""
         try:
-            with np.load(self.table_path) as found:
+            with np.load(io.BytesIO(self.table_path.read_bytes())) as found:
                 table, count = Table(found["entries"], found["acceptance_rate"]), int(found["count"])
             if _shapes(table) != _shapes(empty()):
                 return batches, None

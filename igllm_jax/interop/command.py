@@ -2,20 +2,24 @@
 
 import argparse
 from dataclasses import fields
-from pathlib import Path
 
-from igllm_jax import flags, progress
+from igllm_jax import files, flags, paths, progress
 from igllm_jax.errors import UserError
 from igllm_jax.interop import base_exporting, exporting, importing
 from igllm_jax.interop.sources import DTYPES, KEEP, ImportRequest
 from igllm_jax.weights.base_folder_writer import partial_of
 
 BASE = "base"  # a new folder of ours, beside the forms of others in exporting.FORMATS
+SOURCES = ("vision", "decoder", "llava", "projector", "adapter", "tokenizer")  # read from this machine's disk
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command. Raises: UserError for what the user can mend; KeyboardInterrupt that says how to go on."""
     options = parse(arguments)
+    files.check_absent(options.out)  # before sources are copied from where they are
+    for name in SOURCES:
+        if getattr(options, name, None) is not None:
+            setattr(options, name, paths.fetch(getattr(options, name)))
     try:
         return run_import(options) if options.command == "import" else run_export(options)
     except OSError as error:
@@ -35,12 +39,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = flags.Parser(prog="convert_weights.py", description="PyTorch weights in and out.")
     commands = parser.add_subparsers(dest="command", required=True)
     into = commands.add_parser("import", help="to a folder for model.base, igllm generate --model and notebooks")
-    into.add_argument("--vision", type=Path, metavar="DIR", help="a CLIPVisionModel or CLIPModel")
-    into.add_argument("--decoder", type=Path, metavar="DIR", help="a LLaMA or Vicuna")
-    into.add_argument("--llava", type=Path, metavar="DIR", help="a merged LLaVA, in its own or Hugging Face's layout")
-    into.add_argument("--projector", type=Path, metavar="FILE", help="LLaVA's mm_projector.bin")
-    into.add_argument("--adapter", type=Path, metavar="DIR", help="a PEFT adapter, or a checkpoint of the reference")
-    into.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.model (default: the decoder's)")
+    into.add_argument("--vision", type=flags.path, metavar="DIR", help="a CLIPVisionModel or CLIPModel")
+    into.add_argument("--decoder", type=flags.path, metavar="DIR", help="a LLaMA or Vicuna")
+    into.add_argument(
+        "--llava", type=flags.path, metavar="DIR", help="a merged LLaVA, in its own or Hugging Face's layout"
+    )
+    into.add_argument("--projector", type=flags.path, metavar="FILE", help="LLaVA's mm_projector.bin")
+    into.add_argument(
+        "--adapter", type=flags.path, metavar="DIR", help="a PEFT adapter, or a checkpoint of the reference"
+    )
+    into.add_argument("--tokenizer", type=flags.path, metavar="FILE", help="tokenizer.model (default: the decoder's)")
     into.add_argument(
         "--feature_layer",
         type=flags.whole(-1025, 1024),
@@ -53,13 +61,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     into.add_argument("--numbers_as_text", action="store_true", help="accept a tokenizer that splits the float token")
     out = commands.add_parser("export", help="a run or an imported folder, for PyTorch")
     model = out.add_mutually_exclusive_group(required=True)
-    model.add_argument("--workdir", type=Path, metavar="RUN", help="a run")
-    model.add_argument("--model", type=Path, metavar="DIR", help="an imported folder")
+    model.add_argument("--workdir", type=flags.path, metavar="RUN", help="a run")
+    model.add_argument("--model", type=flags.path, metavar="DIR", help="an imported folder")
     out.add_argument("--step", default="last", help="of the run: N, best or last (default)")
     out.add_argument("--format", required=True, choices=(*exporting.FORMATS, BASE))
     for command in (into, out):
         command.add_argument("--dtype", choices=DTYPES, default=KEEP, help="of the tensors (default: as they are)")
-        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="must not exist yet")
+        command.add_argument("--out", type=flags.path, required=True, metavar="DIR", help="must not exist yet")
     return parser.parse_args(arguments)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igllm_jax import config as configs
+from igllm_jax import paths
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
@@ -26,6 +27,7 @@ from igllm_jax.interop.sources import KEEP
 from igllm_jax.models.lora import is_lora
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig, draw, skeleton
+from igllm_jax.paths import FilePath
 from igllm_jax.scene.language import Language, find_language, language_in
 from igllm_jax.training.options import RunOptions
 from igllm_jax.weights import base_folder, checkpoint
@@ -76,7 +78,7 @@ class Model:
         return {path: tuple(shape.shape) for path, shape in skeleton(self.config).shapes.items()}
 
 
-def from_run(workdir: Path, step: str) -> Model:
+def from_run(workdir: FilePath, step: str) -> Model:
     """The model of a run at "last", "best" or a step."""
     options = configs.read_run(workdir)
     found = checkpoint.find_step(workdir, step)
@@ -104,7 +106,7 @@ def _drawn(options: RunOptions, there: set[str]) -> Params:
     return {path: np.asarray(array) for path, array in draw(options.model, absent, options.seed).items()}
 
 
-def from_folder(folder: Path) -> Model:
+def from_folder(folder: FilePath) -> Model:
     """The model of an imported folder; its adapter, projector and float head count as trained."""
     config, stored = base_folder.read_config(folder), base_folder.paths(folder)
     trained = tuple(path for path in stored if not path.startswith(BASE_PARTS) or is_lora(path))
@@ -115,7 +117,7 @@ def from_folder(folder: Path) -> Model:
     return _complete(Model(config, {}, trained, str(folder), stored, tokenizer, language_in(folder), about))
 
 
-def _merged_lora(folder: Path | str | None) -> Any:
+def _merged_lora(folder: str | FilePath | None) -> Any:
     """The adapter that the base has in its kernels, None where there is none."""
     return base_folder.read_model(folder).get("merged_lora") if folder else None
 
@@ -128,7 +130,7 @@ def _complete(model: Model) -> Model:
     return model
 
 
-def export(model: Model, kind: str, out: Path, dtype: str = KEEP) -> dict[str, Any]:
+def export(model: Model, kind: str, out: FilePath, dtype: str = KEEP) -> dict[str, Any]:
     """Writes `out`, which appears only when it is complete. kind: a key of FORMATS. Returns an account.
 
     dtype: of the tensors; "keep" is the trained dtype for "peft" and "safetensors", the decoder's for "llava-hf".
@@ -137,7 +139,7 @@ def export(model: Model, kind: str, out: Path, dtype: str = KEEP) -> dict[str, A
     start = time.monotonic()
     with whole_folder(out) as partial:
         tensors = FORMATS[kind](model, partial, dtype)
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    size = sum(map(paths.size, paths.files_below(out)))
     notes = _notes(model) if kind == "peft" else []
     return {"tensors": tensors, "bytes": size, "seconds": time.monotonic() - start, "notes": notes}
 
@@ -191,7 +193,7 @@ def _export_peft(model: Model, folder: Path, dtype: str) -> int:
 
 def _is_hugging_faces(model: Model) -> bool:
     """Whether the base came from a LlavaForConditionalGeneration, in which the decoder is a part with its own name."""
-    file = Path(model.base or "") / base_folder.SOURCES / "llava" / "config.json"
+    file = paths.to_path(model.base or "") / base_folder.SOURCES / "llava" / "config.json"
     return bool(model.base) and file.is_file() and "vision_config" in read_json(file)
 
 
@@ -313,7 +315,7 @@ def _identities(model: Model, dtype: np.dtype) -> dict[str, Outgoing]:
 def _copy_licences(model: Model, folder: Path) -> None:
     """Those of everything that is in the weights; the decoder's under their own names, others with theirs before it."""
     for role in ("decoder", "llava", "vision", "adapter", "projector") if model.base else ():
-        for name, file in licence_files(Path(model.base or "") / base_folder.SOURCES / role).items():
+        for name, file in licence_files(paths.to_path(model.base or "") / base_folder.SOURCES / role).items():
             copy_files({name if role in ("decoder", "llava") else f"{role}-{name}": file}, folder)
 
 
@@ -330,7 +332,7 @@ def _about_text(model: Model) -> dict[str, Any]:
     ids = model.tokenizer
     found: dict[str, Any] = {"bos_token_id": ids.bos_id, "eos_token_id": ids.eos_id} if ids else {}
     for role in ("decoder", "llava"):
-        file = Path(model.base or "") / base_folder.SOURCES / role / "config.json"
+        file = paths.to_path(model.base or "") / base_folder.SOURCES / role / "config.json"
         config = read_json(file) if model.base and file.is_file() else {}
         config = config.get("text_config", config)
         found |= {key: config[key] for key in ("max_position_embeddings",) if key in config}

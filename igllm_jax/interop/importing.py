@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igllm_jax import progress
+from igllm_jax import files, progress
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
@@ -51,8 +51,7 @@ def run(request: ImportRequest) -> Account:
     Raises: UserError where the files are not what they have to be; nothing is left behind then.
     """
     start = time.monotonic()
-    if request.out.exists():
-        raise UserError(f"{request.out} exists: give another --out, or remove it")
+    files.check_absent(request.out)
     plan = make_plan(request)
     tokenizer = find_tokenizer(request, plan)
     shapes = target_shapes(plan, request.dtype)

@@ -4,14 +4,15 @@ import re
 import resource
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from igllm_jax import files
 from igllm_jax.batch import PromptLayout
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig
+from igllm_jax.paths import FilePath
 from igllm_jax.planning.chips import Chip, chip_of
 from igllm_jax.planning.flops import train_flops
 
@@ -73,7 +74,7 @@ def peak_memory() -> dict[str, float]:
 class Profile:
     """Traces the steps START to STOP, both included, for XProf, TensorBoard or Perfetto."""
 
-    def __init__(self, window: str, folder: Path):
+    def __init__(self, window: str, folder: FilePath):
         """window: "START:STOP", "" for never. Raises: UserError where it is neither."""
         if window and not re.fullmatch(r"[1-9][0-9]{0,8}:[1-9][0-9]{0,8}", window):
             raise UserError(f"--profile is {window!r}; expected START:STOP, two step numbers such as 20:22")
@@ -87,7 +88,8 @@ class Profile:
         """Starts at the first step, once what was sent before it is done."""
         if step == self.first:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(str(self.folder))
+            self._written = files.MirroredFolder(self.folder)
+            jax.profiler.start_trace(str(self._written.here))
             self.is_running = True
 
     def after(self, step: int, state: Any) -> bool:
@@ -102,4 +104,5 @@ class Profile:
         was_running, self.is_running = self.is_running, False
         if was_running:
             jax.profiler.stop_trace()
+            self._written.close()
         return was_running

@@ -2,9 +2,8 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
 
-from igllm_jax import flags
+from igllm_jax import flags, paths
 from igllm_jax.errors import UserError
 from igllm_jax.render.blender.environment import find_blender
 from igllm_jax.render.renderers import RENDERERS, RendererOptions
@@ -37,12 +36,16 @@ def add_renderer(parser: argparse.ArgumentParser) -> None:
         help="flat: quick, shaded, by NumPy; blender: CLEVR's look by Cycles, after `igllm render --setup`",
     )
     blender = parser.add_argument_group("options of --renderer blender")
-    blender.add_argument("--blender", metavar="PATH", help="an installed Blender, or a Python that has bpy")
+    blender.add_argument(
+        "--blender", type=flags.local_program, metavar="PATH", help="an installed Blender, or a Python that has bpy"
+    )
     blender.add_argument(
         "--samples", type=flags.SAMPLES, metavar="N", help="of Cycles per pixel (default: 4, denoised)"
     )
     blender.add_argument("--device", choices=["cpu", "gpu"], help="what Cycles runs on (default: cpu)")
-    blender.add_argument("--clevr_assets", metavar="DIR", help="CLEVR's own data folder, with base_scene.blend")
+    blender.add_argument(
+        "--clevr_assets", type=flags.source, metavar="DIR", help="CLEVR's own data folder, with base_scene.blend"
+    )
 
 
 def renderer_options(arguments: argparse.Namespace) -> RendererOptions:
@@ -57,7 +60,7 @@ def renderer_options(arguments: argparse.Namespace) -> RendererOptions:
         find_blender(arguments.blender)  # before anything is written
     assets = arguments.clevr_assets
     if assets is not None:
-        assets = Path(assets).resolve()
+        assets = paths.fetch(assets).resolve()
         missing = [name for name in CLEVR_FILES if not (assets / name).is_file()]
         if missing:
             raise UserError(f"--clevr_assets {assets}: {missing[0]} is not there; give the `data` folder of CLEVR")

@@ -9,11 +9,11 @@ import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from igllm_jax import files, flags, progress
+from igllm_jax import files, flags, paths, progress
 from igllm_jax.data.tars import IMAGES_HELP, open_images
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 from igllm_jax.render.arguments import add_renderer, image_size, renderer_options
 from igllm_jax.render.blender.environment import setup
 from igllm_jax.render.export.exporters import EXPORTERS
@@ -43,12 +43,24 @@ INTERRUPTED = 130  # exit code, as shells have it
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `igllm render`."""
     parser = flags.Parser(prog="igllm render", description=__doc__)
-    parser.add_argument("--labels", metavar="L.json", help="scenes to draw; their cameras are those of the predictions")
-    parser.add_argument("--predictions", metavar="P.json", help="what igllm generate wrote for the images of --labels")
+    parser.add_argument(
+        "--labels",
+        type=flags.source,
+        metavar="L.json",
+        help="scenes to draw; their cameras are those of the predictions",
+    )
+    parser.add_argument(
+        "--predictions",
+        type=flags.source,
+        metavar="P.json",
+        help="what igllm generate wrote for the images of --labels",
+    )
     images = f"the labels' images, copied beside the pictures: {IMAGES_HELP}"
-    parser.add_argument("--images", metavar="TAR", nargs="+", help=images)
-    parser.add_argument("--code", metavar="FILE", help="a text of scene code instead; - reads standard input")
-    parser.add_argument("--out", type=Path, help="folder to write into (made if missing)")
+    parser.add_argument("--images", type=flags.source, metavar="TAR", nargs="+", help=images)
+    parser.add_argument(
+        "--code", type=flags.source, metavar="FILE", help="a text of scene code instead; - reads standard input"
+    )
+    parser.add_argument("--out", type=flags.path, help="folder to write into (made if missing)")
     parser.add_argument("--setup", action="store_true", help="make .venv-blender here (1 GB) for --renderer blender")
     add_renderer(parser)
     parser.add_argument(
@@ -59,9 +71,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="each scene as a file too (repeatable)",
     )
     parser.add_argument(
-        "--meshes", metavar="DIR", help="models that objects of so3, sixdof, shapenet show (default: as labels note)"
+        "--meshes",
+        type=flags.source,
+        metavar="DIR",
+        help="models that objects of so3, sixdof, shapenet show (default: as labels note)",
     )
-    parser.add_argument("--task", help="a language's name or file (default: as predictions or labels say; clevr)")
+    parser.add_argument(
+        "--task", type=flags.source, help="a language's name or file (default: as predictions or labels say; clevr)"
+    )
     parser.add_argument("--rotation_rep", help="how predicted rotations are written (default: what predictions say)")
     parser.add_argument("--rotation_unit", choices=ROTATION_UNITS, help="unit of CLEVR's rotation labels")
     parser.add_argument("--image_size", type=image_size, metavar="WxH", help="in pixels, where nothing else says it")
@@ -96,7 +113,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _clear(folder: Path, *, overwrite: bool) -> None:
+def _clear(folder: FilePath, *, overwrite: bool) -> None:
     if not (folder / INDEX).exists():
         return
     if not overwrite:
@@ -134,7 +151,7 @@ def render_code(arguments: argparse.Namespace) -> RenderIndex:
 def _read_text(path: str) -> str:
     """The text, with what is no UTF-8 replaced: predicted code may be any bytes. Raises: UserError."""
     try:
-        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        content = sys.stdin.buffer.read() if path == "-" else paths.to_path(path).read_bytes()
     except OSError as error:
         raise UserError(f"--code {path}: cannot be read ({error.strerror or error}); check the path") from None
     return content.decode("utf-8", "replace")
@@ -214,7 +231,7 @@ def _draw_all(jobs: Iterable[Job], count: int, arguments: argparse.Namespace) ->
     return progress.track(done, total=count, label="drawing", unit="scene")
 
 
-def draw_job(renderer: Renderer, job: Job, *, folder: Path, exports: tuple[str, ...]) -> RenderedScene:
+def draw_job(renderer: Renderer, job: Job, *, folder: FilePath, exports: tuple[str, ...]) -> RenderedScene:
     """Draws and exports both sides of a scene; every file is whole or not there."""
     name = job.entry.name
     if job.picture is not None:

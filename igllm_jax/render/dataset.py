@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from igllm_jax import progress
+from igllm_jax.paths import FilePath
 from igllm_jax.render.compose.composers import COMPOSERS, compose
 from igllm_jax.render.compose.shifts import MATERIALS
 from igllm_jax.render.flat.draw import visible_pixels
@@ -96,7 +97,7 @@ class Shard:
 
 
 def write_dataset(
-    folder: Path,
+    folder: FilePath,
     recipe: Recipe,
     *,
     num_train: int,
@@ -105,7 +106,7 @@ def write_dataset(
     overwrite: bool,
     options: RendererOptions | None = None,
     shard: Shard | None = None,
-) -> list[Path]:
+) -> list[FilePath]:
     """Writes images/SPLIT.tar and labels/SPLIT.json into `folder` for every split of the task; returns their paths.
 
     What is done stays in `folder` when the run is stopped, and the next one with the same options goes on from there.
@@ -124,7 +125,7 @@ def write_dataset(
 
 
 def write_examples(
-    folder: Path,
+    folder: FilePath,
     work: Work,
     counts: Mapping[str, int],
     info: Mapping[str, Any],
@@ -133,7 +134,7 @@ def write_examples(
     workers: int,
     overwrite: bool,
     shard: Shard,
-) -> list[Path]:
+) -> list[FilePath]:
     """`write_dataset` of any examples: counts: split -> how many. info: all that they depend on, beside the renderer.
 
     work: (renderer, (split, index)) -> split, index, PNG and label of the example.

@@ -13,7 +13,6 @@ import dataclasses
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from PIL import Image
 
 from igllm_jax import files
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 from igllm_jax.render.camera import Camera
 from igllm_jax.render.rendering import Rendering
 from igllm_jax.render.spec import from_value
@@ -64,25 +64,25 @@ class RenderIndex:
     version: int = 1
 
 
-def write_picture(path: Path, picture: Image.Image) -> None:
+def write_picture(path: FilePath, picture: Image.Image) -> None:
     """A PNG, whole or not there."""
     png = io.BytesIO()
     picture.save(png, "PNG", compress_level=PNG_LEVEL)
     files.write_bytes(path, png.getvalue(), is_synced=False)
 
 
-def write_rendering(folder: Path, side: str, name: str, rendering: Rendering) -> None:
+def write_rendering(folder: FilePath, side: str, name: str, rendering: Rendering) -> None:
     """Picture and ids of one side of a scene."""
     write_picture(folder / f"{side}_ids" / f"{name}.png", Image.fromarray(rendering.ids.astype(np.uint16)))
     write_picture(folder / side / f"{name}.png", rendering.image)
 
 
-def write_index(folder: Path, index: RenderIndex) -> None:
+def write_index(folder: FilePath, index: RenderIndex) -> None:
     """`render.json`. ASCII only: predicted text can hold anything, and stays what it is, text."""
     files.write_text(folder / INDEX, json.dumps(dataclasses.asdict(index), indent=1) + "\n")
 
 
-def read_index(folder: Path) -> RenderIndex:
+def read_index(folder: FilePath) -> RenderIndex:
     """What the folder holds. Raises: UserError that names the file."""
     path = folder / INDEX
     try:
@@ -96,17 +96,17 @@ def read_index(folder: Path) -> RenderIndex:
     return from_value(RenderIndex, content, str(path))
 
 
-def read_picture(folder: Path, side: str, name: str) -> np.ndarray:
+def read_picture(folder: FilePath, side: str, name: str) -> np.ndarray:
     """uint8 [H, W, 3]. Raises: UserError that names the file."""
     return np.asarray(_open(folder / side / f"{name}.png").convert("RGB"))
 
 
-def read_ids(folder: Path, side: str, name: str) -> np.ndarray:
+def read_ids(folder: FilePath, side: str, name: str) -> np.ndarray:
     """int32 [H, W]. Raises: UserError that names the file."""
     return np.asarray(_open(folder / f"{side}_ids" / f"{name}.png")).astype(np.int32)
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: FilePath) -> Image.Image:
     try:
         image = Image.open(path)
         image.load()

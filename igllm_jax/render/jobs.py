@@ -4,11 +4,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from PIL import Image
 
+from igllm_jax import paths
 from igllm_jax.data.stores import read_whole
 from igllm_jax.data.tars import ImageSource
 from igllm_jax.errors import UserError
@@ -123,7 +124,7 @@ def find_meshes(given: str | None, labels: LabelFile, where: str) -> str | None:
     noted = labels.info.get("meshes")
     if not isinstance(noted, str):
         return None
-    if not Path(noted).is_dir():
+    if not paths.to_path(noted).is_dir():
         raise UserError(f"labels {where}: were made with the meshes of {noted}, which is not there; give --meshes DIR")
     return noted
 

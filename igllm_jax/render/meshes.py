@@ -10,11 +10,11 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from igllm_jax import paths
 from igllm_jax.errors import UserError
 from igllm_jax.render.spec import FILE, Material, Part, matrix, vector
 
@@ -99,7 +99,7 @@ class Model:
 @functools.lru_cache(maxsize=8)
 def find_models(folder: str) -> tuple[Model, ...]:
     """The models of a folder, in the order of their words. Raises: UserError where there are none, or words repeat."""
-    root = Path(folder).resolve()
+    root = paths.fetch(folder).resolve()
     models = [Model(_word(path.stem), str(path)) for path in root.glob("*") if path.suffix.lower() in ENDINGS]
     for synset in sorted(path for path in root.glob("*") if path.is_dir()):
         files = sorted(synset.glob(f"*/{SHAPENET_MODEL}"))

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from igllm_jax import files, paths
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 
 # What a disk says that is full, over its quota, read-only, failing, or not ours
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM)
 
 
-def check_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> list[str]:
+def check_outputs(folder: FilePath, names: Sequence[str], *, overwrite: bool) -> list[str]:
     """Those of `names` that exist in `folder`. Raises: UserError when there are some and `overwrite` is false."""
     existing = [name for name in names if (folder / name).exists()]
     if existing and not overwrite:
@@ -30,7 +32,7 @@ def check_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> lis
 
 
 @contextlib.contextmanager
-def finished_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
+def finished_outputs(folder: FilePath, names: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
     """Yields a hidden folder to write `names` (paths relative to `folder`) into; moves them into `folder` on success.
 
     When the body raises or is interrupted (Ctrl-C, SIGTERM), nothing is moved and the hidden folder is removed.
@@ -38,11 +40,9 @@ def finished_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> 
     Raises: UserError when outputs exist and `overwrite` is false, or when `folder` can't be made or written.
     """
     existing = check_outputs(folder, names, overwrite=overwrite)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
-    except OSError as error:
-        raise UserError(f"can't write into {folder}: {error.strerror}; choose another --out") from error
+    files.try_folder(folder)
+    # what goes into a bucket is made on this machine, and uploaded
+    partial = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=None if paths.is_remote(folder) else folder))
     try:
         with interruptible():
             for name in names:
@@ -51,8 +51,7 @@ def finished_outputs(folder: Path, names: Sequence[str], *, overwrite: bool) -> 
         for name in existing:  # gone before anything new arrives, so old labels never stand beside new images
             (folder / name).unlink()
         for name in names:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (partial / name).rename(folder / name)
+            files.move_in(partial / name, folder / name)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise

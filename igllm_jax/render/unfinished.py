@@ -5,13 +5,12 @@ there does not depend on who drew it or when, so runs on several machines may fi
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from igllm_jax import files
+from igllm_jax import files, paths
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 
 FOLDER = ".examples"
 OPTIONS = "options.json"
@@ -24,14 +23,14 @@ class Unfinished:
     Raises: UserError where the folder can't be made.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, Any], *, restart: bool) -> None:
+    def __init__(self, folder: FilePath, options: Mapping[str, Any], *, restart: bool) -> None:
         self.folder = folder / FOLDER
         found = self._read_options()
         mine = json.loads(json.dumps(options))
         if found is not None and found != mine:
             if not restart:
                 raise UserError(f"{self.folder} holds part of {_difference(found, mine)}")
-            shutil.rmtree(self.folder)
+            files.remove_folder(self.folder)
         files.try_folder(folder)
         files.write_text(self.folder / OPTIONS, json.dumps(mine), is_synced=False)
 
@@ -43,7 +42,7 @@ class Unfinished:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.folder / OPTIONS}: cannot be read ({error}); delete {self.folder}") from None
 
-    def _path(self, split: str, index: int, ending: str) -> Path:
+    def _path(self, split: str, index: int, ending: str) -> FilePath:
         # A thousand to a folder: file systems are slow with more.
         return self.folder / split / f"{index // 1000:04d}" / f"{index:07d}.{ending}"
 
@@ -59,9 +58,12 @@ class Unfinished:
 
     def missing(self, counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
         """Split and index of every example that is not done. counts: split -> number of examples."""
+        # a bucket is listed once: asking for each would be a request each
+        there = set(map(str, paths.files_below(self.folder))) if paths.is_remote(self.folder) else None
         for split, count in counts.items():
             for index in range(count):
-                if not self.has(split, index):
+                done = self.has(split, index) if there is None else str(self._path(split, index, "json")) in there
+                if not done:
                     yield split, index
 
     def read(self, split: str, index: int) -> tuple[bytes, dict[str, Any]]:
@@ -71,7 +73,7 @@ class Unfinished:
 
     def remove(self) -> None:
         """Deletes everything: the data set is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        files.remove_folder(self.folder)
 
 
 def _difference(found: Mapping[str, Any], mine: Mapping[str, Any]) -> str:

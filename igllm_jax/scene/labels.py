@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 import numpy as np
 
+from igllm_jax import paths
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 from igllm_jax.scene.language import SHIPPED, Language, find_language
 from igllm_jax.scene.language_parts import points_attribute
 from igllm_jax.scene.scene import Object, Scene
@@ -24,7 +26,7 @@ _DECODER = json.JSONDecoder()
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
-def read_labels(path: str | Path, task: Language | str) -> list[Scene]:
+def read_labels(path: str | FilePath, task: Language | str) -> list[Scene]:
     """Every scene of a label file, in order: `{"scenes": [...]}`, a list of scenes, one a line, or `2d.npz:SPLIT`.
 
     Raises: UserError that names the file, and in it the scene.
@@ -49,7 +51,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def check_label_kind(path: str | Path, language: Language) -> tuple[str, str] | None:
+def check_label_kind(path: str | FilePath, language: Language) -> tuple[str, str] | None:
     """`npz_spec(path)`. Raises: UserError where the language's labels are points and these none, or the other way."""
     npz = npz_spec(path)
     if (npz is not None) != (language.label_file == "points"):
@@ -102,7 +104,7 @@ def parse_labels(content: str | bytes | IO[bytes], task: Language | str, *, wher
     return scenes
 
 
-def infer_task(labels: str | Path) -> str:
+def infer_task(labels: str | FilePath) -> str:
     """The name of a shipped language that these labels are in, for predictions that do not say theirs.
 
     Of those that read the first scenes, it is the one whose `recognised_by` asks for most. Which of several that are
@@ -138,14 +140,14 @@ def _is_recognised(found: list[Mapping[str, Any]], language: Language) -> bool:
     return True
 
 
-def _opened(path: str | Path) -> IO[bytes]:
+def _opened(path: str | FilePath) -> IO[bytes]:
     try:
-        return open(path, "rb")
+        return paths.to_path(path).open("rb")  # type: ignore[return-value]
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
-def _unreadable(path: str | Path, error: OSError) -> UserError:
+def _unreadable(path: str | FilePath, error: OSError) -> UserError:
     return UserError(f"labels {path}: cannot be read ({error.strerror or error}); check the path")
 
 
@@ -280,7 +282,7 @@ class _Text:
             raise ValueError(f"something follows at character {self._num_before + self._at}")
 
 
-def npz_spec(spec: str | Path) -> tuple[str, str] | None:
+def npz_spec(spec: str | FilePath) -> tuple[str, str] | None:
     """`("DIR/2d.npz", "random")` for `DIR/2d.npz:random`, None for anything else.
 
     Raises: UserError for a .npz file without a split.
@@ -293,18 +295,18 @@ def npz_spec(spec: str | Path) -> tuple[str, str] | None:
     return None
 
 
-def npz_name(path: str | Path, split: str, index: int) -> str:
+def npz_name(path: str | FilePath, split: str, index: int) -> str:
     """The name of a 2D example, for predictions and labels alike: `2d.npz:random/000012`."""
     return f"{PurePosixPath(str(path)).name}:{split}/{index:06d}"
 
 
-def read_points(path: str | Path, split: str) -> np.ndarray:
+def read_points(path: str | FilePath, split: str) -> np.ndarray:
     """The points of one split of a 2D file: float64 [N, 2] in [0, 1], x then y.
 
     Raises: UserError for a missing file or split, or points of another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with paths.to_path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if split not in arrays.files:
                 raise UserError(f"{path} has no split {split!r}; it has {', '.join(sorted(arrays.files))}")
             points = np.asarray(arrays[split])

@@ -3,7 +3,6 @@
 A language is one TOML file; the five that come along lie in `languages/`. docs/languages.md says what a file may hold.
 """
 
-import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from igllm_jax import files, paths
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 from igllm_jax.scene.kind import ROTATION_UNITS, Metric, NumberFormat, Settings
 from igllm_jax.scene.kinds import Reference, Word
 from igllm_jax.scene.language_file import (
@@ -88,12 +89,11 @@ class Language:
         known = self.by_name[item.function].by_name
         return item.replace(**{name: known[name].flipped(value) for name, value in item.items() if known[name].flip})
 
-    def save(self, folder: Path | str) -> Path:
+    def save(self, folder: str | FilePath) -> FilePath:
         """Writes the file into a folder, whole or not at all, for those who read the folder later; returns its path."""
-        path = Path(folder) / LANGUAGE_FILE
-        partial = path.with_name(f".{LANGUAGE_FILE}.{os.getpid()}.partial")
-        partial.write_text(self.text, encoding="utf-8")
-        return partial.replace(path)
+        path = paths.to_path(folder) / LANGUAGE_FILE
+        files.write_text(path, self.text)
+        return path
 
     def attributes(self) -> Iterator[tuple[Function, Attribute]]:
         for function in self.functions:
@@ -162,7 +162,7 @@ def check_rotation_unit(unit: str) -> str:
     return unit
 
 
-def find_language(task: "Language | str | Path") -> Language:
+def find_language(task: "Language | str | FilePath") -> Language:
     """A language by the name of one that comes along, or by the path of its file; a Language passes through.
 
     Raises: UserError with the names that exist, or with file, line and key of what is wrong.
@@ -183,15 +183,15 @@ def _shipped(name: str) -> Language:
     return _load(str(FOLDER / f"{name}.toml"), f"{name}.toml")
 
 
-def language_in(folder: Path | str) -> Language | None:
+def language_in(folder: str | FilePath) -> Language | None:
     """The language that `Language.save` put into a folder, None where there is none."""
-    path = Path(folder) / LANGUAGE_FILE
+    path = paths.to_path(folder) / LANGUAGE_FILE
     return find_language(path) if path.is_file() else None
 
 
 def _load(path: str, origin: str) -> Language:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = paths.fetch(path).read_text(encoding="utf-8")  # once: a run asks often
     except OSError as error:
         raise UserError(f"language {path}: cannot be read ({error.strerror or error}); check the path") from None
     except UnicodeDecodeError:

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from igllm_jax import files
+from igllm_jax import files, paths
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 from igllm_jax.scene.language import Language, find_language, parse_language
 
 _MOST_PARTS = 32  # of a name, counted from its end
@@ -48,7 +49,7 @@ class Predictions:
 
 
 def write_predictions(
-    path: str | Path,
+    path: str | FilePath,
     predictions: Predictions,
     *,
     model_path: str,
@@ -78,13 +79,13 @@ def language_of(predictions: Predictions, where: str) -> Language | None:
     return None if predictions.task is None else find_language(predictions.task)
 
 
-def read_predictions(path: str | Path) -> Predictions:
+def read_predictions(path: str | FilePath) -> Predictions:
     """The predictions of a file, as `generate` or the reference's inference writes it.
 
     Raises: UserError that says what is wrong with the file.
     """
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(paths.to_path(path).read_bytes())
     except OSError as error:
         raise UserError(f"predictions {path}: cannot be read ({error.strerror or error}); check the path") from None
     except (ValueError, RecursionError) as error:
@@ -113,7 +114,7 @@ def read_predictions(path: str | Path) -> Predictions:
     return Predictions(texts, **settings, confidences=confidences, samples=samples)
 
 
-def _samples(path: str | Path, name: str, found: Any) -> tuple[Sample, ...]:
+def _samples(path: str | FilePath, name: str, found: Any) -> tuple[Sample, ...]:
     try:
         pairs = [(sample["outputs"], sample[LOG_LIKELIHOOD]) for sample in found]
         if pairs and all(isinstance(text, str) and type(sure) in (int, float) and sure == sure for text, sure in pairs):
@@ -125,7 +126,7 @@ def _samples(path: str | Path, name: str, found: Any) -> tuple[Sample, ...]:
     )
 
 
-def _confidences(path: str | Path, name: str, numbers: Any) -> tuple[float, ...]:
+def _confidences(path: str | FilePath, name: str, numbers: Any) -> tuple[float, ...]:
     if isinstance(numbers, list) and all(type(number) in (int, float) and number == number for number in numbers):
         return tuple(float(number) for number in numbers)
     raise UserError(f"predictions {path}: {LOG_PROBABILITIES} of {name!r} must be a list of numbers, one a call")

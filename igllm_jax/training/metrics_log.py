@@ -1,15 +1,14 @@
 """Where a run's metrics go: metrics.jsonl always, TensorBoard and W&B where asked for and installed."""
 
-import contextlib
 import importlib
 import itertools
 import json
-import shutil
-from pathlib import Path
+import tempfile
 from typing import Any
 
-from igllm_jax import files
+from igllm_jax import files, line_log, paths
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 from igllm_jax.training.monitor import log_line
 
 METRICS_FILE = "metrics.jsonl"
@@ -21,25 +20,24 @@ class MetricsWriter:
     first_step: lines from a later step (of a run that was cut off after its last checkpoint) are dropped.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int, tensorboard: bool, wandb: bool, config: dict[str, Any]):
+    def __init__(self, workdir: FilePath, *, first_step: int, tensorboard: bool, wandb: bool, config: dict[str, Any]):
         self.path = workdir / METRICS_FILE
         lines, has_damage = _read(self.path)
         if has_damage:
             aside = _free_name(self.path)
-            shutil.copyfile(self.path, aside)
+            files.write_bytes(aside, line_log.read(self.path) or b"")
             log_line(f"{self.path} has lines that can't be read; it is kept as {aside.name}, and the others go on")
         keep = [line for line in lines if line["step"] <= first_step]
-        files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in keep))
-        self.file = self.path.open("a", buffering=1)
+        is_same = len(keep) == len(lines) and not has_damage and paths.is_remote(self.path)
+        self.log = line_log.open_log(self.path, None if is_same else "".join(json.dumps(line) + "\n" for line in keep))
         board = _module("tensorboardX") if tensorboard else None
-        self.board = board.SummaryWriter(str(workdir / "tensorboard")) if board else None
-        self.wandb = _wandb().init(config=config, dir=str(workdir)) if wandb else None
+        self.board_folder = files.MirroredFolder(workdir / "tensorboard") if board else None
+        self.board = board.SummaryWriter(str(self.board_folder.here)) if board and self.board_folder else None
+        here = tempfile.gettempdir() if paths.is_remote(workdir) else str(workdir)
+        self.wandb = _wandb().init(config=config, dir=here) if wandb else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        try:
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
-        except OSError as error:
-            files.refuse(self.path, error)
+        self.log.write(json.dumps({"step": step, **values}) + "\n")
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
@@ -47,10 +45,10 @@ class MetricsWriter:
             self.wandb.log(values, step=step)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a line that did not fit was an error when it was written
-            self.file.close()
-        if self.board is not None:
+        self.log.close()
+        if self.board is not None and self.board_folder is not None:
             self.board.close()
+            self.board_folder.close()
         if self.wandb is not None:
             self.wandb.finish()
 
@@ -65,17 +63,23 @@ class NullMetricsWriter:
         pass
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def load_metrics(workdir: str | FilePath) -> list[dict[str, Any]]:
+    """What a run has measured, on a disk or in a bucket: a dictionary for each line of its metrics, with `step`."""
+    return read(paths.to_path(workdir) / METRICS_FILE)
+
+
+def read(path: FilePath) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl that can be read, each with its `step`."""
     return _read(path)[0]
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
+def _read(path: FilePath) -> tuple[list[dict[str, Any]], bool]:
     """The lines, and whether others are damaged. A last line that was cut off is none: a killed run leaves it."""
-    if not path.is_file():
+    content = line_log.read(path)
+    if content is None:
         return [], False
     lines, has_damage = [], False
-    *whole, last = path.read_bytes().split(b"\n")
+    *whole, last = content.split(b"\n")
     for index, line in enumerate([*whole, last]):
         try:
             found = json.loads(line.decode("utf-8"))
@@ -89,7 +93,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
     return lines, has_damage
 
 
-def _free_name(path: Path) -> Path:
+def _free_name(path: FilePath) -> FilePath:
     return next(
         free for number in itertools.count(1) if not (free := path.with_name(f"{path.name}.damaged-{number}")).exists()
     )

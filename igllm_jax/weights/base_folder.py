@@ -9,8 +9,8 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,17 +19,18 @@ import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
-from igllm_jax import versions
+from igllm_jax import files, versions
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params, nest, unnest
 from igllm_jax.models.vlm import VLMConfig
+from igllm_jax.paths import FilePath, absolute, fetch, is_remote, to_path
 from igllm_jax.weights.background import hush_failures
 
 MODEL_FILE = "model.json"
 WEIGHTS = "weights"
 SOURCES = "sources"
 GROUP_BYTES = 2**30
-FolderPath = str | Path  # a folder, or a bucket's such as gs://bucket/base
+FolderPath = str | FilePath  # a folder, or a bucket's such as gs://bucket/base
 
 
 def read_config(folder: FolderPath) -> VLMConfig:
@@ -37,7 +38,7 @@ def read_config(folder: FolderPath) -> VLMConfig:
 
     Raises: UserError where the folder is no base folder, or of another format.
     """
-    return config_from_json(read_model(folder)["config"], epath.Path(folder) / MODEL_FILE)
+    return config_from_json(read_model(folder)["config"], to_path(folder) / MODEL_FILE)
 
 
 def read_model(folder: FolderPath) -> dict[str, Any]:
@@ -45,14 +46,14 @@ def read_model(folder: FolderPath) -> dict[str, Any]:
 
     Raises: UserError where the folder is no base folder, or of a later format.
     """
-    path = epath.Path(folder) / MODEL_FILE
+    path = files.check_finished(to_path(folder)) / MODEL_FILE
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(
             f"{folder} is no folder of base weights: it has no {MODEL_FILE}; tools/convert_weights.py import makes one"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read ({error}): import the weights again") from None
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         raise UserError(f"{path} does not describe a model: import the weights again")
@@ -119,13 +120,14 @@ def restore(folder: FolderPath, shapes: Mapping[str, Any]) -> Params:
         for path, shape in shapes.items()
     }
     found: Params = {}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    # the handler itself: a Checkpointer asks for a mark that Orbax leaves in buckets alone; a copied folder has none
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
         for group in _groups(sharded):
             item = nest({path: sharded[path] for path in group})
             restore_args = ocp.checkpoint_utils.construct_restore_args(item)
             arguments = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
             with _told_as_damage(folder):
-                found |= unnest(checkpointer.restore(_weights(folder), args=arguments))
+                found |= unnest(handler.restore(_weights(folder), args=arguments))
     return {path: found[path] for path in shapes}
 
 
@@ -167,9 +169,8 @@ def _told_as_damage(folder: FolderPath) -> Iterator[None]:
 
 def array_spec(folder: FolderPath, path: str) -> dict[str, Any]:
     """Where tensorstore finds the array of a path: the layout that Orbax reads and writes without OCDBT."""
-    file = str(epath.Path(_weights(folder)) / path.replace("/", "."))
-    is_local = "://" not in file
-    kvstore = {"driver": "file", "path": f"{file}/"} if is_local else f"{file}/"
+    file = str(_weights(folder) / path.replace("/", "."))
+    kvstore = f"{file}/" if is_remote(file) else {"driver": "file", "path": f"{file}/"}
     return {"driver": "zarr", "kvstore": kvstore, "fill_missing_data_reads": False}  # zeros would go unnoticed
 
 
@@ -199,8 +200,9 @@ def orbax_metadata(shapes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _weights(folder: FolderPath) -> epath.Path:
-    is_local = "://" not in str(folder)
-    return epath.Path(Path(folder).absolute() if is_local else folder) / WEIGHTS
+    if str(folder).startswith("s3://"):  # Orbax and tensorstore ask Amazon alone, whatever AWS_ENDPOINT_URL says
+        folder = fetch(folder)
+    return epath.Path(os.fspath(absolute(folder))) / WEIGHTS
 
 
 def check_shapes(folder: FolderPath, stored: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:

@@ -2,10 +2,12 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ import jax
 import numpy as np
 import tensorstore
 
-from igllm_jax import files, versions
+from igllm_jax import files, paths, versions
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig
+from igllm_jax.paths import FilePath
 from igllm_jax.weights import base_folder
 
 CHUNK_BYTES = 16 * 2**20  # of one file: small enough that a host reads little more than its devices hold
@@ -29,8 +32,11 @@ OWN_NAMES = {
 }  # fmt: skip
 
 
-def partial_of(folder: Path) -> Path:
-    """Where a folder is written until it is complete."""
+def partial_of(folder: FilePath) -> Path:
+    """Where a folder is written until it is complete: beside it, or on this machine where it goes into a bucket."""
+    if paths.is_remote(folder):
+        name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"igllm-import-{os.getuid()}-{name}.partial"
     absolute = Path(folder).absolute()
     return absolute.with_name(f"{absolute.name}.partial")
 
@@ -42,11 +48,11 @@ class BaseFolderWriter:
     import left is gone on with where its plan is the same, and thrown away otherwise.
     """
 
-    def __init__(self, folder: Path, shapes: Mapping[str, jax.ShapeDtypeStruct], plan: dict[str, Any]):
-        self.folder = Path(folder).absolute()
+    def __init__(self, folder: FilePath, shapes: Mapping[str, jax.ShapeDtypeStruct], plan: dict[str, Any]):
+        self.folder = paths.absolute(folder)
         self.partial = partial_of(self.folder)
         self.shapes = dict(shapes)
-        if self.folder.exists():
+        if self.folder.exists() and not files.is_unfinished(self.folder):
             raise UserError(f"{folder} exists: give another --out, or remove it")
         self.partial.mkdir(parents=True, exist_ok=True)
         others = {path.name for path in self.partial.iterdir()} - OWN_NAMES
@@ -77,7 +83,7 @@ class BaseFolderWriter:
             elif path.name != LOCK_FILE:
                 path.unlink()
         (self.partial / base_folder.WEIGHTS).mkdir()
-        plan_file.write_text(json.dumps(plan))
+        files.write_text(plan_file, json.dumps(plan), is_synced=False)
         return set()
 
     def is_done(self, path: str, layer: int | None) -> bool:
@@ -125,14 +131,18 @@ class BaseFolderWriter:
     def finish(self, config: VLMConfig, about: Mapping[str, Any]) -> None:
         """Writes model.json and gives the folder its name."""
         for name, value in base_folder.orbax_metadata(self.shapes).items():
-            (self.partial / base_folder.WEIGHTS / name).write_text(json.dumps(value))
+            files.write_text(self.partial / base_folder.WEIGHTS / name, json.dumps(value), is_synced=False)
         value = {versions.FORMAT_KEY: versions.FORMAT, "config": base_folder.config_to_json(config), **about}
-        (self.partial / base_folder.MODEL_FILE).write_text(json.dumps(value, indent=2) + "\n")
+        files.write_text(self.partial / base_folder.MODEL_FILE, json.dumps(value, indent=2) + "\n", is_synced=False)
         self._journal.close()
-        files.sync_folder(self.partial)
-        self.partial.rename(self.folder)
-        for name in (PLAN_FILE, DONE_FILE, LOCK_FILE):
-            (self.folder / name).unlink()
+        if paths.is_remote(self.folder):
+            files.upload_folder(self.partial, self.folder, without=(PLAN_FILE, DONE_FILE, LOCK_FILE))
+            shutil.rmtree(self.partial)
+        else:
+            files.sync_folder(self.partial)
+            self.partial.rename(self.folder)
+            for name in (PLAN_FILE, DONE_FILE, LOCK_FILE):
+                (self.folder / name).unlink()
         self._lock.close()
 
     def discard(self) -> None:
@@ -167,7 +177,7 @@ def chunk_shape(shape: jax.ShapeDtypeStruct) -> list[int]:
     return [*lead, next(fair, most), rest[1]]
 
 
-def copy_files(sources: Mapping[str, Path], folder: Path) -> None:
+def copy_files(sources: Mapping[str, FilePath], folder: FilePath) -> None:
     """Copies `sources` to their names (with folders) under `folder`, whole or not at all."""
     for name, source in sources.items():
         files.copy(source, folder / name)

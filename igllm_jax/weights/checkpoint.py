@@ -13,7 +13,6 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,8 +21,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from igllm_jax import files, paths
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params, unnest
+from igllm_jax.paths import FilePath
 from igllm_jax.training.state import TrainState
 from igllm_jax.weights.background import hush_failures
 from igllm_jax.weights.checksums import checksums
@@ -37,14 +38,24 @@ CHECKSUMS = "checksums"  # in meta; checkpoints from before they were kept have 
 META_SUM = "meta/metadata"  # among them: of all else that meta holds
 
 
+def check_workdir(workdir: str | FilePath) -> None:
+    """Raises: UserError for a bucket in which checkpoints can't be kept."""
+    if str(workdir).startswith("s3://"):
+        raise UserError(
+            f"--workdir {workdir}: checkpoints are saved by renaming, which s3:// cannot; give a path or gs://. Data, "
+            "weights and every other output may lie on s3://"
+        )
+
+
 class Checkpoints:
     """Saves and restores the states of one run; keeps the last `keep` and the best.
 
     What an interrupted save left is removed before the next save: one run at a time owns the folder.
     """
 
-    def __init__(self, workdir: Path, *, keep: int):
+    def __init__(self, workdir: str | FilePath, *, keep: int):
         """Raises: UserError where the folder can't be opened."""
+        check_workdir(workdir)
         policies = checkpoint_managers
         best = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
@@ -55,10 +66,10 @@ class Checkpoints:
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
-        self.folder = Path(workdir).absolute() / FOLDER
+        self.folder = paths.absolute(workdir) / FOLDER
         self.has_failed = False  # whether a save could not be written
         try:
-            self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=ITEMS)
+            self.manager = ocp.CheckpointManager(str(self.folder), options=options, item_names=ITEMS)
         except Exception as error:  # Orbax has no errors of its own
             raise UserError(f"{self.folder}: can't be opened ({_reason(error)})") from None
 
@@ -86,7 +97,9 @@ class Checkpoints:
             self.manager.save(step, args=items, metrics=metrics, force=True)
 
     def _check_room(self, state: TrainState) -> None:
-        """Raises: UserError where the disk has less room than the arrays take."""
+        """Raises: UserError where the disk has less room than the arrays take; a bucket has room."""
+        if paths.is_remote(self.folder):
+            return
         needed = sum(array.nbytes for array in jax.tree.leaves((state.params, state.optimizer)))
         with self._told():
             free = shutil.disk_usage(self.folder).free
@@ -171,7 +184,7 @@ def _compare(found: dict[str, int], saved: dict[str, int]) -> None:
 
 
 @contextlib.contextmanager
-def _whole(folder: Path, step: int) -> Iterator[None]:
+def _whole(folder: FilePath, step: int) -> Iterator[None]:
     """Turns whatever goes wrong while `folder/step` is read into one line that names a way on. Raises: UserError."""
     hush_failures()
     try:
@@ -189,7 +202,7 @@ def _whole(folder: Path, step: int) -> Iterator[None]:
         raise UserError(f"checkpoint {folder / str(step)} is damaged ({_reason(error)}); {way}") from None
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: FilePath) -> bool:
     try:
         _, sums = _read_meta(folder)
         _compare(checksums({name: _load(folder / name) for name in ARRAYS}), sums)
@@ -209,11 +222,11 @@ def _reason(error: BaseException) -> str:
     return lines[0] if len(lines[0]) <= 200 else lines[0][:197] + "..."
 
 
-def _steps(folder: Path) -> list[int]:
-    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+def _steps(folder: FilePath) -> list[int]:
+    return sorted(ocp.utils.checkpoint_steps(str(folder))) if folder.is_dir() else []
 
 
-def _read_meta(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
+def _read_meta(folder: FilePath) -> tuple[dict[str, Any], dict[str, int]]:
     return _split_meta(json.loads((folder / "meta" / "metadata").read_bytes()), int(folder.name))
 
 
@@ -243,23 +256,23 @@ def _spelled(array: Any) -> str:
     return "absent" if array is None else f"{np.dtype(array.dtype).name}{tuple(array.shape)}"
 
 
-def _metadata(folder: Path) -> dict[str, Any]:
+def _metadata(folder: FilePath) -> dict[str, Any]:
     """Nested shapes and dtypes of a checkpoint's params; nothing is loaded."""
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.metadata(folder / "params").item_metadata.tree
+        return checkpointer.metadata(str(folder / "params")).item_metadata.tree
 
 
-def count(workdir: Path | str) -> int:
+def count(workdir: str | FilePath) -> int:
     """How many finished checkpoints there are."""
-    return len(_steps(Path(workdir).absolute() / FOLDER))
+    return len(_steps(paths.absolute(workdir) / FOLDER))
 
 
-def find_step(workdir: Path | str, step: int | str) -> int:
+def find_step(workdir: str | FilePath, step: int | str) -> int:
     """The number of `last`, `best` or a step that exists.
 
     Raises: UserError naming the steps that exist, and for `best` where no checkpoint was scored.
     """
-    folder = Path(workdir).absolute() / FOLDER
+    folder = paths.absolute(workdir) / FOLDER
     steps = _steps(folder)
     if not steps:
         raise UserError(f"{workdir} holds no finished checkpoint under {FOLDER}/")
@@ -272,11 +285,11 @@ def find_step(workdir: Path | str, step: int | str) -> int:
     raise UserError(f"{workdir} has no checkpoint {step!r}; there are {', '.join(map(str, steps))}, last and best")
 
 
-def _best(folder: Path, steps: list[int]) -> int:
+def _best(folder: FilePath, steps: list[int]) -> int:
     # a reader only: the run may be saving just now
     options = ocp.CheckpointManagerOptions(best_fn=_rank, best_mode="max", read_only=True)
     try:
-        with ocp.CheckpointManager(folder, options=options, item_names=ITEMS) as manager:
+        with ocp.CheckpointManager(str(folder), options=options, item_names=ITEMS) as manager:
             best = manager.best_step()
     except Exception as error:  # a damaged file of scores
         raise UserError(f"{folder}: the scores can't be read ({_reason(error)}); choose a step or last") from None
@@ -288,39 +301,38 @@ def _best(folder: Path, steps: list[int]) -> int:
     return best
 
 
-def go_back(workdir: Path | str, step: int | str) -> int:
+def go_back(workdir: str | FilePath, step: int | str) -> int:
     """Makes `step` the last checkpoint, to train on from there: later ones are moved to `checkpoints_set_aside/`.
 
     Returns the step's number. Raises: UserError where it does not exist, or nothing can be moved.
     """
     found = find_step(workdir, step)
-    folder = Path(workdir).absolute()
+    folder = paths.absolute(workdir)
     try:
         for later in (other for other in _steps(folder / FOLDER) if other > found):
-            (folder / ASIDE).mkdir(exist_ok=True)
             names = (f"{later}.{number}" if number else str(later) for number in itertools.count())
             target = next(folder / ASIDE / name for name in names if not (folder / ASIDE / name).exists())
-            (folder / FOLDER / str(later)).rename(target)
+            files.move_folder(folder / FOLDER / str(later), target)
     except OSError as error:
         raise UserError(f"{folder / ASIDE}: checkpoints can't be moved there ({error.strerror})") from None
     return found
 
 
-def read_meta(workdir: Path | str, step: int | str = "last") -> dict[str, Any]:
+def read_meta(workdir: str | FilePath, step: int | str = "last") -> dict[str, Any]:
     """What was saved with a checkpoint: seed, fingerprints, scores. Raises: UserError where it is damaged."""
     number = find_step(workdir, step)
-    folder = Path(workdir).absolute() / FOLDER
+    folder = paths.absolute(workdir) / FOLDER
     with _whole(folder, number):
         return _read_meta(folder / str(number))[0]
 
 
-def load_params(workdir: Path | str, step: int | str = "last") -> Params:
+def load_params(workdir: str | FilePath, step: int | str = "last") -> Params:
     """Everything that trained, as NumPy arrays by path, whatever mesh and number of processes wrote it.
 
     workdir: of a run. step: a number, "last" or "best". Raises: UserError where the checkpoint is damaged.
     """
     number = find_step(workdir, step)
-    folder = Path(workdir).absolute() / FOLDER
+    folder = paths.absolute(workdir) / FOLDER
     with _whole(folder, number):
         tree = _load(folder / str(number) / "params")
         _, saved = _read_meta(folder / str(number))
@@ -328,9 +340,9 @@ def load_params(workdir: Path | str, step: int | str = "last") -> Params:
         return unnest(tree)
 
 
-def _load(folder: Path) -> dict[str, Any]:
+def _load(folder: FilePath) -> dict[str, Any]:
     """The arrays of one item of a checkpoint, NumPy's, nested as they were saved."""
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(folder).item_metadata.tree
+        tree = checkpointer.metadata(str(folder)).item_metadata.tree
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return checkpointer.restore(folder, restore_args=restore_args)
+        return checkpointer.restore(str(folder), restore_args=restore_args)

@@ -3,11 +3,11 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import jax
 
 from igllm_jax import config as configs
+from igllm_jax import paths
 from igllm_jax.data import pipeline
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
@@ -15,6 +15,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.parallel.sharding import MeshLayout, one_device, put
+from igllm_jax.paths import FilePath
 from igllm_jax.scene.language import find_language, language_in
 from igllm_jax.weights import base_folder, checkpoint
 from igllm_jax.weights.run_model import RunModel
@@ -43,7 +44,7 @@ class Trained:
 
 
 def load_trained(
-    folder: Path,
+    folder: FilePath,
     layout: MeshLayout,
     *,
     is_import: bool | None = None,
@@ -71,7 +72,7 @@ def load_trained(
     return load_run(folder, str(step or "last"), layout).in_dtype(dtype)
 
 
-def load_run(workdir: Path, step: str, layout: MeshLayout | None = None) -> Trained:
+def load_run(workdir: str | FilePath, step: str, layout: MeshLayout | None = None) -> Trained:
     """The model of a run at `step` ("last", "best" or a number). layout: where (default: the first device)."""
     options = configs.read_run(workdir)
     found = checkpoint.find_step(workdir, step)
@@ -88,7 +89,7 @@ def load_run(workdir: Path, step: str, layout: MeshLayout | None = None) -> Trai
         tokenizer,
         options.data,
         options.train_split,
-        {**about, "model_name": Path(workdir).resolve().name},
+        {**about, "model_name": paths.name_of(workdir)},
         _digest([found, checkpoint.read_meta(workdir, found)]),
     )
 
@@ -98,18 +99,18 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def check_tokenizer(workdir: Path, step: int, tokenizer: Tokenizer) -> None:
+def check_tokenizer(workdir: str | FilePath, step: int, tokenizer: Tokenizer) -> None:
     """Raises: UserError where the checkpoint was trained with another tokenizer than the one that lies there."""
     saved = checkpoint.read_meta(workdir, step).get(TOKENIZER_FINGERPRINT)
     if saved not in (None, tokenizer.fingerprint):
         raise UserError(
-            f"{Path(workdir) / TOKENIZER_FILE} is not the tokenizer that step {step} was trained with "
+            f"{paths.to_path(workdir) / TOKENIZER_FILE} is not the tokenizer that step {step} was trained with "
             f"({tokenizer.fingerprint}, not {saved}): bring back the one that the run began with"
         )
 
 
 def load_imported(
-    folder: Path, *, task: str | None, rotation_rep: str, prompt: str, layout: MeshLayout | None = None
+    folder: str | FilePath, *, task: str | None, rotation_rep: str, prompt: str, layout: MeshLayout | None = None
 ) -> Trained:
     """The model of a folder that tools/convert_weights.py made; weights in the dtype they were stored in.
 
@@ -130,7 +131,7 @@ def load_imported(
         max_length=MAX_LENGTH,
         num_image_tokens=vision.num_patches,
     )
-    about = {"model_path": str(folder), "model_base": None, "model_name": Path(folder).resolve().name}
+    about = {"model_path": str(folder), "model_base": None, "model_name": paths.name_of(folder)}
     stored, model_skeleton = base_folder.paths(folder), skeleton(model)
     absent = sorted({path.split("/")[0] for path in model_skeleton.shapes if path not in stored})
     if absent:
@@ -138,7 +139,7 @@ def load_imported(
             f"--model {folder} holds no {', '.join(absent)}, so it can't write code yet: train it with model.base, or "
             "import it with --projector or --adapter"
         )
-    if not (Path(folder) / TOKENIZER_FILE).is_file():
+    if not (paths.to_path(folder) / TOKENIZER_FILE).is_file():
         raise UserError(f"--model {folder} holds no {TOKENIZER_FILE}: import it again with --tokenizer FILE")
     shardings = (one_device() if layout is None else layout).params(stored, model_skeleton.axes)
     wanted = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[path]) for path, s in stored.items()}

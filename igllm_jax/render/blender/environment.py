@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from igllm_jax import files, paths
 from igllm_jax.errors import UserError
 
 VARIABLE = "IGLLM_BLENDER_PYTHON"  # an interpreter that can import bpy
@@ -60,23 +61,16 @@ def setup(folder: Path | None = None) -> Path:
 
     folder: default `.venv-blender` here. Raises: UserError where no fitting Python is found, or pip fails.
     """
-    folder = folder or Path.cwd() / FOLDER
+    folder = paths.local(folder or Path.cwd() / FOLDER, "the environment of Blender")
     if (_python_of(folder)).exists() and _bpy_version(str(_python_of(folder))):
         return folder
     python, version = fitting_python()
-    # Beside its name until it works: what has the name is whole. An environment's scripts know their path, but we
-    # start its interpreter alone.
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    # An environment's scripts know the path where they were made, but we start its interpreter alone.
+    with files.whole_folder(folder, is_synced=False, replaces=True) as partial:
         _run([python, "-m", "venv", str(partial)], "making an environment")
         _run([str(_python_of(partial)), "-m", "pip", "install", "--quiet", WHEELS[version]], "installing bpy")
         if not _bpy_version(str(_python_of(partial))):
             raise UserError(f"bpy was installed into {partial}, but cannot be imported; see `import bpy` there")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from igllm_jax import paths
 from igllm_jax.errors import UserError
 from igllm_jax.render.blender.drawing import BlenderRenderer
 from igllm_jax.render.camera import Camera, clevr_camera
@@ -65,7 +66,7 @@ class Views:
 
 def find_scenes(folder: Path) -> tuple[Path, ...]:
     """The scene files of a folder, in order of their names. Raises: UserError where there are none."""
-    files = tuple(sorted(path for path in folder.glob("*") if path.suffix.lower() in ENDINGS))
+    files = tuple(sorted(path for path in paths.fetch(folder).glob("*") if path.suffix.lower() in ENDINGS))
     if not files:
         raise UserError(f"--from {folder}: expected a folder with scenes that end in {', '.join(ENDINGS)}")
     return files
