@@ -99,7 +99,7 @@ def test_errors(stored, packed, tmp_path, monkeypatch):
     folder, _ = stored
     with pytest.raises(UserError, match=r"own/2.0.0/dataset_info.json: does not exist, or may not be read"):
         open_images("tfds:gs://bucket/own/2.0.0/train")
-    with pytest.raises(UserError, match=r"ArrayRecord reads gs:// but not s3://; give the images as s3://….tar"):
+    with pytest.raises(UserError, match=r"s3://bucket/own/1.0.0: cannot be listed"):
         open_images("tfds:s3://bucket/own/1.0.0/train")
     with pytest.raises(UserError, match=r"there is no split val; choose one of train"):
         open_images("tfds:gs://bucket/own/1.0.0/val")
