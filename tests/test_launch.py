@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+import tomllib
 
 import pytest
 import yaml
@@ -73,16 +74,21 @@ POD = ["pod-a", "us-west4-a", "v5litepod-16", "train", "--config=configs/clevr.p
 
 def test_a_dry_run_prints_every_command_and_runs_none(tmp_path):
     fake(tmp_path / "bin", "gcloud", "exit 1")
-    said, _ = finish(start(tmp_path / "bin", "tpu_pod.sh", "--dry_run", *POD, SPOT="1", MOUNT="mount it"))
+    given = {"SPOT": "1", "MOUNT": "mount it", "ACCOUNT": "me@there"}
+    said, _ = finish(start(tmp_path / "bin", "tpu_pod.sh", "--dry_run", *POD, **given))
     assert calls(tmp_path / "bin", "gcloud") == [] and not (tmp_path / "bin" / "logs").exists()
     create = (
-        "tpu-vm create pod-a --zone=us-west4-a --accelerator-type=v5litepod-16 --version=v2-alpha-tpuv5-lite --spot"
+        "queued-resources create pod-a --node-id=pod-a --zone=us-west4-a --accelerator-type=v5litepod-16 "
+        "--runtime-version=v2-alpha-tpuv5-lite --spot --service-account=me@there"
     )
     ssh = r"tpu-vm ssh pod-a --zone=us-west4-a --worker=all --command="
     wanted = [
-        "tpu-vm describe pod-a", create, "ls-files -z | tar", r"scp .*igllm\.\w+\.tar\.gz pod-a:igllm\.tar\.gz .*=all",
-        ssh + ".*pip.* install", ssh + r"mount\\ it", ssh + ".*IGLLM_DISTRIBUTED=tpu.*igllm_jax.*train", "mkdir -p",
-        "networkEndpoints", *(rf"scp pod-a:igllm.log \S+/host{i}.log .*--worker={i}" for i in range(4)),
+        "queued-resources describe pod-a", "queued-resources delete pod-a --zone=us-west4-a --force --quiet", create,
+        "ls-files -z | tar", r"scp .*igllm\.\w+\.tar\.gz pod-a:igllm\.tar\.gz .*=all",
+        ssh + ".*pip.* install.*constraints.txt",
+        ssh + r"mount\\ it", ssh + ".*IGLLM_DISTRIBUTED=tpu.*igllm_jax.*train",
+        "mkdir -p", "networkEndpoints",
+        *(rf"scp pod-a:igllm.log \S+/host{i}.log .*--worker={i}" for i in range(4)),
     ]  # fmt: skip
     lines = [line for line in said.splitlines() if not line.startswith("#")]
     assert len(lines) == len(wanted)
@@ -90,28 +96,70 @@ def test_a_dry_run_prints_every_command_and_runs_none(tmp_path):
         assert re.search(pattern, line), (pattern, line)
 
 
+# states: what the queue says, one line after the other, the last one for ever; codes: how the command ends, each time
 GCLOUD = """
+next() {
+  head -n 1 "$1"
+  [[ $(wc -l < "$1") -le 1 ]] || sed -i 1d "$1"
+}
 case "$*" in
 *networkEndpoints*) echo 2 ;;
-*describe*) exit "$IS_MISSING" ;;
-*igllm_jax*) exit "$CODE" ;;
+*describe*) next "$STATES" ;;
+*igllm_jax*) exit "$(next "$CODES")" ;;
+*scp*tar.gz*) exit "${SCP:-0}" ;;
 esac
 """
+RUN, LOGS = ["scp", "ssh", "ssh"], ["describe", "scp", "scp"]
+LOOKS = ["describe"] * 3
 
 
-@pytest.mark.parametrize("is_missing", [0, 1])
-@pytest.mark.parametrize("code", [0, 3])
-def test_a_slice_is_made_once_and_logs_come_whatever_happened(is_missing, code, tmp_path):
+def pod(tmp_path, states, codes, **given):
+    """Runs the script with a stand-in for gcloud: process."""
     fake(tmp_path / "bin", "gcloud", GCLOUD)
-    given = {"IS_MISSING": str(is_missing), "CODE": str(code)}
-    _, said = finish(start(tmp_path / "bin", "tpu_pod.sh", *POD, **given), code)
-    verbs = [line.split()[3] for line in calls(tmp_path / "bin", "gcloud")]
-    created = ["create"] if is_missing else []
-    assert verbs == ["describe", *created, "scp", "ssh", "ssh", "describe", "scp", "scp"]
-    assert ("failed on at least one host" in said) == (code > 0)
+    for name, values in (("states", states), ("codes", codes)):
+        (tmp_path / name).write_text("".join(f"{value}\n" for value in values))
+    files = {"STATES": str(tmp_path / "states"), "CODES": str(tmp_path / "codes"), "POLL_SECONDS": "0"}
+    return start(tmp_path / "bin", "tpu_pod.sh", *POD, **files, **given)
+
+
+def verbs(tmp_path):
+    return [line.split()[3] for line in calls(tmp_path / "bin", "gcloud")]
+
+
+@pytest.mark.parametrize(
+    ("states", "asked"),
+    [
+        (["ACTIVE"], ["describe"]),
+        (["", "WAITING_FOR_RESOURCES", "ACTIVE"], ["describe", "create", "describe", "describe"]),
+        (["SUSPENDED", "DELETING", "", "ACTIVE"], ["describe", "delete", "describe", "describe", "create", "describe"]),
+    ],
+)
+def test_a_slice_is_asked_for_where_none_is_there(states, asked, tmp_path):
+    finish(pod(tmp_path, states, [0]))
+    assert verbs(tmp_path) == [*asked, *RUN, *LOGS]
     command = next(line for line in calls(tmp_path / "bin", "gcloud") if "igllm_jax" in line)
     assert r"train --config=configs/clevr.py --config.task=a\ b" in command
     assert not list(tmp_path.glob("igllm.*.tar.gz"))
+
+
+def test_a_slice_that_was_taken_away_is_asked_for_again_and_the_command_goes_on(tmp_path):
+    _, said = finish(pod(tmp_path, ["ACTIVE", "ACTIVE", "SUSPENDED", "SUSPENDED", "", "ACTIVE"], [255, 0]))
+    again = ["describe", "delete", "describe", "create", "describe"]
+    assert verbs(tmp_path) == ["describe", *RUN, "describe", "describe", *again, *RUN, *LOGS]
+    assert "pod-a was taken away; it is asked for again (1 of 20)" in said
+
+
+@pytest.mark.parametrize("given", [{}, {"SCP": "9"}], ids=["the command fails", "the program does not arrive"])
+def test_a_failure_on_a_slice_that_stays_is_the_end_and_logs_come(tmp_path, given):
+    _, said = finish(pod(tmp_path, ["ACTIVE"], [3], **given), int(given.get("SCP", 3)))
+    assert verbs(tmp_path) == ["describe", *(RUN if not given else ["scp"]), *LOOKS, *LOGS]
+    assert "failed on at least one host" in said
+
+
+def test_what_is_taken_away_every_time_ends_at_last(tmp_path):
+    _, said = finish(pod(tmp_path, ["ACTIVE", "SUSPENDING", "ACTIVE"], [255], RETRIES="1"), 255)
+    assert verbs(tmp_path) == ["describe", *RUN, "describe", "describe", *RUN, *LOGS]
+    assert "(1 of 1)" in said
 
 
 # SLURM
@@ -153,30 +201,90 @@ def test_a_job_that_was_cancelled_saves_and_stays_ended(tmp_path):
 # Kubernetes
 
 
-def test_the_job_set_is_whole_and_its_numbers_agree():
-    (job_set,) = yaml.safe_load_all((LAUNCH / "k8s.yaml").read_text())
+def job_sets():
+    """Label `machine` -> (the job set, its job's spec, its pod's spec, its container)."""
+    found = {}
+    for job_set in yaml.safe_load_all((LAUNCH / "k8s.yaml").read_text()):
+        (replicated,) = job_set["spec"]["replicatedJobs"]
+        job = replicated["template"]["spec"]
+        pod_spec = job["template"]["spec"]
+        (container,) = pod_spec["containers"]
+        found[job_set["metadata"]["labels"]["machine"]] = job_set, job, pod_spec, container
+    return found
+
+
+@pytest.mark.parametrize(("machine", "resource"), [("tpu", "google.com/tpu"), ("gpu", "nvidia.com/gpu")])
+def test_a_job_set_is_whole_and_its_numbers_agree(machine, resource):
+    job_set, job, pod_spec, container = job_sets()[machine]
     assert job_set["apiVersion"].startswith("jobset.x-k8s.io/") and job_set["kind"] == "JobSet"
-    assert job_set["spec"]["failurePolicy"]["maxRestarts"] > 0
-    (slice_,) = job_set["spec"]["replicatedJobs"]
-    job = slice_["template"]["spec"]
-    pod = job["template"]["spec"]
-    (container,) = pod["containers"]
-    shape = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
-    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == "tpu-v5-lite-podslice"
-    chips = container["resources"]["limits"]["google.com/tpu"]
-    num_chips = find_topology(f"v5e:{shape}").num_chips
-    assert job["parallelism"] == job["completions"] and job["parallelism"] * chips == num_chips
+    assert job_set["spec"]["failurePolicy"]["maxRestarts"] > 0 and job["parallelism"] == job["completions"]
     assert container["resources"]["requests"] == container["resources"]["limits"]
-    assert "v5e" in CHIPS and pod["terminationGracePeriodSeconds"] >= 60
     # an early end must be a failure, or the JobSet would be complete; a failure must restart everything
-    environment = {one["name"]: one["value"] for one in container["env"]}
-    assert environment["IGLLM_DISTRIBUTED"] == "tpu" and int(environment["IGLLM_STOPPED_CODE"]) > 0
-    assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
-    assert {m["name"] for m in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    assert int(environment["IGLLM_STOPPED_CODE"]) > 0 and pod_spec["terminationGracePeriodSeconds"] >= 60
+    assert job["backoffLimit"] == 0 and pod_spec["restartPolicy"] == "Never"
+    mounted = {mount["name"] for mount in container.get("volumeMounts", ())}
+    assert mounted == {volume["name"] for volume in pod_spec.get("volumes", ())}
     words = container["command"]
     assert words[:5] == ["python", "-u", "-m", "igllm_jax", "train"]
-    config, rest = configs.load([word.replace("=configs/", f"={runs.ROOT}/configs/") for word in words[5:]])
-    assert config.batch_size % num_chips == 0 and rest == ["--workdir=/shared/runs/clevr"]
+    config, rest = configs.load(words[5:])
+    chips = job["parallelism"] * container["resources"]["limits"][resource]
+    assert config.batch_size % chips == 0 and rest == ["--workdir=gs://BUCKET/runs/clevr"]
+    assert all(value.startswith("gs://BUCKET/") for value in (config.model.base, *config.data.train.values())
+               if isinstance(value, str) and value)  # fmt: skip
+
+
+def test_pods_find_each_other():
+    job_set, job, pod_spec, container = job_sets()["tpu"]
+    selected = pod_spec["nodeSelector"]
+    assert selected["cloud.google.com/gke-tpu-accelerator"] == "tpu-v5-lite-podslice" and "v5e" in CHIPS
+    num_chips = find_topology(f"v5e:{selected['cloud.google.com/gke-tpu-topology']}").num_chips
+    assert job["parallelism"] * container["resources"]["limits"]["google.com/tpu"] == num_chips
+    assert {"name": "IGLLM_DISTRIBUTED", "value": "tpu"} in container["env"]
+    job_set, job, _, container = job_sets()["gpu"]
+    environment = {one["name"]: one for one in container["env"]}
+    name, (replicated,) = job_set["metadata"]["name"], job_set["spec"]["replicatedJobs"]
+    host, _, port = environment["IGLLM_COORDINATOR"]["value"].partition(":")
+    assert host == f"{name}-{replicated['name']}-0-0.{name}" and job_set["spec"]["network"]["enableDNSHostnames"]
+    assert int(port) in [one["containerPort"] for one in container["ports"]]
+    assert int(environment["IGLLM_NUM_PROCESSES"]["value"]) == job["parallelism"]
+    path = environment["IGLLM_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert path == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+
+
+# the container
+
+
+def docker_file():
+    """(instruction, its text) of each, continued lines joined."""
+    text = (runs.ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_container_holds_what_the_project_is():
+    steps = docker_file()
+    assert [name for name, _ in steps][:3] == ["ARG", "FROM", "ARG"] and ("USER", "igllm") in steps
+    copied = [source for name, text in steps if name == "COPY" for source in text.split()[:-1]]
+    let_in = {line[1:] for line in (runs.ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert all((runs.ROOT / source).exists() for source in copied) and set(copied) == let_in
+    assert {"pyproject.toml", "constraints.txt", "igllm_jax", "configs"} <= set(copied)
+
+
+@pytest.mark.parametrize(
+    ("backend", "extras"), [("cpu", "buckets"), ("cuda", "cuda,buckets"), ("tpu", "tpu,buckets"), ("xpu", None)]
+)
+def test_each_container_installs_its_extras_at_tested_releases(backend, extras, tmp_path):
+    fake(tmp_path / "bin", "python", "")
+    (script,) = [text for name, text in docker_file() if name == "RUN" and "pip install" in text]
+    place = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "BACKEND": backend}
+    done = subprocess.run(["sh", "-c", script], env=place, text=True, capture_output=True)
+    known = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    if extras is None:
+        assert (done.returncode, calls(tmp_path / "bin", "python")) == (2, []) and "not xpu" in done.stderr
+        return
+    assert done.returncode == 0 and set(extras.split(",")) <= set(known)
+    (line,) = calls(tmp_path / "bin", "python")
+    assert line.startswith("-m pip install ") and line.endswith(f"--constraint constraints.txt .[{extras}]")
 
 
 # this machine
