@@ -303,7 +303,8 @@ class Run:
             return
         scores = self.scores if self.scored_step == int(self.state.step) else {}
         meta = {**self._meta(), "is_evaluated": self.is_evaluated, "scores": scores, **self.patience.meta()}
-        self.checkpoints.save(self.state, meta, scores.get(self.best_metric))
+        with meter.saving():
+            self.checkpoints.save(self.state, meta, scores.get(self.best_metric))
 
 
 def set_aside(workdir: FilePath, step: str) -> None:

@@ -76,7 +76,8 @@ def test_a_run_says_what_it_does_and_leaves_what_it_should(whole):
     assert {"config.json", "metrics.jsonl", "tokenizer.model", "checkpoints"} <= {p.name for p in workdir.iterdir()}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     keys = set().union(*lines)
-    assert {"loss", "token_loss", "number_loss", "val/loss", "val/ace", "val/parsed", "data_wait_share"} <= keys
+    assert {"loss", "token_loss", "number_loss", "val/loss", "val/ace", "val/parsed"} <= keys
+    assert {"data_wait_share", "save_wait_share"} <= keys
     assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())[-1] == 120
 
 

@@ -76,7 +76,7 @@ class Meter:
 
     def _reset(self) -> None:
         self.since = time.monotonic()
-        self.idle = self.waited = 0.0
+        self.idle = self.waited = self.saved = 0.0
         self.steps = self.answer_tokens = 0
         self.padding: list[float] = []
 
@@ -86,6 +86,13 @@ class Meter:
         started = time.monotonic()
         yield
         self.waited += time.monotonic() - started
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around what a step waits for while a checkpoint is saved; the rest is written meanwhile."""
+        started = time.monotonic()
+        yield
+        self.saved += time.monotonic() - started
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -129,6 +136,7 @@ class Meter:
             "samples_per_second": self.steps * self.batch_size / seconds,
             "answer_tokens_per_second": self.answer_tokens / seconds,
             "data_wait_share": min(self.waited / seconds, 1.0),
+            "save_wait_share": min(self.saved / seconds, 1.0),
             "padding_share": float(np.mean(self.padding)),
             **self.speed.rates(seconds),
         }
@@ -137,11 +145,12 @@ class Meter:
         return {**self.latest, **rates}
 
     def _show(self, now: float, rates: dict[str, float]) -> None:
-        wait, padding = rates["data_wait_share"], rates["padding_share"]
+        wait, saves, padding = (rates[f"{name}_share"] for name in ("data_wait", "save_wait", "padding"))
         speed = f"{rates['samples_per_second']:.3g} samples/s"
         if "mfu" in rates:
             speed += f", MFU {rates['mfu']:.0%}"
-        told = f"loss {self.latest['loss']:.4f}, {speed}, waits for data {wait:.0%}, padding {padding:.1%}"
+        waits = f"waits for data {wait:.0%}, for saves {saves:.0%}"
+        told = f"loss {self.latest['loss']:.4f}, {speed}, {waits}, padding {padding:.1%}"
         self.bar.set_postfix_str(told)
         is_due = now - self.shown > progress.LINE_EVERY_SECONDS or self.step in (self.start + 1, self.end)
         if is_due and not self.is_terminal:

@@ -120,7 +120,7 @@ def restore(folder: FolderPath, shapes: Mapping[str, Any]) -> Params:
         for path, shape in shapes.items()
     }
     found: Params = {}
-    # the handler itself: a Checkpointer asks for a mark that Orbax leaves in buckets alone; a copied folder has none
+    # the handler itself: a Checkpointer asks buckets for a mark of Orbax's own, which a copied folder does not have
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
         for group in _groups(sharded):
             item = nest({path: sharded[path] for path in group})

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 BUCKET = "bucket"
-_GCS = [str(Path(__file__).with_name("gcs_server.py")), "{port}"]
+GCS = [str(Path(__file__).with_name("gcs_server.py")), "{port}"]
 _S3 = ["-c", "from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"]
 S3_ACCOUNT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -87,7 +87,7 @@ def _skip_without(*packages: str) -> None:
 def gcs_server() -> Iterator[str]:
     """The address of a server with Google's protocol."""
     _skip_without("gcsfs", "gcp_storage_emulator")
-    with started(_GCS) as address:
+    with started(GCS) as address:
         yield address
 
 
