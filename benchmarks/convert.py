@@ -28,7 +28,7 @@ import numpy as np
 from igllm_jax import config as configs
 from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.interop import formats as tables
-from igllm_jax.interop import hf_config
+from igllm_jax.interop import hf_decoder, hf_vision
 from igllm_jax.interop.files import numpy_to_torch, open_weights
 from igllm_jax.interop.rules import WeightFormat, match
 from igllm_jax.interop.safetensors_writer import Outgoing, write_sharded
@@ -84,8 +84,8 @@ def make_sources(folder: Path, kind: str, tokenizer: str) -> None:
     """folder/vision and folder/decoder, as Hugging Face has them."""
     model = full_size()
     described = {
-        "vision": hf_config.vision_to_json(model.vision) | {"num_hidden_layers": model.vision.num_layers},
-        "decoder": hf_config.decoder_to_json(model.decoder, vocab_size=32000, dtype="bfloat16"),
+        "vision": hf_vision.vision_to_json(model.vision) | {"num_hidden_layers": model.vision.num_layers},
+        "decoder": hf_decoder.decoder_to_json(model.decoder, vocab_size=32000, dtype="bfloat16"),
     }
     for part, source in (("vision", tables.CLIP), ("decoder", tables.LLAMA)):
         (folder / part).mkdir(parents=True)

@@ -3,8 +3,7 @@
 `--config=configs/clevr.py:head=linear` picks the float head. Data: the released CLEVR folder at data/CLEVR.
 """
 
-from configs import common
-from igllm_jax.config import set_argument
+from configs import bases, common
 
 
 def get_config(argument: str = ""):
@@ -14,4 +13,4 @@ def get_config(argument: str = ""):
     config.data.train.images, config.data.train.labels = f"{root}/images/train.tar", f"{root}/labels/train.json"
     config.data.train.num_samples = 4000
     config.data.val.images, config.data.val.labels = f"{root}/images/val_ID.tar", f"{root}/labels/val_ID.json"
-    return set_argument(config, argument, ("head",))
+    return bases.set_argument(config, argument, ("head",))

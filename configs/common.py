@@ -93,6 +93,13 @@ def model() -> ConfigDict:
     model.vision.layer_norm_epsilon = 1e-5
     model.vision.activation = "quick_gelu"
     model.vision.feature_layer = -2
+    model.vision.class_token = True
+    model.vision.registers = 0  # DINOv2's
+    model.vision.pre_norm = True
+    model.vision.patch_bias = False
+    model.vision.layer_scale = False
+    model.vision.position_grid = 0  # positions on a side of the base's table, where image_size is not the base's
+    model.vision.position_resize = "bicubic"  # bicubic | bicubic_antialias
 
     model.decoder = ConfigDict()
     model.decoder.vocab_size = 32_000
@@ -104,6 +111,9 @@ def model() -> ConfigDict:
     model.decoder.mlp_width = 11_008
     model.decoder.rms_norm_epsilon = 1e-6
     model.decoder.rope_theta = 10_000.0
+    model.decoder.rope_scaling = ()  # | (factor,): linear | (factor, low, high, positions): Llama 3
+    model.decoder.qkv_bias = False  # Qwen 2
+    model.decoder.qk_norm = False  # Qwen 3
     model.decoder.tie_embeddings = False
     model.decoder.attention = "xla"  # xla | chunked | cudnn (GPU) | splash (TPU)
     model.decoder.remat = "full"  # none | elementwise | dots | qkvres | qkvctx | full

@@ -4,8 +4,7 @@
 6d | quat) and the float head. Data: the released folder at data/SO3.
 """
 
-from configs import common
-from igllm_jax.config import set_argument
+from configs import bases, common
 
 
 def get_config(argument: str = ""):
@@ -15,4 +14,4 @@ def get_config(argument: str = ""):
     for split, name in (("train", "train"), ("val", "val_ID")):
         config.data[split].images = f"data/SO3/images/{name}.tar"
         config.data[split].labels = f"data/SO3/labels/{name}.json"
-    return set_argument(config, argument, ("rotation_rep", "head"))
+    return bases.set_argument(config, argument, ("rotation_rep", "head"))

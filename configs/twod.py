@@ -1,7 +1,6 @@
 """2D at the reference's settings: trains on the sparse checkerboard, validates on the whole square."""
 
-from configs import common
-from igllm_jax.config import set_argument
+from configs import bases, common
 
 
 def get_config(argument: str = ""):
@@ -9,4 +8,4 @@ def get_config(argument: str = ""):
     config.task = "twod"
     for split, name in (("train", "checkerboard_sparse"), ("val", "random")):
         config.data[split].images = config.data[split].labels = f"data/2D/2d.npz:{name}"
-    return set_argument(config, argument, ("head",))
+    return bases.set_argument(config, argument, ("head",))

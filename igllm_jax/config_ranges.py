@@ -13,11 +13,11 @@ from igllm_jax.data.options import CHOICES
 from igllm_jax.data.prompts import PROMPTS
 from igllm_jax.errors import UserError
 from igllm_jax.models.attention import KERNELS
-from igllm_jax.models.clip import ACTIVATIONS
 from igllm_jax.models.float_heads import FLOAT_HEADS
 from igllm_jax.models.llama import REMAT_POLICIES
 from igllm_jax.models.lora import DROPOUT_KINDS
 from igllm_jax.models.projectors import PROJECTORS
+from igllm_jax.models.vision import ACTIVATIONS, RESIZES
 from igllm_jax.parallel.sharding import LAYOUTS
 from igllm_jax.scene.kind import ROTATION_UNITS
 from igllm_jax.training.optim import TRAINABLE
@@ -85,7 +85,7 @@ class Reals(Range):
         return is_tuple and all(self.each.holds(number) for number in value)
 
     def typed(self, value: Any) -> tuple[float, ...]:
-        return tuple(value)
+        return tuple(map(float, value))
 
     def __str__(self) -> str:
         return f"{' or '.join(map(str, self.lengths))} numbers, each {self.each}"
@@ -206,6 +206,13 @@ RANGES: dict[str, Range] = {
     "model.vision.layer_norm_epsilon": EPSILON,
     "model.vision.activation": Choice(ACTIVATIONS),
     "model.vision.feature_layer": Whole(-1025, 1024),
+    "model.vision.class_token": Switch(),
+    "model.vision.registers": Whole(0, 1024),
+    "model.vision.pre_norm": Switch(),
+    "model.vision.patch_bias": Switch(),
+    "model.vision.layer_scale": Switch(),
+    "model.vision.position_grid": Whole(0, 16_384),
+    "model.vision.position_resize": Choice(RESIZES),
     "model.decoder.vocab_size": Whole(1, 16_777_216),
     "model.decoder.width": WIDTH,
     "model.decoder.num_layers": Whole(0, 1024),
@@ -215,6 +222,9 @@ RANGES: dict[str, Range] = {
     "model.decoder.mlp_width": WIDTH,
     "model.decoder.rms_norm_epsilon": EPSILON,
     "model.decoder.rope_theta": Real(1, 1e12),
+    "model.decoder.rope_scaling": Reals(Real(0, 1e12, is_open_low=True), (0, 1, 4)),
+    "model.decoder.qkv_bias": Switch(),
+    "model.decoder.qk_norm": Switch(),
     "model.decoder.tie_embeddings": Switch(),
     "model.decoder.attention": Choice(KERNELS),
     "model.decoder.remat": Choice(REMAT_POLICIES),

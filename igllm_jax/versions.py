@@ -38,6 +38,16 @@ ADDED: dict[str, tuple[int, Any]] = {
     "data.augment.jpeg": (3, 0),
     "data.augment.flip": (3, False),
     "data.augment.shift": (3, 0.0),
+    "model.vision.class_token": (3, True),
+    "model.vision.registers": (3, 0),
+    "model.vision.pre_norm": (3, True),
+    "model.vision.patch_bias": (3, False),
+    "model.vision.layer_scale": (3, False),
+    "model.vision.position_grid": (3, 0),
+    "model.vision.position_resize": (3, "bicubic"),
+    "model.decoder.rope_scaling": (3, ()),
+    "model.decoder.qkv_bias": (3, False),
+    "model.decoder.qk_norm": (3, False),
 }
 
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from igllm_jax.batch import Batch, PromptLayout
-from igllm_jax.models.clip import VisionConfig
 from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.lora import LoRAConfig
+from igllm_jax.models.vision import VisionConfig
 from igllm_jax.models.vlm import VLMConfig, draw, skeleton
 
 LAYOUT = PromptLayout(image_offset=2, answer_offset=5)
@@ -29,14 +29,20 @@ def model(
     dtype: str = "float32",
     dropout_kind: str = "hash",
     feature_layer: int = -2,
+    rope_scaling: tuple[float, ...] = (),
+    qkv_bias: bool = False,
+    qk_norm: bool = False,
 ) -> VLMConfig:
     vision = VisionConfig(
         image_size=21, patch_size=7, width=22, num_layers=3, num_heads=2, mlp_width=29, layer_norm_epsilon=1e-5,
-        activation="quick_gelu", feature_layer=feature_layer, image_mean=(0.5, 0.4, 0.3), image_std=(0.2, 0.3, 0.4),
+        activation="quick_gelu", feature_layer=feature_layer, class_token=True, registers=0, pre_norm=True,
+        patch_bias=False, layer_scale=False, position_grid=0, position_resize="bicubic",
+        image_mean=(0.5, 0.4, 0.3), image_std=(0.2, 0.3, 0.4),
     )  # fmt: skip
     decoder = DecoderConfig(
         vocab_size=53, width=26, num_layers=layers, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=31,
-        rms_norm_epsilon=1e-5, rope_theta=5000.0, tie_embeddings=tied, attention=attention, remat=remat,
+        rms_norm_epsilon=1e-5, rope_theta=5000.0, rope_scaling=rope_scaling, qkv_bias=qkv_bias, qk_norm=qk_norm,
+        tie_embeddings=tied, attention=attention, remat=remat,
     )  # fmt: skip
     lora = LoRAConfig(rank=rank, alpha=5.0, dropout=dropout, dropout_kind=dropout_kind)
     return VLMConfig(vision, projector, decoder, lora, head, dtype)

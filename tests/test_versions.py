@@ -148,7 +148,7 @@ def test_a_later_key_means_in_an_old_run_what_the_code_did_then(tmp_path, monkey
     (b"\xff{}", "is not JSON"),
     (b"[" * 100_000, "is not JSON"),
     (b"", "is not JSON"),
-    (b'{"format": 4}', "has format 4; this version reads formats 1 to 3: update igllm_jax"),
+    (b'{"format": 999}', f"has format 999; this version reads formats 1 to {versions.FORMAT}: update igllm_jax"),
     (b'{"format": true}', "its format is True"),
     (b"{}", "does not describe a run of this version: the config key 'batch_size' is absent|'seed' is absent"),
 ])  # fmt: skip

@@ -19,7 +19,7 @@ from igllm_jax.decoding.decode_options import Decoded, DecodeOptions
 from igllm_jax.decoding.decode_step import Loop, Step
 from igllm_jax.decoding.grammar import Grammar
 from igllm_jax.models import axes, lora
-from igllm_jax.models.llama import rope_cos_sin
+from igllm_jax.models.llama import config_cos_sin
 from igllm_jax.models.llama_decode import Cache, DecodeLayer
 from igllm_jax.models.params import Skeleton
 from igllm_jax.models.vlm import VLM, VLMConfig, skeleton
@@ -126,7 +126,7 @@ def _prefill(
     x = model.embed(images, jnp.tile(jnp.array(options.after, jnp.int32), (batch, 1)), image_offset=0)
     num_shared, num_own = shared_x.shape[1], x.shape[1]
     positions = num_shared + num_own - 1 + jnp.arange(options.max_new_tokens + options.num_drafts)
-    cos, sin = rope_cos_sin(positions, decoder.config.head_dim, decoder.config.rope_theta)
+    cos, sin = config_cos_sin(positions, decoder.config)
     shared, caches = [], []
     for number, layer in enumerate(layers, 1):
         shared_x, before = layer.prefill(shared_x, num_shared)

@@ -20,6 +20,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.files import whole_folder
 from igllm_jax.interop import formats, hf_config
 from igllm_jax.interop.files import import_torch, read_json, write_torch
+from igllm_jax.interop.hf_vision import type_of
 from igllm_jax.interop.importing import licence_files, merge_kernel
 from igllm_jax.interop.rules import Rule, WeightFormat
 from igllm_jax.interop.safetensors_writer import Outgoing, write, write_sharded
@@ -218,7 +219,7 @@ def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
         )
     chosen = dtype if dtype != KEEP else model.dtype("decoder/embedding").name
     body = {path for path in model.shapes if not path.startswith("float_head/") and not is_lora(path)}
-    tensors = _outgoing(model, formats.llava_hf(config.projector), chosen, body)
+    tensors = _outgoing(model, formats.llava_hf(config.projector, type_of(config.vision)), chosen, body)
     image_token, vocab_size = _add_image_token(model, tensors)
     tensors |= _identities(model, np.dtype(_named(chosen)))
     write_sharded(tensors, folder)
@@ -300,7 +301,7 @@ def _identities(model: Model, dtype: np.dtype) -> dict[str, Outgoing]:
     """What Hugging Face's model has and ours does not: the post-layernorm, which the features skip, and the second
     projection of a projector that is a single one."""
     vision, width = model.config.vision.width, model.config.decoder.width
-    norm = "vision_tower.vision_model.post_layernorm"
+    norm = "vision_tower.layernorm" if model.config.vision.layer_scale else "vision_tower.vision_model.post_layernorm"
     found = {
         f"{norm}.weight": Outgoing((vision,), dtype, lambda: np.ones(vision, dtype)),
         f"{norm}.bias": Outgoing((vision,), dtype, lambda: np.zeros(vision, dtype)),

@@ -1,13 +1,14 @@
 """The weight tables: one per kind of file, our path for every name, read when importing and when exporting.
 
-Names as in the released files of Hugging Face (CLIP, LLaMA, LLaVA), LLaVA, PEFT and the reference; all our kernels are
-[in, out], theirs [out, in].
+Names as in the released files of Hugging Face (CLIP, LLaMA, Mistral, Qwen, LLaVA), LLaVA, PEFT and the reference; all
+our kernels are [in, out], theirs [out, in].
 """
 
 from collections.abc import Iterable, Mapping
 
 from igllm_jax.errors import UserError
-from igllm_jax.interop.rules import PATCHES, SAME, TRANSPOSED, Group, Rule, WeightFormat
+from igllm_jax.interop import hf_vision
+from igllm_jax.interop.rules import PATCHES, SAME, TRANSPOSED, UNDER_ONE, UNDER_ONE_ROW, Group, Rule, WeightFormat
 
 FLOAT_HEAD_FILE = "float_head.safetensors"  # beside an exported LlavaForConditionalGeneration
 
@@ -30,10 +31,11 @@ def _norm(theirs: str, ours: str, surplus: str = "") -> tuple[Rule, Rule]:
     )
 
 
-VISION = (
+CLIP_VISION = (
     Rule("embeddings.class_embedding", "vision/class_embedding", SAME),
     Rule("embeddings.patch_embedding.weight", "vision/patch_embedding/kernel", PATCHES),
     Rule("embeddings.position_embedding.weight", "vision/position_embedding", SAME),
+    Rule("embeddings.patch_embedding.bias", "vision/patch_embedding/bias", SAME),  # SigLIP's
     *_norm("pre_layrnorm", "vision/pre_norm"),  # spelt so in the released files
     *_norm("encoder.layers.{layer}.layer_norm1", "vision/blocks/norm1", LATER_BLOCK),
     *_linear("encoder.layers.{layer}.self_attn.q_proj", "vision/blocks/q", LATER_BLOCK),
@@ -43,6 +45,24 @@ VISION = (
     *_norm("encoder.layers.{layer}.layer_norm2", "vision/blocks/norm2", LATER_BLOCK),
     *_linear("encoder.layers.{layer}.mlp.fc1", "vision/blocks/fc1", LATER_BLOCK),
     *_linear("encoder.layers.{layer}.mlp.fc2", "vision/blocks/fc2", LATER_BLOCK),
+)
+
+DINOV2_VISION = (
+    Rule("embeddings.cls_token", "vision/class_embedding", UNDER_ONE_ROW),
+    Rule("embeddings.register_tokens", "vision/register_embedding", UNDER_ONE),
+    Rule("embeddings.patch_embeddings.projection.weight", "vision/patch_embedding/kernel", PATCHES),
+    Rule("embeddings.patch_embeddings.projection.bias", "vision/patch_embedding/bias", SAME),
+    Rule("embeddings.position_embeddings", "vision/position_embedding", UNDER_ONE),
+    *_norm("encoder.layer.{layer}.norm1", "vision/blocks/norm1", LATER_BLOCK),
+    *_linear("encoder.layer.{layer}.attention.attention.query", "vision/blocks/q", LATER_BLOCK),
+    *_linear("encoder.layer.{layer}.attention.attention.key", "vision/blocks/k", LATER_BLOCK),
+    *_linear("encoder.layer.{layer}.attention.attention.value", "vision/blocks/v", LATER_BLOCK),
+    *_linear("encoder.layer.{layer}.attention.output.dense", "vision/blocks/out", LATER_BLOCK),
+    Rule("encoder.layer.{layer}.layer_scale1.lambda1", "vision/blocks/scale1", SAME, LATER_BLOCK),
+    *_norm("encoder.layer.{layer}.norm2", "vision/blocks/norm2", LATER_BLOCK),
+    *_linear("encoder.layer.{layer}.mlp.fc1", "vision/blocks/fc1", LATER_BLOCK),
+    *_linear("encoder.layer.{layer}.mlp.fc2", "vision/blocks/fc2", LATER_BLOCK),
+    Rule("encoder.layer.{layer}.layer_scale2.lambda1", "vision/blocks/scale2", SAME, LATER_BLOCK),
 )
 
 # Their name of each projection of a decoder layer -> ours; LoRA sits on all of them.
@@ -56,6 +76,11 @@ DECODER = (
     *(
         Rule(f"layers.{{layer}}.{theirs}.weight", f"decoder/layers/{ours}/kernel", TRANSPOSED)
         for theirs, ours in DECODER_PROJECTIONS.items()
+    ),
+    *(Rule(f"layers.{{layer}}.self_attn.{name}_proj.bias", f"decoder/layers/{name}/bias", SAME) for name in "qkv"),
+    *(
+        Rule(f"layers.{{layer}}.self_attn.{name}_norm.weight", f"decoder/layers/{name}_norm/scale", SAME)
+        for name in "qk"
     ),
     Rule("layers.{layer}.input_layernorm.weight", "decoder/layers/attention_norm/scale", SAME),
     Rule("layers.{layer}.post_attention_layernorm.weight", "decoder/layers/mlp_norm/scale", SAME),
@@ -103,17 +128,28 @@ VISION_UNUSED = {
     r".*embeddings\.position_ids": "position numbers",
 }
 TEXT_TOWER = {
-    r"(text_model|text_projection|visual_projection)\..*|logit_scale": "CLIP's text tower and its projections"
+    r"(text_model|text_projection|visual_projection)\..*|logit_(scale|bias)": "text tower and its projections"
+}
+POOLING = {r"(.*\.)?(vision_model\.|vision_tower\.|^)head\..*": "head that pools the features"}
+DINOV2_UNUSED = {
+    r"(.*\.)?layernorm\.(weight|bias)": "vision layer norm, which the features skip",
+    r".*embeddings\.mask_token": "token of masked patches",
 }
 ORIGINAL_MODULE = {r".*\.original_module\..*": "PEFT's copy of a module before training"}
 
 # ---- one table per kind of file --------------------------------------------------------------------------------------
 
-CLIP = WeightFormat(
-    "CLIP vision tower", (Group(VISION, r"(?:vision_model\.)?", "vision_model."),), VISION_UNUSED | TEXT_TOWER
-)
+_dinov2 = WeightFormat("DINOv2 tower", (Group(DINOV2_VISION, r"(?:dinov2(?:_with_registers)?\.)?"),), DINOV2_UNUSED)
+_clip_vision = (Group(CLIP_VISION, r"(?:vision_model\.)?", "vision_model."),)
+CLIP = WeightFormat("CLIP vision tower", _clip_vision, VISION_UNUSED | TEXT_TOWER)
+TOWERS: dict[str, WeightFormat] = {
+    hf_vision.CLIP: CLIP,
+    hf_vision.SIGLIP: WeightFormat("SigLIP vision tower", _clip_vision, VISION_UNUSED | TEXT_TOWER | POOLING),
+    hf_vision.DINOV2: _dinov2,
+    hf_vision.DINOV2_REGISTERS: _dinov2,
+}
 
-LLAMA = WeightFormat("LLaMA decoder", (Group(DECODER, r"model\.", "model."), Group(HEAD)), ROTARY)
+LLAMA = WeightFormat("decoder", (Group(DECODER, r"model\.", "model."), Group(HEAD)), ROTARY)
 
 
 def peft(projector: str, head: str, *, in_llava: bool = False) -> WeightFormat:
@@ -136,15 +172,19 @@ def llava(projector: str, head: str) -> WeightFormat:
         Group(HEAD),
         Group(_projector(PROJECTORS, projector), r"model\.", "model."),
         Group(_float_head(head), r"(?:model\.)?"),
-        Group(VISION, tower, "model.vision_tower.vision_tower.vision_model."),
+        Group(CLIP_VISION, tower, "model.vision_tower.vision_tower.vision_model."),
     )
     return WeightFormat("LLaVA checkpoint", groups, ROTARY | VISION_UNUSED)
 
 
-def llava_hf(projector: str) -> WeightFormat:
-    """Hugging Face's LlavaForConditionalGeneration, names as of 2023 and as of 2025."""
+def llava_hf(projector: str, tower: str = hf_vision.CLIP) -> WeightFormat:
+    """Hugging Face's LlavaForConditionalGeneration, names as of 2023 and as of 2025. tower: a key of TOWERS."""
+    is_dinov2 = TOWERS[tower] is _dinov2
+    vision = Group(CLIP_VISION, r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "vision_tower.vision_model.")
+    if is_dinov2:
+        vision = Group(DINOV2_VISION, r"(?:model\.)?vision_tower\.", "vision_tower.")
     groups = (
-        Group(VISION, r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "vision_tower.vision_model."),
+        vision,
         Group(DECODER, r"(?:language_model\.model|model\.language_model)\.", "language_model.model."),
         Group(HEAD, r"(?:language_model\.)?", "language_model."),
         Group(_projector(HF_PROJECTORS, projector), r"(?:model\.)?", ""),
@@ -152,7 +192,9 @@ def llava_hf(projector: str) -> WeightFormat:
     identity = {r"(model\.)?multi_modal_projector\.linear_2\..*": "identity after a linear projector"}
     is_linear = projector == "linear"
     return WeightFormat(
-        "Hugging Face LLaVA checkpoint", groups, ROTARY | VISION_UNUSED | (identity if is_linear else {})
+        "Hugging Face LLaVA checkpoint",
+        groups,
+        ROTARY | VISION_UNUSED | POOLING | (DINOV2_UNUSED if is_dinov2 else {}) | (identity if is_linear else {}),
     )
 
 

@@ -70,7 +70,24 @@ class _Patches(TensorLayout):
         return array.reshape(size, size, 3, -1).transpose(3, 2, 0, 1)
 
 
+@dataclass(frozen=True)
+class _Under(TensorLayout):
+    """Leading dimensions of size 1 that ours does not have."""
+
+    count: int
+
+    def their_shape(self, ours: Shape) -> Shape:
+        return (1,) * self.count + ours
+
+    def to_ours(self, array: np.ndarray) -> np.ndarray:
+        return array.reshape(array.shape[self.count :])
+
+    def to_theirs(self, array: np.ndarray) -> np.ndarray:
+        return array.reshape(self.their_shape(array.shape))
+
+
 SAME, TRANSPOSED, PATCHES = _Same(), _Transposed(), _Patches()
+UNDER_ONE, UNDER_ONE_ROW = _Under(1), _Under(2)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,13 @@ from igllm_jax.errors import UserError
 from igllm_jax.interop import formats, hf_config
 from igllm_jax.interop.adapter_config import AdapterConfig, read_adapter_config
 from igllm_jax.interop.files import Weights, open_weights, read_json
+from igllm_jax.interop.hf_decoder import decoder_config
+from igllm_jax.interop.hf_values import expect
+from igllm_jax.interop.hf_vision import tower_type, vision_config
 from igllm_jax.interop.rules import Shape, Tensor, WeightFormat, match_tensors
-from igllm_jax.models.clip import VisionConfig
 from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.lora import NO_LORA, LoRAConfig, is_lora
+from igllm_jax.models.vision import VisionConfig
 from igllm_jax.models.vlm import VLMConfig, skeleton
 
 REFERENCE_FEATURE_LAYER = -2
@@ -135,7 +138,7 @@ def _open_parts(request: ImportRequest) -> list[_Part]:
     if request.llava:
         parts += _llava_parts(request, request.llava)
     else:
-        parts.append(_Part(open_weights(_given(request.vision)), lambda *_: formats.CLIP, ("vision/",)))
+        parts.append(_tower_part(_given(request.vision)))
         parts.append(_Part(open_weights(_given(request.decoder)), lambda *_: formats.LLAMA, ("decoder/",)))
     if request.projector:
         part = _kinds(open_weights(request.projector, names=PROJECTOR_FILES), formats.non_lora, ())
@@ -178,10 +181,13 @@ def _llava_parts(request: ImportRequest, folder: Path) -> list[_Part]:
     if "vision_config" in config:
         if request.vision:
             raise UserError(f"{folder} brings its own vision tower: leave out --vision")
+        # its kin (LLaVA-NeXT, OneVision) have the same tensors, but cut images into tiles
+        expect(config, folder / "config.json", model_type=("llava", None))
         kind = formats.kind_of(weights.infos, "multi_modal_projector", folder)
         if kind != "none":
             kind = _hf_projector(config, weights, folder)
-        parts = [_Part(weights, lambda kind, _: formats.llava_hf(kind), ("vision/", "decoder/"), kind)]
+        tower = tower_type(config, folder / "config.json")
+        parts = [_Part(weights, lambda kind, _: formats.llava_hf(kind, tower), ("vision/", "decoder/"), kind)]
         if (folder / formats.FLOAT_HEAD_FILE).is_file():
             beside = open_weights(folder / formats.FLOAT_HEAD_FILE)
             kind = formats.kind_of(beside.infos, "float_head", beside.origin)
@@ -191,8 +197,14 @@ def _llava_parts(request: ImportRequest, folder: Path) -> list[_Part]:
         raise UserError(f"{folder} does not describe its vision tower: give the folder of the tower as --vision")
     has_tower = any(name.startswith("model.vision_tower.") for name in weights.infos)
     part = _kinds(weights, formats.llava, ("vision/", "decoder/") if has_tower else ("decoder/",))
-    tower = _Part(open_weights(request.vision), lambda *_: formats.CLIP, ("vision/",))
-    return [part] if has_tower else [tower, part]
+    return [part] if has_tower else [_tower_part(request.vision), part]
+
+
+def _tower_part(folder: Path) -> _Part:
+    """An image tower of its own."""
+    file = folder / "config.json"
+    weight_format = formats.TOWERS[tower_type(read_json(file), file)]
+    return _Part(open_weights(folder), lambda *_: weight_format, ("vision/",))
 
 
 def _hf_projector(config: Mapping[str, Any], weights: Weights, folder: Path) -> str:
@@ -324,7 +336,7 @@ def _vision_config(request: ImportRequest) -> VisionConfig:
     folder = _given(request.vision or request.llava)
     file = folder / "config.json"
     layer = request.feature_layer if request.feature_layer is not None else _feature_layer(request)
-    return hf_config.vision_config(read_json(file), _preprocessor(folder), feature_layer=layer, where=file)
+    return vision_config(read_json(file), _preprocessor(folder), feature_layer=layer, where=file)
 
 
 def _feature_layer(request: ImportRequest) -> int:
@@ -360,7 +372,7 @@ def _preprocessor(folder: Path) -> dict[str, Any] | None:
 
 def _decoder_config(request: ImportRequest) -> DecoderConfig:
     file = _given(request.llava or request.decoder) / "config.json"
-    return hf_config.decoder_config(read_json(file), file)
+    return decoder_config(read_json(file), file)
 
 
 def _adapter_config(request: ImportRequest) -> AdapterConfig | None:

@@ -1,8 +1,10 @@
-"""The LLaMA decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU; LoRA on all seven projections.
+"""The decoder of LLaMA, Mistral and Qwen: RMSNorm, rotary positions, grouped-query attention, SwiGLU; LoRA on all seven
+projections. In what families differ are values of `DecoderConfig`.
 
 Source: Touvron et al. 2023; rotary embedding in the half-split form of the released Hugging Face weights.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +79,11 @@ REMAT_POLICIES: dict[str, Remat] = {
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes of the decoder as its checkpoint gives them. head_dim: of one head, often width / num_heads."""
+    """Sizes of the decoder as its checkpoint gives them.
+
+    head_dim: of one head, often width / num_heads. rope_scaling: see `rope_cos_sin`. qkv_bias: queries, keys and values
+    have one (Qwen 2). qk_norm: queries and keys are normalised head by head, before their rotation (Qwen 3).
+    """
 
     vocab_size: int
     width: int
@@ -88,6 +94,9 @@ class DecoderConfig:
     mlp_width: int
     rms_norm_epsilon: float
     rope_theta: float
+    rope_scaling: tuple[float, ...]
+    qkv_bias: bool
+    qk_norm: bool
     tie_embeddings: bool
     attention: str  # see attention.KERNELS
     remat: str  # what the backward pass recomputes: see REMAT_POLICIES
@@ -99,6 +108,13 @@ class DecoderConfig:
             raise ValueError(f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}")
         if self.head_dim % 2:
             raise ValueError(f"model.decoder.head_dim {self.head_dim} is odd; rotary positions need pairs")
+        if len(self.rope_scaling) not in ROPE_SCALINGS:
+            raise ValueError(f"model.decoder.rope_scaling has {len(self.rope_scaling)} numbers, not 0, 1 or 4")
+        if len(self.rope_scaling) == 4 and not self.rope_scaling[1] < self.rope_scaling[2]:
+            raise ValueError("model.decoder.rope_scaling: its low frequency factor is not below its high one")
+
+    def has_bias(self, projection: str) -> bool:
+        return self.qkv_bias and projection in ("q", "k", "v")
 
 
 def layer_projections(config: DecoderConfig) -> dict[str, tuple[tuple[int, int], Names]]:
@@ -150,18 +166,20 @@ class Layer(nnx.Module):
 
         def linear(name: str) -> LoRALinear:
             size, names = projections[name]
-            return LoRALinear(size, names, lora, rngs, site=list(projections).index(name), layers=layers)
+            site, bias = list(projections).index(name), config.has_bias(name)
+            return LoRALinear(size, names, lora, rngs, site=site, bias=bias, layers=layers)
 
         self.config = config
         self.attention_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs, layers=layers)
         self.q, self.k, self.v, self.o = (linear(name) for name in "qkvo")
+        self.q_norm, self.k_norm = (head_norm(config, rngs, layers=layers) for _ in "qk")
         self.mlp_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs, layers=layers)
         self.gate, self.up, self.down = (linear(name) for name in ("gate", "up", "down"))
 
     def __call__(self, x: Float[Array, "b t d"], seed: DropoutSeed | None) -> Float[Array, "b t d"]:
         """A whole sequence from position 0."""
         y = self.attention_norm(x)
-        q, k, v = queries_keys_values(self.q(y, seed), self.k(y, seed), self.v(y, seed), self.config)
+        q, k, v = by_head(self.q(y, seed), self.k(y, seed), self.v(y, seed), self.config, (self.q_norm, self.k_norm))
         q, k, v = (jax.ad_checkpoint.checkpoint_name(y, "qkv") for y in (q, k, v))
         context = causal(q, k, v, kernel=self.config.attention)
         context = jax.ad_checkpoint.checkpoint_name(context, "context").reshape(*x.shape[:2], -1)
@@ -173,28 +191,71 @@ class Layer(nnx.Module):
         return axes.activation(x + self.down(y, seed), "batch", None, None)
 
 
-def queries_keys_values(
-    q: Float[Array, "b t q"], k: Float[Array, "b t v"], v: Float[Array, "b t v"], config: DecoderConfig, start: int = 0
+HeadNorms = tuple[RMSNorm | None, RMSNorm | None]  # of queries and of keys
+
+
+def head_norm(config: DecoderConfig, rngs: nnx.Rngs, *, layers: int | None = None) -> RMSNorm | None:
+    """The norm of one head's queries or keys, None where the family has none."""
+    return RMSNorm(config.head_dim, config.rms_norm_epsilon, rngs, layers=layers) if config.qk_norm else None
+
+
+def head_normed(x: Float[Array, "*s k"], norm: RMSNorm | None) -> Float[Array, "*s k"]:
+    return x if norm is None else norm(x)
+
+
+def by_head(
+    q: Float[Array, "b t q"],
+    k: Float[Array, "b t v"],
+    v: Float[Array, "b t v"],
+    config: DecoderConfig,
+    norms: HeadNorms,
+    start: int = 0,
 ) -> tuple[Float[Array, "b t h k"], Float[Array, "b t g k"], Float[Array, "b t g k"]]:
-    """By head, queries and keys with RoPE applied, from `start` on."""
+    """By head, queries and keys normalised and with RoPE applied, from `start` on."""
     q, k, v = (z.reshape(*z.shape[:2], -1, config.head_dim) for z in (q, k, v))
-    cos, sin = rope_cos_sin(start + jnp.arange(q.shape[1]), config.head_dim, config.rope_theta)
+    q, k = (head_normed(z, norm) for z, norm in zip((q, k), norms, strict=True))
+    cos, sin = config_cos_sin(start + jnp.arange(q.shape[1]), config)
     q, k = (apply_rope(z, cos[:, None], sin[:, None]) for z in (q, k))
     k, v = (axes.activation(z, "batch", None, "kv_heads", None) for z in (k, v))
     return axes.activation(q, "batch", None, "heads", None), k, v
 
 
+def config_cos_sin(
+    positions: Int[Array, "t"], config: DecoderConfig
+) -> tuple[Float[Array, "t half"], Float[Array, "t half"]]:
+    """`rope_cos_sin` of this decoder."""
+    return rope_cos_sin(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+
+
 def rope_cos_sin(
-    positions: Int[Array, "t"], width: int, theta: float
+    positions: Int[Array, "t"], width: int, theta: float, scaling: tuple[float, ...] = ()
 ) -> tuple[Float[Array, "t half"], Float[Array, "t half"]]:
     """Cosine and sine (float32) of the angles of rotary positions, position / theta^(2i/K) radians for the pair i.
 
+    scaling: () for none, or the numbers of a row of ROPE_SCALINGS.
     Source: Su et al. 2021.
     """
     half = width // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    frequencies = ROPE_SCALINGS[len(scaling)](frequencies, *scaling)
     angles_rad = positions[:, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles_rad), jnp.sin(angles_rad)
+
+
+def _llama3_scaled(frequencies: jax.Array, factor: float, low: float, high: float, length: float) -> jax.Array:
+    """Frequencies that turn less than `low` times in `length` positions are divided by the factor, those that turn more
+    than `high` times stay, and between them lies a straight line. Source: Llama 3.1's model card and released code.
+    """
+    kept = jnp.clip((frequencies * length / (2 * math.pi) - low) / (high - low), 0.0, 1.0)
+    return frequencies * ((1 - kept) / factor + kept)
+
+
+# how many numbers `rope_scaling` has -> frequencies scaled with them
+ROPE_SCALINGS: dict[int, Callable[..., jax.Array]] = {
+    0: lambda frequencies: frequencies,
+    1: lambda frequencies, factor: frequencies / factor,  # linear: Chen et al. 2023
+    4: _llama3_scaled,  # factor, low and high frequency factor, positions of the pretraining
+}
 
 
 def apply_rope(x: Float[Array, "... k"], cos: jax.Array, sin: jax.Array) -> Float[Array, "... k"]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from igllm_jax.models import axes, params
 from igllm_jax.models.attention import causal
 from igllm_jax.models.layers import Names, RMSNorm
-from igllm_jax.models.llama import DecoderConfig, apply_rope, layer_projections, queries_keys_values
+from igllm_jax.models.llama import DecoderConfig, apply_rope, by_head, head_norm, head_normed, layer_projections
 
 CosSin = tuple[Float[Array, "... n half"], Float[Array, "... n half"]]
 Position = Int[Array, ""] | Int[Array, "b"]  # one for all rows or one for each
@@ -58,17 +58,20 @@ def _updated(
 
 
 class DecodeLinear(nnx.Module):
-    """y = W x, kernel [out, in]."""
+    """y = W x (+ b), kernel [out, in], bias [out]."""
 
-    def __init__(self, size: tuple[int, int], names: Names, rngs: nnx.Rngs):
+    def __init__(self, size: tuple[int, int], names: Names, rngs: nnx.Rngs, *, bias: bool):
         self.names = names
         self.kernel = params.parameter(rngs, size, names, params.zeros)
+        self.bias = params.parameter(rngs, size[:1], names[:1], params.zeros) if bias else None
 
     def rows(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        return jnp.einsum("...i,oi->...o", x, self._kernel(x.dtype))
+        y = jnp.einsum("...i,oi->...o", x, self._kernel(x.dtype))
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
     def columns(self, x: Float[Array, "i b"]) -> Float[Array, "o b"]:
-        return self._kernel(x.dtype) @ x
+        y = self._kernel(x.dtype) @ x
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)[:, None]
 
     def _kernel(self, dtype: jnp.dtype) -> jax.Array:
         return axes.weight(self.kernel[...], *self.names).astype(dtype)
@@ -82,11 +85,12 @@ class DecodeLayer(nnx.Module):
 
         def linear(name: str) -> DecodeLinear:
             (inputs, outputs), (from_axis, to_axis) = projections[name]
-            return DecodeLinear((outputs, inputs), (to_axis, from_axis), rngs)
+            return DecodeLinear((outputs, inputs), (to_axis, from_axis), rngs, bias=config.has_bias(name))
 
         self.config = config
         self.attention_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs)
         self.q, self.k, self.v, self.o = (linear(name) for name in "qkvo")
+        self.q_norm, self.k_norm = (head_norm(config, rngs) for _ in "qk")
         self.mlp_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs)
         self.gate, self.up, self.down = (linear(name) for name in ("gate", "up", "down"))
 
@@ -122,6 +126,7 @@ class DecodeLayer(nnx.Module):
         y = self.attention_norm(x, axis=0)
         by_row = (-1, self.config.head_dim, len(cache.keys), x.shape[1] // len(cache.keys))
         q, k, v = (f.columns(y).reshape(by_row).transpose(2, 0, 3, 1) for f in (self.q, self.k, self.v))
+        q, k = head_normed(q, self.q_norm), head_normed(k, self.k_norm)
         cos, sin = (z[..., None, :, :] for z in rope)
         q, k = (apply_rope(z, cos, sin) for z in (q, k))
         q = axes.activation(q, "batch", "heads", None, None)
@@ -137,7 +142,8 @@ class DecodeLayer(nnx.Module):
     def _queries_keys_values(self, x: jax.Array, shared: Cache | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         y = self.attention_norm(x)
         start = 0 if shared is None else shared.keys.shape[2]
-        return queries_keys_values(self.q.rows(y), self.k.rows(y), self.v.rows(y), self.config, start)
+        norms = self.q_norm, self.k_norm
+        return by_head(self.q.rows(y), self.k.rows(y), self.v.rows(y), self.config, norms, start)
 
     def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, shared: Cache | None) -> Float[Array, "b t h k"]:
         # the TPU's kernel takes multiples of 128 positions only, and a prompt is as long as it is

@@ -117,8 +117,8 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class LoRALinear(nnx.Module):
-    """A linear projection with its low-rank update: kernel [in, out], lora_a [in, r], lora_b [r, out]; no bias;
-    all with a leading axis of `layers`, one slice of which is called.
+    """A linear projection with its low-rank update: kernel [in, out], lora_a [in, r], lora_b [r, out], bias [out]
+    where there is one; all with a leading axis of `layers`, one slice of which is called.
 
     At the start lora_b is 0, so the update is too. `site` numbers the projection inside its layer, for its own mask.
     """
@@ -131,11 +131,13 @@ class LoRALinear(nnx.Module):
         rngs: nnx.Rngs,
         *,
         site: int,
+        bias: bool,
         layers: int,
     ):
         lead, lead_names = stacked(layers)
         self.config, self.site, self.names = config, site, names
-        self.kernel = Linear(width, names, rngs, bias=False, layers=layers).kernel
+        linear = Linear(width, names, rngs, bias=bias, layers=layers)
+        self.kernel, self.bias = linear.kernel, linear.bias
         rank = config.rank
         has_lora = rank > 0
         a_axes, b_axes = (*lead_names, _of_lora(names[0]), "rank"), (*lead_names, "rank", _of_lora(names[1]))
@@ -146,6 +148,7 @@ class LoRALinear(nnx.Module):
     def __call__(self, x: Float[Array, "... i"], seed: DropoutSeed | None) -> Float[Array, "... o"]:
         """seed: draws the dropout mask; None switches dropout off."""
         y = x @ axes.weight(self.kernel[...], *self.names).astype(x.dtype)
+        y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
         if self.lora_a is None or self.lora_b is None:
             return y
         if seed is not None and self.config.dropout > 0:

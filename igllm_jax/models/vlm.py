@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from igllm_jax.batch import PromptLayout
 from igllm_jax.errors import UserError
-from igllm_jax.models.clip import VisionConfig, VisionTower
 from igllm_jax.models.float_heads import FLOAT_HEADS
 from igllm_jax.models.llama import Decoder, DecoderConfig
 from igllm_jax.models.lora import DropoutSeed, LoRAConfig
 from igllm_jax.models.params import Params, Skeleton, flatten
 from igllm_jax.models.projectors import PROJECTORS
+from igllm_jax.models.vision import VisionConfig, VisionTower
 
 # field of VLMConfig that is a group of keys -> its dataclass; a new model key is a field of one of these
 PARTS: dict[str, type] = {"vision": VisionConfig, "decoder": DecoderConfig, "lora": LoRAConfig}

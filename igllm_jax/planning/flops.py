@@ -9,7 +9,7 @@ is left out.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from igllm_jax.models import clip
+from igllm_jax.models import vision
 from igllm_jax.models.attention import attend_flops, causal_flops
 from igllm_jax.models.float_heads import FLOAT_HEADS
 from igllm_jax.models.llama import REMAT_POLICIES, DecoderConfig, LayerFlops, layer_flops, vocabulary_flops
@@ -65,7 +65,7 @@ def train_flops(model: VLMConfig, *, length: int, answer_length: int, trainable:
         lora=3 * forward.lora,
         attention=3 * forward.attention,
         head=(3 if base else 2) * logits,
-        vision=(3 if tower else 1) * clip.flops(model.vision),
+        vision=(3 if tower else 1) * vision.flops(model.vision),
         small=3 * (_projector(model) + answer_length * _float_head(model)),
         # where the vocabulary is frozen, its gradient is computed with its logits
         recomputed=recomputed(model.decoder, forward) + (logits if base else 0.0),
@@ -91,7 +91,7 @@ def prefill_flops(model: VLMConfig, *, length: int, shared: int) -> float:
     attention = causal_flops(length, decoder.num_heads, decoder.head_dim)
     attention -= causal_flops(shared, decoder.num_heads, decoder.head_dim)
     attention *= decoder.num_layers
-    return kernels + attention + vocabulary_flops(decoder) + clip.flops(model.vision)
+    return kernels + attention + vocabulary_flops(decoder) + vision.flops(model.vision)
 
 
 def token_flops(model: VLMConfig, *, length: int) -> float:

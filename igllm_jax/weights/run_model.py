@@ -115,7 +115,9 @@ def _check_base(model: VLMConfig, folder: str) -> None:
         pairs += [
             (f"model.lora.{key}", getattr(model.lora, key), getattr(found.lora, key)) for key in ("rank", "alpha")
         ]
-    own_choice = {"attention", "remat", "image_mean", "image_std"}
+    # an image of another size takes the same weights, its positions interpolated
+    pairs.append(("model.vision.position_grid", model.vision.table_grid, found.vision.table_grid))
+    own_choice = {"attention", "remat", "image_mean", "image_std", "image_size", "position_grid"}
     for part in ("vision", "decoder"):
         wanted, stored = vars(getattr(model, part)), vars(getattr(found, part))
         pairs += [(f"model.{part}.{key}", wanted[key], stored[key]) for key in wanted if key not in own_choice]

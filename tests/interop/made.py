@@ -11,7 +11,7 @@ import numpy as np
 
 from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.interop import formats as tables
-from igllm_jax.interop import hf_config
+from igllm_jax.interop import hf_config, hf_decoder, hf_vision
 from igllm_jax.interop.rules import WeightFormat
 from igllm_jax.interop.safetensors_writer import Outgoing, write
 from igllm_jax.models.vlm import VLMConfig, skeleton
@@ -72,7 +72,7 @@ def vision(folder: Path, config: VLMConfig, arrays: Mapping[str, np.ndarray]) ->
     save(named, folder / "model.safetensors")
     put_json(
         folder / "config.json",
-        {**hf_config.vision_to_json(config.vision), "num_hidden_layers": config.vision.num_layers},
+        {**hf_vision.vision_to_json(config.vision), "num_hidden_layers": config.vision.num_layers},
     )
     means = {"image_mean": config.vision.image_mean, "image_std": config.vision.image_std}
     put_json(folder / "preprocessor_config.json", means)
@@ -82,7 +82,7 @@ def vision(folder: Path, config: VLMConfig, arrays: Mapping[str, np.ndarray]) ->
 def decoder(folder: Path, config: VLMConfig, arrays: Mapping[str, np.ndarray]) -> Path:
     """A LlamaForCausalLM folder with tokenizer and licence."""
     save(tensors(tables.LLAMA, arrays), folder / "model.safetensors")
-    put_json(folder / "config.json", hf_config.decoder_to_json(config.decoder, vocab_size=VOCAB, dtype="float32"))
+    put_json(folder / "config.json", hf_decoder.decoder_to_json(config.decoder, vocab_size=VOCAB, dtype="float32"))
     (folder / "LICENSE.txt").write_text("may be used\n")
     tokenizer(folder)
     return folder

@@ -111,7 +111,7 @@ def test_the_config_is_vit_l_and_vicuna_7b():
 def test_tables_name_every_tensor_at_full_size(source, prefixes, expected):
     shapes = {path: shape for path, shape in shapes_of(full_size(), *prefixes).items() if "lora_" not in path}
     assert names(source, shapes) == expected
-    assert set(shapes) == source.paths()
+    assert set(shapes) <= source.paths()
 
 
 def test_peft_names_every_tensor_at_full_size():
@@ -208,7 +208,7 @@ def as_in_a_file(named):
         (tables.CLIP, ("vision/",), clip_file(), TOWER_LEFT_OUT),
         (tables.CLIP, ("vision/",), clip_file(""), TOWER_LEFT_OUT),
         (tables.CLIP, ("vision/",), clip_file() | text_tower(),
-         {BLOCK: 16, POST: 2, NUMBERS: 2, "CLIP's text tower and its projections": 199}),
+         {BLOCK: 16, POST: 2, NUMBERS: 2, "text tower and its projections": 199}),
         (tables.LLAMA, ("decoder/",), llama_names() | ROTARY, {"rotary frequencies, which follow from the config": 32}),
         (tables.llava("mlp2x_gelu", "none"), ("vision/", "decoder/", "projector/"),
          llama_names() | clip_file("model.vision_tower.vision_tower.vision_model.")

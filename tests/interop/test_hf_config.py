@@ -1,8 +1,10 @@
 import pytest
 
 from igllm_jax.errors import UserError
-from igllm_jax.interop import hf_config
+from igllm_jax.interop import hf_config, hf_decoder, hf_vision
 from igllm_jax.interop.adapter_config import read_adapter_config
+from igllm_jax.interop.hf_decoder import decoder_config, decoder_to_json
+from igllm_jax.interop.hf_vision import vision_config, vision_to_json
 from tests.interop import made
 
 LLAMA_1 = {  # as Vicuna-7B v1.3 says it
@@ -15,7 +17,7 @@ LLAMA_1 = {  # as Vicuna-7B v1.3 says it
 
 
 def test_keys_that_old_files_lack_mean_what_the_format_says():
-    config = hf_config.decoder_config(LLAMA_1, "x")
+    config = decoder_config(LLAMA_1, "x")
     assert (config.num_kv_heads, config.head_dim, config.rope_theta) == (32, 128, 10000.0)
 
 
@@ -28,17 +30,23 @@ def test_keys_that_old_files_lack_mean_what_the_format_says():
     ],
 )
 def test_rope_theta_is_read_from_either_place(change, expected):
-    assert hf_config.decoder_config({**LLAMA_1, **change}, "x").rope_theta == expected
+    assert decoder_config({**LLAMA_1, **change}, "x").rope_theta == expected
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling .* is not supported"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters .* is not supported"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling .* is not supported"),
+        (
+            {"rope_parameters": {"rope_type": "llama3"}},
+            "rope_parameters of type llama3 does not say factor, low",
+        ),
         ({"attention_bias": True}, "attention_bias is True; supported: False"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported: silu"),
-        ({"model_type": "mistral"}, "model_type is 'mistral'; supported: llama"),
+        ({"model_type": "mixtral"}, "model_type is 'mixtral'; supported: llama.*, mistral, qwen2, qwen3"),
+        ({"model_type": "mistral"}, "sliding_window is 4096; supported: "),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True; supported: False"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is .*; supported: full_attention"),
         ({"rope_theta": 1e300}, r"rope_theta is 1e\+300; a number above 0 is expected, from 1e-30 to 1e\+30"),
         ({"rms_norm_eps": 1e-320}, "rms_norm_eps is 1e-320; a number above 0"),
         ({"num_attention_heads": 32, "num_key_value_heads": 7}, "num_heads 32 is not divisible by num_kv_heads 7"),
@@ -46,7 +54,7 @@ def test_rope_theta_is_read_from_either_place(change, expected):
 )
 def test_what_the_decoder_is_not_is_an_error(change, message):
     with pytest.raises(UserError, match=f"here/config.json: .*{message}"):
-        hf_config.decoder_config({**LLAMA_1, **change}, "here/config.json")
+        decoder_config({**LLAMA_1, **change}, "here/config.json")
 
 
 TOWER = {
@@ -55,16 +63,16 @@ TOWER = {
 }  # fmt: skip
 ADAPTER = {"peft_type": "LORA", "r": 128, "lora_alpha": 256, "lora_dropout": 0.05}
 READERS = {
-    "decoder": (LLAMA_1, lambda config: hf_config.decoder_config(config, "here/config.json")),
-    "vision": (TOWER, lambda config: hf_config.vision_config(config, None, feature_layer=-2, where="here/config.json")),
+    "decoder": (LLAMA_1, lambda config: decoder_config(config, "here/config.json")),
+    "vision": (TOWER, lambda config: vision_config(config, None, feature_layer=-2, where="here/config.json")),
     "adapter": (ADAPTER, lambda config: read_adapter_config(config, "here/config.json").lora),
 }
 
 
 @pytest.mark.parametrize(
     ("kind", "key"),
-    [*(("decoder", key) for key in hf_config.ALWAYS_SAID["decoder"]),
-     *(("vision", key) for key in hf_config.ALWAYS_SAID["vision"]), ("adapter", "r"), ("adapter", "lora_alpha")],
+    [*(("decoder", key) for key in hf_decoder.ALWAYS_SAID),
+     *(("vision", key) for key in hf_vision.ALWAYS_SAID), ("adapter", "r"), ("adapter", "lora_alpha")],
 )  # fmt: skip
 def test_no_size_is_assumed_in_a_config_of_its_own(kind, key):
     config, read = READERS[kind]
@@ -78,9 +86,9 @@ def test_no_size_is_assumed_in_a_config_of_its_own(kind, key):
 def test_a_config_inside_another_leaves_out_what_is_at_its_default():
     text, tower = ({"model_type": "llama", "vocab_size": 32064}, {"model_type": "clip_vision_model", "image_size": 336})
     config = {"text_config": text, "vision_config": tower}
-    decoder = hf_config.decoder_config(config, "x")
+    decoder = decoder_config(config, "x")
     assert (decoder.vocab_size, decoder.width, decoder.rms_norm_epsilon) == (32064, 4096, 1e-6)
-    vision = hf_config.vision_config(config, None, feature_layer=-2, where="x")
+    vision = vision_config(config, None, feature_layer=-2, where="x")
     assert (vision.image_size, vision.width) == (336, 768)
 
 
@@ -105,12 +113,12 @@ def test_starts_that_change_the_base_are_an_error():
 
 def test_configs_come_back():
     config = made.model()
-    written = hf_config.decoder_to_json(config.decoder, vocab_size=made.VOCAB, dtype="float32")
-    read = hf_config.decoder_config(written, "x")
+    written = decoder_to_json(config.decoder, vocab_size=made.VOCAB, dtype="float32")
+    read = decoder_config(written, "x")
     assert {**vars(read), "remat": "none"} == vars(config.decoder)
-    tower = hf_config.vision_to_json(config.vision)
+    tower = vision_to_json(config.vision)
     means = {"image_mean": config.vision.image_mean, "image_std": config.vision.image_std}
-    read_tower = hf_config.vision_config(tower, means, feature_layer=-1, where="x")
+    read_tower = vision_config(tower, means, feature_layer=-1, where="x")
     assert vars(read_tower) == {**vars(config.vision), "num_layers": 2, "feature_layer": -1}
     assert read_adapter_config(hf_config.lora_to_json(config.lora, base_model="b"), "x").lora == config.lora
 
@@ -175,15 +183,19 @@ def test_other_ways_to_make_images_square_are_an_error():
 
 def test_defaults_are_transformers_own():
     transformers = pytest.importorskip("transformers")
+    named = {name: family.architecture.replace("ForCausalLM", "Config") for name, family in hf_decoder.FAMILIES.items()}
+    towers = {name: tower.architecture for name, tower in hf_vision.TOWERS.items()}
+    towers = {name: f"{kind.removesuffix('Model')}Config" for name, kind in towers.items()}
     for ours, theirs in (
-        (hf_config.LLAMA_DEFAULTS, transformers.LlamaConfig()),
-        (hf_config.CLIP_DEFAULTS, transformers.CLIPVisionConfig()),
+        *((family.defaults, getattr(transformers, named[name])()) for name, family in hf_decoder.FAMILIES.items()),
+        *((tower.defaults, getattr(transformers, towers[name])()) for name, tower in hf_vision.TOWERS.items()),
         (hf_config.LLAVA_DEFAULTS, transformers.LlavaConfig()),
     ):
         found = theirs.to_dict()
         skipped = {"rope_theta", "rope_scaling", "rope_parameters", "num_key_value_heads", "head_dim"}
-        assert {key: found[key] for key in ours if key not in skipped} == {k: ours[k] for k in ours if k not in skipped}
-    assert transformers.LlamaConfig().rope_parameters["rope_theta"] == hf_config.LLAMA_DEFAULTS["rope_theta"]
+        compared = (set(ours) & set(found)) - skipped
+        assert {key: found[key] for key in compared} == {key: ours[key] for key in compared}
+    assert transformers.LlamaConfig().rope_parameters["rope_theta"] == hf_decoder.LLAMA_DEFAULTS["rope_theta"]
 
 
 def test_ranks_and_scales_of_single_modules():

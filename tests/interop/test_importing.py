@@ -10,7 +10,7 @@ import pytest
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop import formats as tables
-from igllm_jax.interop import hf_config
+from igllm_jax.interop import hf_config, hf_decoder
 from igllm_jax.interop.importing import find_tokenizer, run
 from igllm_jax.interop.sources import ImportRequest, Plan
 from igllm_jax.models import lora
@@ -221,6 +221,15 @@ def fails(tmp_path, message, **request):
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("base")]
 
 
+def test_a_llava_of_another_kind_is_refused_by_name(tmp_path):
+    """Its tensors are LLaVA's, but its images come in tiles."""
+    made.put_json(tmp_path / "next" / "config.json", {"model_type": "llava_next", "vision_config": {}})
+    made.save(
+        {"multi_modal_projector.linear_1.weight": np.ones((2, 2), np.float32)}, tmp_path / "next" / "model.safetensors"
+    )
+    fails(tmp_path, "model_type is 'llava_next'; supported: llava", llava=tmp_path / "next")
+
+
 def test_files_that_do_not_belong_together(tmp_path, folders):
     fails(tmp_path, "give --vision DIR and --decoder DIR, or --llava DIR", vision=folders["vision"])
     fails(tmp_path, "leave out --decoder", llava=folders["decoder"], decoder=folders["decoder"])
@@ -238,7 +247,7 @@ def test_files_that_do_not_belong_together(tmp_path, folders):
 
 def test_another_size_than_the_config_says(tmp_path, folders, model):
     decoder = made.decoder(tmp_path / "d", model, made.params(model))
-    described = hf_config.decoder_to_json(replace(model.decoder, num_layers=4), vocab_size=made.VOCAB, dtype="float32")
+    described = hf_decoder.decoder_to_json(replace(model.decoder, num_layers=4), vocab_size=made.VOCAB, dtype="float32")
     made.put_json(decoder / "config.json", {**described, "intermediate_size": 37})
     fails(
         tmp_path, r"9 tensors are missing: model.layers.3.self_attn.q_proj.weight,.*9 tensors are of another shape",
@@ -255,7 +264,7 @@ def test_what_is_wrong_in_several_files_is_listed_together(tmp_path, folders, mo
     del tensors["vision_model.pre_layrnorm.bias"]
     made.save(tensors, tower / "model.safetensors")
     fails(
-        tmp_path, r"/v is not the CLIP.*1 tensor is missing: vision_model.pre_layrnorm.bias; and .*/d is not the LLaMA "
+        tmp_path, r"/v is not the CLIP.*1 tensor is missing: vision_model.pre_layrnorm.bias; and .*/d is not the "
         r"decoder that its config describes: 1 tensor is unknown: x", vision=tower, decoder=decoder,
     )  # fmt: skip
 
@@ -313,7 +322,7 @@ def test_tokenizers_that_do_not_fit(tmp_path, folders, model):
     cut = {path: a[:53] if path == "decoder/embedding" else a for path, a in small.items()}
     cut["decoder/head/kernel"] = small["decoder/head/kernel"][:, :53]
     other = made.decoder(tmp_path / "e", big, cut)
-    made.put_json(other / "config.json", hf_config.decoder_to_json(big.decoder, vocab_size=53, dtype="float32"))
+    made.put_json(other / "config.json", hf_decoder.decoder_to_json(big.decoder, vocab_size=53, dtype="float32"))
     fails(tmp_path, r"pieces and the embedding 53 rows", vision=folders["vision"], decoder=other)
 
 

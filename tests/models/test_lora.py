@@ -16,7 +16,7 @@ def config(kind="hash", share=0.25, rank=5):
 
 def one_layer(width_in, width_out, lora_config):
     """The only slice of a stack of one, as a scan over layers has it."""
-    stack = LoRALinear((width_in, width_out), ("embed", "mlp"), lora_config, nnx.Rngs(0), site=0, layers=1)
+    stack = LoRALinear((width_in, width_out), ("embed", "mlp"), lora_config, nnx.Rngs(0), site=0, bias=False, layers=1)
     graphdef, state = nnx.split(stack)
     return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[0], state))
 

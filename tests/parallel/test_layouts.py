@@ -39,8 +39,9 @@ CASES = [mesh if mesh in QUICK else pytest.param(mesh, marks=pytest.mark.slow) f
 
 @cache
 def model():
-    """The small model in sizes that eight devices can share."""
-    config = small.model(remat="full", layers=2)
+    """The small model in sizes that eight devices can share, with all that decoder families have of their own."""
+    flags = {"qkv_bias": True, "qk_norm": True, "rope_scaling": (8.0, 1.0, 4.0, 17.0)}
+    config = small.model(remat="full", layers=2, **flags)
     vision = replace(config.vision, width=32, mlp_width=24, num_layers=2, feature_layer=-2)
     decoder = replace(config.decoder, vocab_size=56, width=48, num_kv_heads=4, head_dim=8, mlp_width=40)
     return replace(config, vision=vision, decoder=decoder, lora=replace(config.lora, rank=4))

@@ -25,6 +25,12 @@ LAYOUT = small.LAYOUT
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
+SIZES = {  # of a decoder
+    "vocab_size": made.VOCAB, "hidden_size": WIDTH, "intermediate_size": 31, "num_hidden_layers": 3,
+    "num_attention_heads": HEADS, "num_key_value_heads": 2, "head_dim": 6, "rms_norm_eps": 3e-3,
+}  # fmt: skip
+
+
 def vision_config() -> transformers.CLIPVisionConfig:
     return transformers.CLIPVisionConfig(
         hidden_size=VISION_WIDTH, intermediate_size=29, num_hidden_layers=3, num_attention_heads=2, image_size=21,
@@ -33,11 +39,8 @@ def vision_config() -> transformers.CLIPVisionConfig:
 
 
 def decoder_config(*, tied: bool = False, vocab_size: int = made.VOCAB) -> transformers.LlamaConfig:
-    return transformers.LlamaConfig(
-        vocab_size=vocab_size, hidden_size=WIDTH, intermediate_size=31, num_hidden_layers=3, num_attention_heads=HEADS,
-        num_key_value_heads=2, head_dim=6, rms_norm_eps=3e-3, rope_theta=511.0, tie_word_embeddings=tied,
-        attn_implementation="eager",
-    )  # fmt: skip
+    sizes = SIZES | {"vocab_size": vocab_size, "rope_theta": 511.0, "tie_word_embeddings": tied}
+    return transformers.LlamaConfig(**sizes, attn_implementation="eager")
 
 
 def shaken(module: nn.Module, scale: float = 0.2) -> nn.Module:
@@ -72,11 +75,12 @@ class Reference:
     projector_kind: str
     head_kind: str
     feature_layer: int = -2
+    num_prefix: int = 1
 
     def features(self, images: np.ndarray) -> torch.Tensor:
         """[B, N, Dv] of uint8 images."""
         hidden = self.vision(normalised(images), output_hidden_states=True).hidden_states
-        return hidden[self.feature_layer][:, 1:]
+        return hidden[self.feature_layer][:, self.num_prefix :]
 
     def embed(self, images: np.ndarray, tokens: np.ndarray) -> torch.Tensor:
         text = self.decoder.get_input_embeddings()(torch.tensor(np.asarray(tokens)).long())
@@ -108,19 +112,33 @@ def normalised(images: np.ndarray) -> torch.Tensor:
     return (pixels - mean) / std
 
 
-def build(folder: Path, *, projector_kind: str, head_kind: str, tied: bool = False, seed: int = 0) -> Reference:
-    """A random model; base weights are saved in folder/vision and folder/decoder, what trains in folder/adapter."""
+def build(
+    folder: Path,
+    *,
+    projector_kind: str,
+    head_kind: str,
+    tied: bool = False,
+    seed: int = 0,
+    decoder: transformers.PreTrainedConfig | None = None,
+    vision: transformers.PreTrainedConfig | None = None,
+    num_prefix: int = 1,
+) -> Reference:
+    """A random model; base weights are saved in folder/vision and folder/decoder, what trains in folder/adapter.
+
+    decoder, vision: their configs (default: LLaMA's and CLIP's). num_prefix: the tower's positions before its patches.
+    """
     torch.manual_seed(seed)
-    vision = shaken(transformers.CLIPVisionModel(vision_config()))
-    decoder = shaken(transformers.LlamaForCausalLM(decoder_config(tied=tied)), 0.05)
-    vision.save_pretrained(folder / "vision")
+    tower = shaken(transformers.AutoModel.from_config(vision_config() if vision is None else vision))
+    described = decoder_config(tied=tied) if decoder is None else decoder
+    decoder = shaken(transformers.AutoModelForCausalLM.from_config(described), 0.05)
+    tower.save_pretrained(folder / "vision")
     decoder.save_pretrained(folder / "decoder")
     made.put_json(folder / "vision" / "preprocessor_config.json", {"image_mean": MEAN, "image_std": STD})
     made.tokenizer(folder / "decoder")
     config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS, lora_dropout=0.0, task_type="CAUSAL_LM")
     decoder = peft.get_peft_model(decoder, config)
     head = float_head(head_kind)
-    found = Reference(vision, decoder, projector(projector_kind), head, projector_kind, head_kind)
+    found = Reference(tower, decoder, projector(projector_kind), head, projector_kind, head_kind, num_prefix=num_prefix)
     for name, parameter in decoder.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)

@@ -4,6 +4,7 @@ import copy
 
 import jax
 import numpy as np
+import pytest
 import torch
 import transformers
 from jax import numpy as jnp
@@ -19,6 +20,7 @@ from igllm_jax.training.step import make_train_step
 from igllm_jax.weights import base_folder
 from tests.bases import read_arrays
 from tests.parity import reference
+from tests.parity.test_towers import SIZES
 
 STEPS, WARMUP, CLIP = 50, 0.03, 1.0
 RATES = {"lora": 2e-3, "projector": 2e-3, "float_head": 2e-2}  # the reference's, times 100: a short run has to move
@@ -67,8 +69,19 @@ def our_losses(folder, batches):
     return losses, {path: np.asarray(array) for path, array in unnest(state.params).items()}
 
 
-def test_losses_and_updates_are_the_same(tmp_path):
-    theirs = reference.build(tmp_path, projector_kind="mlp2x_gelu", head_kind="tanh_mlp_gelu", seed=3)
+def siglip_and_qwen():
+    """A pair that shares little with the reference's."""
+    sizes = {**SIZES, "intermediate_size": 29}
+    heads = {"num_attention_heads": 2, "head_dim": 14}
+    return {
+        "vision": transformers.SiglipVisionConfig(**sizes), "num_prefix": 0,
+        "decoder": transformers.Qwen2Config(**{**reference.SIZES, **heads}, attn_implementation="eager"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", [dict, siglip_and_qwen], ids=["reference", "siglip_qwen2"])
+def test_losses_and_updates_are_the_same(tmp_path, pair):
+    theirs = reference.build(tmp_path, projector_kind="mlp2x_gelu", head_kind="tanh_mlp_gelu", seed=3, **pair())
     for name, parameter in theirs.decoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.zeros_(parameter)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from igllm_jax.models.clip import normalise
+from igllm_jax.models.vision import normalise
 from tests import small
 
 EVERY_VALUE = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None, None], (256, 1, 1, 3))
