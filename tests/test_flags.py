@@ -60,8 +60,8 @@ def test_a_flag_out_of_range_or_out_of_place_is_one_line(main, words, message):
 
 @pytest.mark.parametrize("text", ["--1", "9" * 5000, "٣", "0x1", ""])
 def test_sizes_of_a_mesh_are_whole_numbers(text):
-    run = SimpleNamespace(mesh=SimpleNamespace(sizes={"data": 1, "fsdp": 1, "tensor": 1}))
-    assert plan._mesh("fsdp=-1,tensor=2", run, "local", "train") == (1, -1, 2)
+    run = SimpleNamespace(mesh=SimpleNamespace(slices=1, sizes={"data": 1, "fsdp": 1, "tensor": 1}))
+    assert plan._mesh("fsdp=-1,tensor=2", run, "local", "train") == ((1, -1, 2), 1)
     with pytest.raises(UserError, match=r"--mesh .*: fsdp: expected a whole number from -1 to 1048576"):
         plan._mesh(f"fsdp={text}", run, "local", "train")
 

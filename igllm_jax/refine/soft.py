@@ -138,11 +138,11 @@ def soft_layer(
     plain = part.pattern == PATTERNS.index("plain")
     color = jnp.where(plain, part.color, (part.color + part.second) / 2)[:, None]
 
-    def shiny(*surface: Any) -> Array:
-        return metal(*surface, light, jnp, HORIZON_BLEND)
+    def shiny(view: Triple, points: Triple, normal: Triple, color: Array) -> Array:
+        return metal(view, points, normal, color, light, jnp, HORIZON_BLEND)
 
-    def matt(*surface: Any) -> Array:
-        return rubber(*surface, light, jnp)
+    def matt(view: Triple, points: Triple, normal: Triple, color: Array) -> Array:
+        return rubber(view, points, normal, color, light, jnp)
 
     shade = jax.lax.cond(part.metallic >= METALLIC, shiny, matt, view, points, normal, color)
     return Layer(cover, jnp.clip(touch.depth, 0, FARTHEST), shade)
