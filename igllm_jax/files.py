@@ -148,7 +148,7 @@ def check_absent(path: str | FilePath) -> FilePath:
 
 
 def upload_folder(source: Path, target: FilePath, without: Collection[str] = ()) -> None:
-    """Puts a folder into a bucket, in place of what a stopped upload left; `without` files of these names in it.
+    """Puts a folder into a bucket, instead of what a stopped upload left; `without` files of these names in it.
 
     Raises: OSError naming what could not be put there.
     """
@@ -194,7 +194,7 @@ def check_finished(folder: FilePath) -> FilePath:
 
 
 def move_in(source: Path, target: FilePath) -> None:
-    """Gives a file of this machine, whole by now, its place, which may be in a bucket. Raises: OSError."""
+    """Gives a file of this machine, whole by now, its final name, which may be in a bucket. Raises: OSError."""
     if paths.is_remote(target):
         from igllm_jax import buckets
 

@@ -118,7 +118,7 @@ def _expect_full_attention(found: Json, where: object) -> None:
 
 
 def _rope(found: Json, where: object) -> tuple[float, tuple[float, ...]]:
-    """(theta, rope_scaling of ours). Newer files keep both in rope_parameters, older ones in two places."""
+    """(theta, rope_scaling of ours). Newer files keep both in rope_parameters, older ones in two keys."""
     scalings = {}
     for key in ("rope_parameters", "rope_scaling"):
         rope = found[key] or {}

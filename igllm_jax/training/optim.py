@@ -109,7 +109,7 @@ def _averaging(decay: float) -> optax.GradientTransformation:
         averages = jax.tree.map(lambda a, p, u: decay * a + (1 - decay) * (p + u), state.params, params, updates)
         return updates, Averages(averages)
 
-    # a copy: the step is given its state to overwrite, which one array in two places would forbid
+    # a copy: the step is given its state to overwrite, which an array that stands in it twice would forbid
     return optax.GradientTransformation(lambda params: Averages(jax.tree.map(jnp.copy, params)), update)
 
 
