@@ -92,14 +92,19 @@ def tuned(request: PlanRequest, run: RunOptions, options: argparse.Namespace) ->
     trainable = trainable_paths(skeleton(run.model).shapes, run.optim.trainable)
     sizes = (run.model, trainable, chip, memory, request.length, answer, run.loss.chunk)
     all_of_them = tune.choices(topology.num_chips, request.slices, kernels, mesh)
-    found = []
+    found, told = [], f"batch {options.batch} fits by none of the plans; give a smaller --batch, or none"
     for one in tune.best([tune.promise(choice, *sizes) for choice in all_of_them], options.tune):
         progress.note(f"compiling {one.choice.remat}, {one.choice.attention} on data,fsdp,tensor={one.choice.mesh}")
-        choice, plan = tune.fitted(one, request, options.batch, measure, largest)
+        try:
+            choice, plan = tune.fitted(one, request, options.batch, measure, largest)
+        except UserError as error:  # sizes promised what the compiler, or the layout, refuses
+            told = str(error)
+            progress.note(told)
+            continue
         if plan is not None:
             found.append((choice, complete(plan, choice.model(run.model), run.optim.trainable)))
     if not found:
-        raise UserError(f"--tune: batch {options.batch} fits by none of the plans; give a smaller --batch, or none")
+        raise UserError(f"--tune: {told}")
     found.sort(key=lambda pair: -tune.rate(pair[1]))
     print(tune.table(found))
     return found[0][1]

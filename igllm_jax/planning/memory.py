@@ -64,8 +64,9 @@ def kept_elements(decoder: DecoderConfig, length: int) -> float:
 
 
 def weight_passes(decoder: DecoderConfig) -> int:
-    """How often a training step reads every weight: forward, for gradients, and where products are computed again."""
-    return 2 if decoder.remat in ("none", "elementwise") else 3
+    """How often a training step reads every weight: forward, for gradients, and where products are
+    recomputed."""
+    return 2 if decoder.remat in ("none", "elementwise", "dots") else 3
 
 
 def train_traffic(model: VLMConfig, length: int) -> float:

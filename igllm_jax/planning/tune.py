@@ -91,7 +91,7 @@ def promise(
     chunk: int,
 ) -> Promise:
     """From sizes alone. trainable: parameters that train, by path. memory: bytes of a chip that a program may take.
-    chunk: answer positions whose logits exist at once. Weights are gathered once a pass over fsdp; gradients of
+    chunk: answer positions whose logits are computed at once. Weights are gathered once a pass over fsdp; gradients of
     trainables are added up once."""
     model = choice.model(model)
     shapes = skeleton(model).shapes

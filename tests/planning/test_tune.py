@@ -114,6 +114,18 @@ def test_the_best_plan_at_the_largest_batch_with_its_flags(fake, capsys):
     )
 
 
+def test_a_plan_that_is_refused_leaves_the_others(fake, monkeypatch, capsys):
+    def refuses(request):
+        if "--config.model.decoder.remat=qkvres" in request.config:
+            raise UserError("axis 'embed' can't be sharded")
+        return plan_largest(request, fake_measure)
+
+    monkeypatch.setattr(plan, "largest", refuses)
+    assert plan.main([*CLEVR, "--topology", "v5e:4x4", "--mesh", "data=1,fsdp=16", "--tune", "6"]) == 0
+    found = capsys.readouterr()
+    assert "axis 'embed'" in found.err and "qkvres" not in found.out
+
+
 def test_a_given_batch_is_split_until_it_fits(fake, capsys):
     words = ["--topology", "v5e:4x4", "--mesh", "data=1,fsdp=16", "--batch", "512", "--tune", "6"]
     assert plan.main([*CLEVR, *words]) == 0
