@@ -33,7 +33,7 @@ def paths(model):
     return skeleton(model).shapes
 
 
-@pytest.mark.parametrize(("remat", "executed"), [("full", 40.9), ("qkvctx", 37.5), ("qkvres", 36.3), ("none", 29.9)])
+@pytest.mark.parametrize(("remat", "executed"), [("full", 41.1), ("qkvctx", 37.7), ("qkvres", 36.6), ("none", 29.9)])
 def test_flops_of_the_full_size(remat, executed):
     model = full_size(remat=remat)
     one = flops.train_flops(model, length=1024, answer_length=393, trainable=trainable_paths(paths(model), "lora"))
@@ -209,8 +209,8 @@ def test_what_is_printed_and_written(tmp_path, monkeypatch, capsys):
         r"train on v5e:2x2 \(4 x TPU v5 lite\), mesh data=1,fsdp=4,tensor=1: batch 52 \(13 per chip\) of 1024",
         r"frozen +1\.500 GiB", r"trainables +0\.200 GiB", r"optimizer +0\.300 GiB", r"temporaries +13\.000 GiB",
         r"peak +15\.000 GiB", r"memory +15\.750 GiB", "read off the same program with attention=chunked and batch 4",
-        r"all-gather +fsdp +3 times +2\.000 GB", r"model FLOPs per step: 1\.55\d+e\+15 useful, 2\.29\d+e\+15 exec",
-        r"bound: step >= 2\.91 s, MFU <= 67\.8% \(compute 2\.91 s, memory \S+ s, links 0\.01 s\)",
+        r"all-gather +fsdp +3 times +2\.000 GB", r"model FLOPs per step: 1\.55\d+e\+15 useful, 2\.14\d*e\+15 exec",
+        r"bound: step >= 2\.72 s, MFU <= 72\.8% \(compute 2\.72 s, memory \S+ s, links 0\.01 s\)",
         "limited by compute", "compiled in 3 s", r"largest batch that fits: 52 \(13 per device\)",
         r"fits: 15\.00 of 15\.75 GiB",
     ]  # fmt: skip

@@ -53,7 +53,7 @@ def train_flops(model: VLMConfig, *, length: int, answer_length: int, trainable:
     length: positions, image included. answer_length: positions with logits. trainable: the parameters that
     train, by path.
 
-    Example: 7B with LoRA 128, length 1024, answer_length 393: 29.9e12 useful, 40.9e12 executed with remat "full".
+    Example: 7B with LoRA 128, length 1024, answer_length 393: 29.9e12 useful, 41.1e12 executed with remat "full".
     """
     base, tower = "decoder/layers/q/kernel" in trainable, "vision/blocks/q/kernel" in trainable
     forward = layer_flops(model.decoder, model.lora, length)
