@@ -8,7 +8,7 @@ import io
 from dataclasses import dataclass, fields
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 from scipy.special import ndtri
 
 from igllm_jax.errors import UserError
@@ -16,6 +16,8 @@ from igllm_jax.scene.language import Language
 
 _GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in brightness. Source: ITU-R BT.601
 _MIDDLE = 127.5
+_ZERO = 128  # the level of noise that changes nothing
+_SHARE = 0.125  # of the visits that have each of noise, blur and JPEG, which cost the most
 # A byte as a number of a normal distribution: 256 quantiles, which cost a look-up where a true draw costs a logarithm.
 _NORMAL = ndtri((np.arange(256) + 0.5) / 256).astype(np.float32)
 
@@ -26,8 +28,8 @@ class AugmentOptions:
 
     brightness, contrast: up to this share more or less. color: saturation, and each of red, green and blue, up to this
     share more or less. noise: standard deviation, up to this share of white. blur: standard deviation, up to so many
-    pixels. jpeg: quality, from here to 100. Noise, blur and JPEG are for every second visit. flip: every second one
-    sees image and scene mirrored, left and right. shift: content is moved by up to this share of the image's side.
+    pixels. jpeg: quality, from here to 100. Noise, blur and JPEG are each for every eighth visit. flip: every
+    second one sees image and scene mirrored, left and right. shift: content is moved by up to this share of the side.
     """
 
     brightness: float = 0.0
@@ -51,14 +53,14 @@ AS_IS = AugmentOptions()
 def augment(image: np.ndarray, options: AugmentOptions, rng: np.random.Generator) -> np.ndarray:
     """uint8 [S, S, 3], varied as `rng` draws. Each visit draws as many numbers, whatever is on, so that switching one
     thing off leaves the others as they were."""
-    signs, shares, is_applied = rng.uniform(-1, 1, 8), rng.random(3), rng.random(3) < 0.5
+    signs, shares, is_applied = rng.uniform(-1, 1, 8), rng.random(3), rng.random(3) < _SHARE
     picture = Image.fromarray(_moved(image, np.rint(options.shift * len(image) * signs[6:]).astype(int)))
     if options.brightness or options.contrast or options.color:
         picture = picture.convert("RGB", _color_matrix(options, signs))
     if options.blur and is_applied[0]:
         picture = picture.filter(ImageFilter.GaussianBlur(float(options.blur * shares[0])))
     if options.noise and is_applied[1]:
-        picture = Image.fromarray(_noisy(np.asarray(picture), 255 * options.noise * shares[1], rng))
+        picture = _noisy(picture, 255 * options.noise * shares[1], rng)
     if options.jpeg and is_applied[2]:
         picture = _as_jpeg(picture, int(options.jpeg + shares[2] * (100 - options.jpeg)))
     return np.asarray(picture)
@@ -93,10 +95,10 @@ def _color_matrix(options: AugmentOptions, signs: np.ndarray) -> tuple[float, ..
     return tuple(map(float, matrix.ravel()))
 
 
-def _noisy(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    steps = np.rint(deviation * _NORMAL).astype(np.int16)
-    noise = steps[np.frombuffer(rng.bytes(image.size), np.uint8)].reshape(image.shape)
-    return np.clip(image + noise, 0, 255).astype(np.uint8)
+def _noisy(picture: Image.Image, deviation: float, rng: np.random.Generator) -> Image.Image:
+    levels = np.clip(np.rint(_ZERO + deviation * _NORMAL), 0, 255).astype(np.uint8).tobytes()
+    noise = Image.frombytes("RGB", picture.size, rng.bytes(3 * picture.width * picture.height).translate(levels))
+    return ImageChops.add(picture, noise, offset=-_ZERO)
 
 
 def _as_jpeg(picture: Image.Image, quality: int) -> Image.Image:

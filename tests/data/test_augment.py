@@ -31,13 +31,13 @@ def test_levels_stay_within_what_was_asked_for(options, low, high):
 def test_noise_blur_and_jpeg_do_what_they_say():
     rng = np.random.default_rng(0)
     deviations = [augment(flat(128), AugmentOptions(noise=0.1), rng).std() for _ in range(100)]
-    assert deviations.count(0) in range(30, 70) and 20 < max(deviations) < 26  # up to 25.5
+    assert deviations.count(0) in range(75, 98) and 20 < max(deviations) < 26  # up to 25.5
     board = np.kron(np.indices((16, 16)).sum(axis=0) % 2 * 255, np.ones((2, 2)))
     image = np.stack([board] * 3, axis=-1).astype(np.uint8)
     for options in (AugmentOptions(blur=2.0), AugmentOptions(jpeg=10)):
         found = [augment(image, options, rng) for _ in range(40)]
         changed = sum((one != image).any() for one in found)
-        assert 8 <= changed <= 32 and all(one.shape == image.shape and one.dtype == np.uint8 for one in found)
+        assert 1 <= changed <= 12 and all(one.shape == image.shape and one.dtype == np.uint8 for one in found)
     assert min(augment(image, AugmentOptions(blur=2.0), rng).std() for _ in range(40)) < 40 < image.std()
 
 
