@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from igllm_jax.decoding.answer import Answer, json_call, shortest
 from igllm_jax.decoding.decode import Parts, make_decode, prepare
 from igllm_jax.decoding.decode_options import Decoded, DecodeOptions
 from igllm_jax.decoding.grammar import Grammar, compile_grammar
+from igllm_jax.decoding.refill import RefillPrograms
 from igllm_jax.decoding.sampling import GREEDY, SamplingOptions, image_ids
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig
@@ -81,7 +82,7 @@ class AnswerGenerator:
         sampling: SamplingOptions = GREEDY,
         num_samples: int = 1,
     ):
-        self.layout, self.data, self.num_drafts = layout, options, num_drafts
+        self.model, self.layout, self.data, self.num_drafts = model, layout, options, num_drafts
         self.table: ngram_drafts.Table | None = None
         self.guess_from(ngram_drafts.empty())
         before, after = pipeline.prompt_tokens(options, tokenizer)
@@ -129,6 +130,20 @@ class AnswerGenerator:
         ways = self.layout.mesh.shape["data"] * self.layout.mesh.shape["fsdp"]
         return -(-wanted // ways) * ways
 
+    @cached_property
+    def refill(self) -> RefillPrograms:
+        """The programs of a stream, see stream.py."""
+        return RefillPrograms.of(self.model, self.options, self.layout)
+
+    def on_devices(self, images: np.ndarray, batch_size: int, names: Sequence[str]) -> tuple[Any, Any, Any]:
+        """Images, which of them there are, and what stands for them where tokens are drawn (None where none are).
+        Arguments as below."""
+        rows = np.asarray(self.layout.rows(batch_size))
+        ids = np.zeros(batch_size, np.uint32)
+        ids[: len(names)] = image_ids(names)
+        images, is_used, own_ids = self.layout.shard((images, rows < len(names), ids[rows]), batch_size)
+        return images, is_used, None if self.options.sampling.is_greedy else own_ids
+
     def __call__(
         self, prepared: dict[str, Any], images: np.ndarray, batch_size: int, names: Sequence[str]
     ) -> list[Answer]:
@@ -139,12 +154,8 @@ class AnswerGenerator:
 
         Raises: UserError naming the first image whose logits are not finite.
         """
-        rows = np.asarray(self.layout.rows(batch_size))
-        ids = np.zeros(batch_size, np.uint32)
-        ids[: len(names)] = image_ids(names)
-        images, is_used, own_ids = self.layout.shard((images, rows < len(names), ids[rows]), batch_size)
-        is_greedy = self.options.sampling.is_greedy
-        found = self.decode(prepared, images, is_used, self.table, self.grammar, None if is_greedy else own_ids)
+        images, is_used, ids = self.on_devices(images, batch_size, names)
+        found = self.decode(prepared, images, is_used, self.table, self.grammar, ids)
         self.table = found.table
         return self.answers(jax.device_get(replace(found, table=None)), names)
 

@@ -7,6 +7,7 @@ the language have no chance, and where one token alone may follow, that is the g
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -19,7 +20,6 @@ from igllm_jax.decoding.decode_options import Decoded, DecodeOptions
 from igllm_jax.decoding.decode_step import Loop, Step
 from igllm_jax.decoding.grammar import Grammar
 from igllm_jax.models import axes, lora
-from igllm_jax.models.llama import config_cos_sin
 from igllm_jax.models.llama_decode import Cache, DecodeLayer
 from igllm_jax.models.params import Skeleton
 from igllm_jax.models.vlm import VLM, VLMConfig, skeleton
@@ -53,6 +53,12 @@ class Parts:
         """Axis names of the same tree."""
         layers = (self.layer.axes,) * self.config.decoder.num_layers
         return {"rest": self.rest.axes | self._head(self.rest.axes), "layers": layers}
+
+    def build(self, params: Mapping[str, Any]) -> tuple[VLM, tuple[DecodeLayer, ...], jax.Array]:
+        """Of what `prepare` made: the model but its layers, the layers, and the vocabulary head [V, D]."""
+        rest = dict(params["rest"])
+        head = rest.pop(HEAD, rest[EMBEDDING])
+        return self.rest.build(rest), tuple(self.layer.build(layer) for layer in params["layers"]), head
 
     def _head(self, like: Mapping[str, Any]) -> dict[str, Any]:
         return {} if self.config.decoder.tie_embeddings else {HEAD: like[EMBEDDING]}
@@ -102,43 +108,30 @@ def make_decode(
         ids: UInt32[Array, "b"] | None = None,
     ) -> Decoded:
         with axes.sharding_rules(rules):
-            rest = dict(params["rest"])
-            head = rest.pop(HEAD, rest[EMBEDDING])
-            layers = tuple(parts.layer.build(layer) for layer in params["layers"])
+            step = Step.of(*parts.build(params), options, grammar)
             known = None
             if options.num_drafts:
                 known = jax.tree.map(jnp.asarray, ngram_drafts.empty() if table is None else table)
-            step, caches, x = _prefill(parts.rest.build(rest), layers, head, images, options, grammar)
+            caches, x = prefill(step, images, stops(options.max_new_tokens - 1)[0] + options.num_drafts)
             caches, x, is_used = tiled(caches, x, is_used, options.num_samples)
             return _decode(step, caches, x, is_used, known, first_keys(ids, options))
 
     return decode
 
 
-def _prefill(
-    model: VLM, layers: tuple[DecodeLayer, ...], head: Array, images: Array, options: DecodeOptions, grammar: Any
-) -> tuple[Step, tuple[Cache, ...], Float[Array, "d b"]]:
-    """The prompt: what the steps read, each layer's cache with room for the loop's first piece, and the last layer's
-    output at the last position."""
-    free = _stops(options.max_new_tokens - 1)[0] + options.num_drafts
-    batch, dtype, decoder = images.shape[0], jnp.dtype(model.config.dtype), model.decoder
-    shared_x = decoder.embed(jnp.array([options.before], jnp.int32), dtype)
-    x = model.embed(images, jnp.tile(jnp.array(options.after, jnp.int32), (batch, 1)), image_offset=0)
-    num_shared, num_own = shared_x.shape[1], x.shape[1]
-    positions = num_shared + num_own - 1 + jnp.arange(options.max_new_tokens + options.num_drafts)
-    cos, sin = config_cos_sin(positions, decoder.config)
-    shared, caches = [], []
-    for number, layer in enumerate(layers, 1):
-        shared_x, before = layer.prefill(shared_x, num_shared)
+def prefill(step: Step, images: UInt8[Array, "b s s 3"], free: int) -> tuple[tuple[Cache, ...], Float[Array, "d b"]]:
+    """The prompt from the image on: each layer's cache, with room for `free` tokens, and the last layer's output at the
+    last position."""
+    model, layers, after = step.model, step.layers, jnp.array(step.options.after, jnp.int32)
+    x = model.embed(images, jnp.tile(after, (images.shape[0], 1)), image_offset=0)
+    length, caches = step.num_own + free, []
+    for number, (layer, before) in enumerate(zip(layers, step.shared, strict=True), 1):
         if number < len(layers):
-            x, cache = layer.prefill(x, num_own + free, before)
+            x, cache = layer.prefill(x, length, before)
         else:
-            x, cache = layer.prefill_last(x, num_own + free, before, (cos[:1], sin[:1]))
-        shared.append(before)
+            x, cache = layer.prefill_last(x, length, before, (step.cos[:1], step.sin[:1]))
         caches.append(cache)
-    head = axes.weight(head.astype(dtype), "vocab", "embed")
-    step = Step(model, layers, head, tuple(shared), cos, sin, num_own, options, grammar)
-    return step, tuple(caches), x
+    return tuple(caches), x
 
 
 def _decode(
@@ -151,12 +144,19 @@ def _decode(
 ) -> Decoded:
     """After the prefill: the first token from it, and the loop in pieces between which the caches grow."""
     options = step.options
-    most, num_drafts = options.max_new_tokens, options.num_drafts
+    num_drafts = options.num_drafts
     nothing = jnp.zeros((len(is_used), 0), jnp.int32)
     loop = step.write(Loop.of(caches, is_used, table, options, step.grammar, keys), x, nothing)
-    for stop in _stops(most - 1):
+    for stop in stops(options.max_new_tokens - 1):
         length = step.num_own + stop + num_drafts
-        loop = step.run(replace(loop, caches=tuple(cache.grown(length) for cache in loop.caches)), stop)
+        loop = replace(loop, caches=tuple(cache.grown(length) for cache in loop.caches))
+        loop = step.run(loop, partial(Loop.goes_on, stop=stop))
+    return decoded(loop, options)
+
+
+def decoded(loop: Loop, options: DecodeOptions) -> Decoded:
+    """What the loop's rows have written so far, of a row that is done its answer."""
+    most = options.max_new_tokens
     is_written = jnp.arange(most) < loop.counts[:, None]
     tokens = jnp.where(is_written, loop.tokens[:, :most], options.end_id)
     lengths = jnp.sum(is_written & (tokens != options.end_id), axis=1)
@@ -187,7 +187,7 @@ def tiled(
     return repeated, jnp.repeat(x, num_samples, axis=1), jnp.repeat(is_used, num_samples)
 
 
-def _stops(steps: int) -> list[int]:
+def stops(steps: int) -> list[int]:
     """Where the loop ends for its caches to grow: no step reads positions far beyond the longest answer so far, and
     what an early end leaves over is never read. Every piece compiles its own loop, so they are few."""
     size = max(LEAST_PIECE, -(-steps // MOST_PIECES))

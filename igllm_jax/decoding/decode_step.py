@@ -1,5 +1,6 @@
 """One step of the decoding loop, and what it changes: tokens chosen, guesses accepted, numbers read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,6 +13,8 @@ from igllm_jax.decoding import grammar as grammars
 from igllm_jax.decoding import ngram_drafts, sampling
 from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.decoding.grammar import Grammar
+from igllm_jax.models import axes
+from igllm_jax.models.llama import config_cos_sin
 from igllm_jax.models.llama_decode import Cache, DecodeLayer
 from igllm_jax.models.vlm import VLM
 
@@ -64,9 +67,13 @@ class Loop:
         return self.table
 
     def goes_on(self, stop: int) -> jax.Array:
-        """Whether a row that is not done has written at most `stop` tokens."""
+        """Whether rows are not done, and none of them has written more than `stop` tokens."""
         farthest = jnp.max(jnp.where(self.is_done, 0, self.counts))
         return (farthest > 0) & (farthest <= stop)
+
+    def is_free(self, num_samples: int) -> jax.Array:
+        """bool [B / K]: whether all answers of an image are done."""
+        return jnp.all(self.is_done.reshape(-1, num_samples), axis=1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class Step:
     """What every step reads and none changes.
 
     head: [V, D]. shared: keys and values of what stands before the image, one cache a layer. cos, sin: of the positions
-    from the last one of the prompt on. num_own: positions of the prompt in each row's own caches.
+    from the last one of the prompt on. num_own: positions of the prompt in each row's own caches. is_aligned: whether
+    rows that are not done are equally far where nothing is guessed.
     """
 
     model: VLM
@@ -86,6 +94,26 @@ class Step:
     num_own: int
     options: DecodeOptions
     grammar: Grammar | None
+    is_aligned: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        model: VLM,
+        layers: tuple[DecodeLayer, ...],
+        head: jax.Array,
+        options: DecodeOptions,
+        grammar: Grammar | None,
+        shared: tuple[Cache, ...] | None = None,
+    ) -> "Step":
+        """shared: as an earlier one computed them, for rows that come and go (default: computed now)."""
+        decoder, is_aligned = model.decoder, shared is None
+        shared = shared_caches(model, layers, options) if shared is None else shared
+        num_shared, num_own = len(options.before), model.config.vision.num_patches + len(options.after)
+        positions = num_shared + num_own - 1 + jnp.arange(options.max_new_tokens + options.num_drafts)
+        cos, sin = config_cos_sin(positions, decoder.config)
+        head = axes.weight(head.astype(jnp.dtype(model.config.dtype)), "vocab", "embed")
+        return cls(model, layers, head, shared, cos, sin, num_own, options, grammar, is_aligned)
 
     def write(self, loop: Loop, x: Float[Array, "d _"], guesses: Int[Array, "b n"]) -> Loop:
         """Chooses the token after each column of x, and accepts drafts up to the first mismatch."""
@@ -157,8 +185,9 @@ class Step:
         return self.write(replace(loop, num_steps=loop.num_steps + 1, caches=tuple(caches)), x, guesses)
 
     def plain(self, loop: Loop) -> Loop:
-        """One token more of every row; the rows that go on are equally far."""
-        return self.advance(loop, loop.num_steps + 1, jnp.zeros((len(loop.counts), 0), jnp.int32))
+        """One token more of every row."""
+        counts = loop.num_steps + 1 if self.is_aligned else loop.counts
+        return self.advance(loop, counts, jnp.zeros((len(loop.counts), 0), jnp.int32))
 
     def guess(self, loop: Loop, num_checked: int) -> Loop:
         """The same, and as many guesses as are right; the table learns how often the first one is."""
@@ -180,10 +209,10 @@ class Step:
             recent = jnp.concatenate([recent[:, 1:], found[-1][:, None]], axis=1)
         return jnp.stack(found, axis=1)
 
-    def run(self, loop: Loop, stop: int) -> Loop:
-        """Steps until the answers end or `stop` tokens are written. With guesses two loops take turns: one checks them
-        while enough are accepted, one only watches while they are not."""
-        num_drafts, is_on = self.options.num_drafts, partial(Loop.goes_on, stop=stop)
+    def run(self, loop: Loop, is_on: Callable[[Loop], jax.Array]) -> Loop:
+        """Steps while `is_on`. With guesses two loops take turns: one checks them while enough are accepted, one only
+        watches while they are not."""
+        num_drafts = self.options.num_drafts
         if not num_drafts:
             return jax.lax.while_loop(is_on, self.plain, loop)
 
@@ -193,6 +222,15 @@ class Step:
             return jax.lax.while_loop(lambda loop: is_on(loop) & ~loop.known().is_accepting, watches, loop)
 
         return jax.lax.while_loop(is_on, both, loop)
+
+
+def shared_caches(model: VLM, layers: tuple[DecodeLayer, ...], options: DecodeOptions) -> tuple[Cache, ...]:
+    """Keys and values of what stands before the image, one cache a layer."""
+    x, caches = model.decoder.embed(jnp.array([options.before], jnp.int32), jnp.dtype(model.config.dtype)), []
+    for layer in layers:
+        x, cache = layer.prefill(x, len(options.before))
+        caches.append(cache)
+    return tuple(caches)
 
 
 def _is_accepted(

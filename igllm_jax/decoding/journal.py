@@ -1,9 +1,11 @@
 """Answers on the disk as they come, so that a command that was killed goes on where it stopped.
 
-Beside the predictions file lies, while it is being made, `OUT.partial.jsonl`: a line that says what was asked, and a
-line for each batch of answers, which reaches the disk before the next batch begins (in a bucket, objects below
-`OUT.partial/`; see line_log.py). A line that was cut off counts as not written. `OUT.partial.table` holds what the next
-batch guesses from (see ngram_drafts.py), so that a command that goes on reads and rounds as one that was never stopped.
+Beside the predictions file lies, while it is being made, `OUT.partial.jsonl`: a line that says what was asked, and
+lines of answers as they finish (in a bucket, objects below `OUT.partial/`; see line_log.py). A line that was cut off
+counts as not written. Where images take each other's places in a running batch (see stream.py), answers count once
+their window has ended, after which nothing is half done; those of a window that had not ended are made again.
+`OUT.partial.table` holds what the next window guesses from (see ngram_drafts.py), so that a command that goes on reads
+and rounds as one that was never stopped.
 """
 
 import contextlib
@@ -22,7 +24,7 @@ from igllm_jax.decoding.ngram_drafts import Table, empty
 from igllm_jax.errors import UserError
 from igllm_jax.paths import FilePath
 
-_ANSWERS, _IMAGE = "answers", "image"
+_ANSWERS, _IMAGE, _GOES_ON = "answers", "image", "window_goes_on"
 
 
 class Journal:
@@ -36,7 +38,7 @@ class Journal:
         self.out, self.about = out, dict(about)
         self.path = out.with_name(f"{out.name}.partial.jsonl")
         self.table_path = out.with_name(f"{out.name}.partial.table")
-        self._count = 0  # batches
+        self._count = 0  # windows
         self._log: line_log.DiskLog | line_log.BucketLog | None = None
 
     def open(self) -> tuple[dict[str, Answer], Table | None]:
@@ -48,23 +50,26 @@ class Journal:
         lines = self._lines()
         if lines:
             self._check(lines[0])
-        batches, table = self._with_table(lines[1:])
+        windows, table = self._with_table(_windows(lines[1:]))
+        batches = [batch for window in windows for batch in window]
         try:
             rows = [dict(row) for batch in batches for row in batch[_ANSWERS]]
             answers = {row.pop(_IMAGE): Answer.from_json(row) for row in rows}
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path}: no journal of answers ({error!r}); remove it to start anew") from None
-        self._count = len(batches)
+        self._count = len(windows)
         text = "".join(f"{json.dumps(line)}\n" for line in [self.about, *batches])
         self._log = line_log.open_log(self.path, text)
         return answers, table
 
-    def add(self, answers: Mapping[str, Answer], table: Table | None) -> None:
-        """Writes a batch, and what the next one guesses from."""
+    def add(self, answers: Mapping[str, Answer], table: Table | None, *, goes_on: bool = False) -> None:
+        """Writes answers, and, unless their window goes on, what the next one guesses from."""
         batch = {_ANSWERS: [{_IMAGE: name, **answer.to_json()} for name, answer in answers.items()]}
         assert self._log is not None  # opened
-        self._log.write(f"{json.dumps(batch)}\n")
+        self._log.write(f"{json.dumps(batch | ({_GOES_ON: True} if goes_on else {}))}\n")
         self._log.sync()
+        if goes_on:
+            return
         self._count += 1
         if table is None:
             self.table_path.unlink(missing_ok=True)
@@ -107,17 +112,29 @@ class Journal:
                 "again to finish them, give another --out, or remove the file to start anew"
             )
 
-    def _with_table(self, batches: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Table | None]:
-        """The batches, and the table after them: of a batch that came without its table, the table before it, and the
-        batch is done again."""
+    def _with_table(self, windows: list[Any]) -> tuple[list[Any], Table | None]:
+        """The windows, and the table after them: of a window that came without its table, the table before it, and the
+        window is done again."""
         try:
             with np.load(io.BytesIO(self.table_path.read_bytes())) as found:
                 table, count = Table(found["entries"], found["acceptance_rate"]), int(found["count"])
             if _shapes(table) != _shapes(empty()):
-                return batches, None
+                return windows, None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return batches, None
-        return (batches[:count], table) if count in (len(batches), len(batches) - 1) else (batches, None)
+            return windows, None
+        return (windows[:count], table) if count in (len(windows), len(windows) - 1) else (windows, None)
+
+
+def _windows(batches: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The lines of each window that has ended."""
+    found: list[list[dict[str, Any]]] = []
+    current: list[dict[str, Any]] = []
+    for batch in batches:
+        current.append(batch)
+        if not batch.get(_GOES_ON):
+            found.append(current)
+            current = []
+    return found
 
 
 def _shapes(table: Table) -> list[tuple[Any, ...]]:

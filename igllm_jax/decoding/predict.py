@@ -1,6 +1,7 @@
-"""Answers for the images of a source: batch after batch, read ahead."""
+"""Answers for the images of a source, read ahead."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -8,12 +9,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from igllm_jax import progress
-from igllm_jax.data.eval_images import image_batches, reader
+from igllm_jax.data.eval_images import AHEAD, image_batches, reader
 from igllm_jax.data.tars import ImageSource
 from igllm_jax.decoding import ngram_drafts
 from igllm_jax.decoding.answer import Answer
 from igllm_jax.decoding.answers import AnswerGenerator
 from igllm_jax.decoding.journal import Journal
+from igllm_jax.decoding.stream import Stream, group_size, windows
 from igllm_jax.parallel.distributed import Stopped, never
 
 
@@ -32,7 +34,7 @@ def predict(
 
     prepared: weights, from the generator's `prepare`. batch_size: answers at a time; of several an
     image, images are fewer, and rounded up to what the layout can shard evenly.
-    stops: asked before each batch. journal: what was answered before is taken from there, and what is answered now is
+    stops: asked as `finished` says. journal: what was answered before is taken from there, and what is answered now is
     added; of several processes, the first alone has those answers. shows_progress: on the first one's stderr.
 
     Raises: Stopped where `stops` says so; UserError naming the image that can't be read.
@@ -40,21 +42,59 @@ def predict(
     size = generator.batch_size(max(1, batch_size // generator.options.num_samples))
     names = list(source.names)[: limit or None]
     answers, to_do = _resumed(generator, journal, names)
-    read, rows = reader(source, generator.data), list(generator.layout.rows(size))
-    found: Iterable[np.ndarray] = image_batches(
-        lambda index: read(to_do[index]), len(to_do), size, generator.data.image_size, rows
-    )
+    found = finished(generator, prepared, source, to_do, size, stops)
+
+    def kept() -> Iterator[str]:
+        for new, goes_on in found:
+            if journal is not None and jax.process_index() == 0:
+                journal.add(new, generator.table, goes_on=goes_on)
+            answers.update(new)
+            yield from new
+
+    done: Iterable[str] = kept()
     if shows_progress and jax.process_index() == 0:
-        found = progress.track(found, total=-(-len(to_do) // size), label="generate", unit="batch")
-    for start, images in zip(range(0, len(to_do), size), found, strict=True):
-        if stops():
-            raise Stopped
-        here = [names[index] for index in to_do[start : start + size]]
-        new = dict(zip(here, generator(prepared, images, size, here), strict=True))
-        if journal is not None and jax.process_index() == 0:
-            journal.add(new, generator.table)
-        answers |= new
+        done = progress.track(done, total=len(to_do), label="generate", unit="image")
+    deque(done, maxlen=0)
     return {name: answers[name] for name in names if name in answers}
+
+
+def finished(
+    generator: AnswerGenerator,
+    prepared: dict[str, Any],
+    source: ImageSource,
+    indices: Sequence[int],
+    size: int,
+    stops: Callable[[], bool] = never,
+) -> Iterator[tuple[dict[str, Answer], bool]]:
+    """Images' answers as they finish, and whether their window goes on, see stream.py; what fits in one batch is one.
+
+    prepared: what `generator.prepare` made. indices: of the source's images. size: images of a batch, see
+    `generator.batch_size`. stops: asked before each batch, or whenever images finished. Raises: Stopped where it says
+    so; UserError as the generator does.
+    """
+    read = reader(source, generator.data)
+
+    def ahead(window: list[int], together: int) -> Iterator[np.ndarray]:
+        """Images of a window, so many at a time, as many read ahead as of whole batches."""
+        rows, most = list(generator.layout.rows(together)), AHEAD * max(1, size // together)
+
+        def own(number: int) -> np.ndarray:
+            return read(window[number])
+
+        return image_batches(own, len(window), together, generator.data.image_size, rows, ahead=most)
+
+    for window in windows(indices, size):
+        names = [source.names[index] for index in window]
+        if len(window) <= size:
+            if stops():
+                raise Stopped
+            found = generator(prepared, next(ahead(window, size)), size, names)
+            yield dict(zip(names, found, strict=True)), False
+            continue
+        left = len(window)
+        for new in Stream(generator, prepared, names, ahead(window, group_size(generator, size)), size).answers(stops):
+            left -= len(new)
+            yield new, left > 0
 
 
 def _resumed(
