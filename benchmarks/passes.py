@@ -150,19 +150,22 @@ def main() -> None:
         for has_grammar in (False, True):
             for drafts in map(int, options.drafts.split(",")):
                 run = Run(model, tokenizer, weights, answers.shape[1], drafts, has_grammar)
-                rows.append(row_of(run, names, options.batch, tokens, drafts, has_grammar))
-                print(rows[-1], flush=True)
+                rows.append(row_of(run, names, options.batch, tokens, is_counted_alone=options.size == "tiny"))
+                print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     report.table(rows)
 
 
-def row_of(run: Run, names: list[str], batch: int, tokens: int, drafts: int, has_grammar: bool) -> dict[str, Any]:
-    row = {"grammar": "scene" if has_grammar else "none", "guesses": str(drafts)}
-    alone = run.fixed(names, 1) + len(names)  # with the prefills, which write a token each
-    row |= {"tokens a pass": f"{tokens / alone:.2f}"}
+def row_of(run: Run, names: list[str], batch: int, tokens: int, *, is_counted_alone: bool) -> dict[str, str]:
+    """A row of the table; passes of images alone are the same in every size."""
+    row = {"grammar": "none" if run.own.grammar is None else "scene", "guesses": str(run.own.num_drafts)}
+    if is_counted_alone:
+        alone = run.fixed(names, 1) + len(names)  # with the prefills, which write a token each
+        row |= {"tokens a pass": f"{tokens / alone:.2f}"}
     fixed, fixed_seconds = run.timed(run.fixed, names, batch)
     streamed, seconds = run.timed(run.streamed, names, batch)
     row |= {"row-passes, fixed": str(fixed * batch), "stream": str(streamed * batch)}
-    return row | {"fewer": f"{fixed / streamed:.2f}", "s, fixed": f"{fixed_seconds:.3g}", "stream s": f"{seconds:.3g}"}
+    row |= {"fewer": f"{fixed / streamed:.2f}", "s, fixed": f"{fixed_seconds:.3g}", "stream s": f"{seconds:.3g}"}
+    return row | {"ms a pass": f"{1000 * fixed_seconds / fixed:.3g}"}
 
 
 if __name__ == "__main__":
