@@ -1,7 +1,7 @@
 """The programs of a stream of images: rows come and go in one running loop.
 
-`begin` prefills a few images, `place` puts them where rows are done, `run` goes on until so many images are done that
-others can take their places. A row reads its own cache alone, so what it writes doesn't depend on who is beside it.
+`begin` prefills a few images, `insert` puts them where rows are done, `run` goes on until so many images are done that
+others can take their slots. A row reads its own cache alone, so what it writes doesn't depend on who is beside it.
 """
 
 from collections.abc import Callable
@@ -37,16 +37,16 @@ class Written:
 
 @dataclass(frozen=True)
 class RefillPrograms:
-    """Each compiled once, `place` and `run` once for each length of the caches in use.
+    """Each compiled once, `insert` and `run` once for each length of the caches in use.
 
     shared: (params) -> keys and values of what stands before the image.
     begin: (params, shared, images [R], is_used [R], grammar, ids [R] or None) -> a loop of R images after their first
     token.
     empty: (what `begin` gives, table, images B) -> a loop of B images that are all done.
     resized: (loop, stop) -> the loop, its caches with room for `stop` tokens.
-    place: (loop, what `begin` gave, int32 [R], the place of each image in the loop, B for none) -> the loop.
+    insert: (loop, what `begin` gave, int32 [R], the slot of each image in the loop, B for none) -> the loop.
     run: (params, shared, loop, grammar, wanted, stop) -> the loop, and what its rows have written. It goes on until
-    `wanted` images are done, or a row has written more than `stop` tokens. `place` and `run` use up their loop.
+    `wanted` images are done, or a row has written more than `stop` tokens. `insert` and `run` use up their loop.
     """
 
     stops: tuple[int, ...]
@@ -54,7 +54,7 @@ class RefillPrograms:
     begin: Callable[..., Loop]
     empty: Callable[..., Loop]
     resized: Callable[..., Loop]
-    place: Callable[..., Loop]
+    insert: Callable[..., Loop]
     run: Callable[..., tuple[Loop, Written]]
 
     @classmethod
@@ -82,7 +82,7 @@ class RefillPrograms:
             begin=jit(within(lambda *arguments: laid(_begin(parts, options, *arguments)))),
             empty=jit(lambda new, table, size: laid(_empty(options, new, table, size)), static_argnums=2),
             resized=jit(lambda loop, stop: laid(_resized(loop, num_own + stop + options.num_drafts)), static_argnums=1),
-            place=jit(lambda *arguments: laid(_place(options, *arguments)), donate_argnums=0),
+            insert=jit(lambda *arguments: laid(_insert(options, *arguments)), donate_argnums=0),
             run=jit(
                 within(lambda *arguments: _told(laid(_run(parts, options, *arguments)), options, layout)),
                 static_argnums=5,
@@ -130,9 +130,9 @@ def _resized(loop: Loop, length: int) -> Loop:
     return replace(loop, caches=tuple(map(fitted, loop.caches)))
 
 
-def _place(options: DecodeOptions, loop: Loop, new: Loop, places: Int[Array, "r"]) -> Loop:
+def _insert(options: DecodeOptions, loop: Loop, new: Loop, slots: Int[Array, "r"]) -> Loop:
     """What lies in a cache behind the new rows' prompts is left there: a row reads nothing that it did not write."""
-    rows = (places[:, None] * options.num_samples + jnp.arange(options.num_samples)).reshape(-1)
+    rows = (slots[:, None] * options.num_samples + jnp.arange(options.num_samples)).reshape(-1)
 
     def put(old: Array, fresh: Array) -> Array:
         return old.at[rows].set(fresh, mode="drop")

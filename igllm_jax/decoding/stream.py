@@ -1,4 +1,4 @@
-"""Images that take each other's places in a running batch, so that a long answer holds no others back.
+"""Images that take each other's slots in a running batch, so that a long answer holds no others back.
 
 The host is asked whenever enough rows are done, not for every token. It fetches what they wrote, prefills images that
 come next and puts them there. A window of images begins with an empty batch and ends with one, so that all that a
@@ -22,7 +22,7 @@ from igllm_jax.parallel.sharding import put
 
 WINDOW = 8  # batches: rows are idle while the last answers of a window end, and what a stopped window had is lost
 GROUPS = 8  # a batch's images are prefilled in so many groups
-DONE_SHARE = 16  # of a batch, one of so many images is done when others take the places
+DONE_SHARE = 16  # of a batch, one of so many images is done when others take the slots
 
 
 def windows(indices: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -60,8 +60,8 @@ class Stream:
         self.names, self.groups, self.size = list(names), groups, batch_size
         self.each, self.group = generator.options.num_samples, group_size(generator, batch_size)
         self.first = self.next = 0  # of the names: the first of the last group, and the first of the next
-        self.waiting: deque[int] = deque()  # of the last group, the rows that have no place yet
-        self.places: list[str | None] = [None] * batch_size
+        self.waiting: deque[int] = deque()  # of the last group, the rows that have no slot yet
+        self.slots: list[str | None] = [None] * batch_size
         self.counts = np.zeros(batch_size * self.each, int)
         self.stop, self.num_steps = self.programs.stops[0], 0
         self.loop: Loop | None = None
@@ -79,7 +79,7 @@ class Stream:
             self._fill()
             written = self._run()
             is_done = written.is_done.reshape(self.size, self.each).all(axis=1)
-            done = [place for place, name in enumerate(self.places) if name is not None and is_done[place]]
+            done = [slot for slot, name in enumerate(self.slots) if name is not None and is_done[slot]]
             if done:
                 answers = self._leave(done, written.decoded)
                 if not self._is_left():
@@ -88,21 +88,21 @@ class Stream:
 
     def _is_left(self) -> bool:
         """Whether images wait or are being answered."""
-        return self.next < len(self.names) or bool(self.waiting) or any(self.places)
+        return self.next < len(self.names) or bool(self.waiting) or any(self.slots)
 
     def _fill(self) -> None:
-        """Images into the places that are free."""
-        free = deque(place for place, name in enumerate(self.places) if name is None)
+        """Images into the slots that are free."""
+        free = deque(slot for slot, name in enumerate(self.slots) if name is None)
         while free and (self.waiting or self.next < len(self.names)):
             if not self.waiting:
                 self._begin()
-            places = np.full(self.group, self.size, np.int32)
+            slots = np.full(self.group, self.size, np.int32)
             while free and self.waiting:
-                row, place = self.waiting.popleft(), free.popleft()
-                places[row] = place
-                self.places[place] = self.names[self.first + row]
-                self.counts[place * self.each : (place + 1) * self.each] = 1
-            self.loop = self.programs.place(self.loop, self.new, put(places, self.generator.layout.replicated()))
+                row, slot = self.waiting.popleft(), free.popleft()
+                slots[row] = slot
+                self.slots[slot] = self.names[self.first + row]
+                self.counts[slot * self.each : (slot + 1) * self.each] = 1
+            self.loop = self.programs.insert(self.loop, self.new, put(slots, self.generator.layout.replicated()))
 
     def _begin(self) -> None:
         """Prefills the next group."""
@@ -118,7 +118,7 @@ class Stream:
 
     def _run(self) -> Written:
         """Until others can come, or caches have to grow, which are as short as the longest unfinished answer allows."""
-        is_used = np.repeat([name is not None for name in self.places], self.each)
+        is_used = np.repeat([name is not None for name in self.slots], self.each)
         farthest = int(self.counts[is_used].max())
         stop = min(stop for stop in self.programs.stops if farthest <= stop or stop == self.programs.stops[-1])
         if stop != self.stop:
@@ -132,11 +132,11 @@ class Stream:
         self.counts = np.where(written.is_done, 0, written.counts)
         return written
 
-    def _leave(self, places: list[int], found: Decoded) -> dict[str, Answer]:
-        """Frees places whose images are done."""
-        names = [str(self.places[place]) for place in places]
-        rows = (np.array(places)[:, None] * self.each + np.arange(self.each)).ravel()
-        for place in places:
-            self.places[place] = None
+    def _leave(self, slots: list[int], found: Decoded) -> dict[str, Answer]:
+        """Frees slots whose images are done."""
+        names = [str(self.slots[slot]) for slot in slots]
+        rows = (np.array(slots)[:, None] * self.each + np.arange(self.each)).ravel()
+        for slot in slots:
+            self.slots[slot] = None
         own = jax.tree.map(lambda x: x[rows] if x.ndim else x, found)
         return dict(zip(names, self.generator.answers(own, names), strict=True))

@@ -1,4 +1,4 @@
-"""Images that take each other's places: answers of fixed batches, in any batch, with guesses, draws, a grammar."""
+"""Images that take each other's slots: answers of fixed batches, in any batch, with guesses, draws, a grammar."""
 
 from dataclasses import replace
 from functools import cache
@@ -132,7 +132,7 @@ def test_a_stream_answers_as_one_batch_does(size, num_drafts):
     found = streamed(own, size)
     same(found, expected())
     assert size == 1 or list(found) != list(source().names)  # they finish in another order
-    names = ("begin", "place", "run")
+    names = ("begin", "insert", "run")
     compiled = [getattr(own.refill, name)._cache_size() for name in names]
     assert compiled[0] == 1 and compiled[1] <= len(own.refill.stops) and compiled[2] <= len(own.refill.stops)
 
@@ -142,7 +142,7 @@ def test_a_stream_on_eight_devices_answers_the_same():
     same(found, expected())
 
 
-def test_drawn_answers_depend_on_no_place():
+def test_drawn_answers_depend_on_no_slot():
     asked = {"sampling": SamplingOptions(1.0, seed=5), "num_samples": 2}
     same(streamed(generator(2, **asked), 3), together(generator(**asked)))
 
