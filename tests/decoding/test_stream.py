@@ -164,17 +164,18 @@ def test_windows_are_batches_and_the_last_one_is_longer_than_a_batch():
 
 def test_what_a_stopped_stream_had_of_a_window_is_answered_again(tmp_path):
     """The file holds answers as they finish; where a window had ended, answers and guesses go on, to the last bit."""
-    whole = predict(generator(2), params(), source(), batch_size=1)
+    prepared = generator().prepare(params())
+    whole = predict(generator(2), prepared, source(), batch_size=1)
     journal = Journal(tmp_path / "out.json", {"images": "i"})
 
     def stops():
         return journal.path.read_text().count('"image": ') == 10
 
     with pytest.raises(Stopped):
-        predict(generator(2), params(), source(), batch_size=1, stops=stops, journal=journal)
+        predict(generator(2), prepared, source(), batch_size=1, stops=stops, journal=journal)
     again = Journal(tmp_path / "out.json", {"images": "i"})
     assert len(again.open()[0]) == 8
-    found = predict(generator(2), params(), source(), batch_size=1, journal=again)
+    found = predict(generator(2), prepared, source(), batch_size=1, journal=again)
     assert list(found) == list(source().names) and found == whole
     assert len(Journal(tmp_path / "out.json", {"images": "i"}).open()[0]) == COUNT
 
