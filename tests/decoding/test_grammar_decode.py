@@ -15,10 +15,9 @@ from igllm_jax.decoding import grammar, ngram_drafts
 from igllm_jax.decoding.decode import make_decode, prepare
 from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.decoding.grammar import compile_grammar
-from igllm_jax.decoding.sampling import GREEDY, SamplingOptions
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.scene.code import fill, read
-from igllm_jax.scene.language import SHIPPED, find_language
+from igllm_jax.scene.language import find_language
 from tests import small
 
 ROOT = Path(__file__).parents[2]
@@ -90,28 +89,6 @@ def problems(answers, row, language, rep, *, as_tokens, most=MOST):
         text = fill(text, values, language, in_range=True)
     assert text.startswith(language.answer_start)
     return tuple(read(text, language, rotation_rep=rep).problems)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("as_tokens", [True, False], ids=["float-head", "text"])
-@pytest.mark.parametrize("task", [*SHIPPED, "room", "drawing"])
-def test_a_thousand_answers_of_random_models_parse(task, as_tokens):
-    """Of ten models, half of them greedy and half of them drawn."""
-    name = task if task in SHIPPED else str(ROOT / f"docs/languages/{task}.toml")
-    language, most, rows = find_language(name), 150, 100
-    rep = language.rotation_reps[-1]
-    _, found = compiled(name, rep, as_tokens)
-    images, used = small.batch(rows=rows).images, jnp.ones(rows, bool)
-    for sampling in (GREEDY, SamplingOptions(1.0)):
-        decode = jax.jit(
-            make_decode(config(), options(as_tokens, max_new_tokens=most, sampling=sampling, num_drafts=3))
-        )
-        ids = None if sampling.is_greedy else jnp.arange(rows, dtype=jnp.uint32)
-        for seed in range(5):
-            weights = prepare(small.params(config(), seed), config())
-            answers = jax.device_get(decode(weights, images, used, ngram_drafts.empty(), found, ids))
-            for row in range(rows):
-                assert problems(answers, row, language, rep, as_tokens=as_tokens, most=most) == ()
 
 
 def test_each_token_is_the_likeliest_of_those_that_may_follow():
