@@ -3,9 +3,8 @@
 import argparse
 import signal
 import threading
-from pathlib import Path
 
-from igllm_jax import flags, progress
+from igllm_jax import flags, paths, progress
 from igllm_jax.api import BATCH_SIZE, DTYPES, GRAMMARS, MAX_NEW_TOKENS, Model, load
 from igllm_jax.data.tars import IMAGES_HELP, open_images
 from igllm_jax.decoding.sampling import SamplingOptions
@@ -21,10 +20,10 @@ NUM_SAMPLES = 4
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = flags.Parser(prog="igllm serve", description=__doc__)
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--workdir", type=Path, help="a run")
-    model.add_argument("--model", type=Path, help="a folder of imported weights")
+    model.add_argument("--workdir", type=flags.path, help="a run")
+    model.add_argument("--model", type=flags.path, help="a folder of imported weights")
     parser.add_argument("--step", help="of a run: N, best or last (default)")
-    parser.add_argument("--images", nargs="+", help=f"a set to pick images from: {IMAGES_HELP}")
+    parser.add_argument("--images", type=flags.source, nargs="+", help=f"a set to pick images from: {IMAGES_HELP}")
     parser.add_argument("--host", default=HOST, help=f"address to listen on (default: {HOST}; 0.0.0.0: all of them)")
     parser.add_argument("--port", type=flags.PORT, help="to listen on (default: the first free one from 7860)")
     parser.add_argument("--max_upload", type=flags.MEGABYTES, default=MAX_UPLOAD_MB, help="of an image, in MB")
@@ -56,7 +55,7 @@ def main(arguments: list[str]) -> int:
     progress.note("compiling")
     for batcher in batchers:
         batcher.warm_up()
-    title = f"{folder.resolve().name}: scene code of an image"
+    title = f"{paths.name_of(folder)}: scene code of an image"
     page = build_page(batchers[0], title, source, batchers[1] if options.num_samples else None)
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())

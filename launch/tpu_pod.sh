@@ -110,7 +110,7 @@ install() { # the program: what git tracks, as it lies here
   python='{ python3 -c "import sys; sys.exit(sys.version_info < (3, 11))" && python3 -m venv venv; }'
   python+=' || { python3 -m pip install -q --user uv && python3 -m uv venv -q --clear --seed --python 3.12 venv; }'
   everywhere "mkdir -p ~/igllm && tar -xzf ~/igllm.tar.gz -C ~/igllm && cd ~/igllm \
-    && { test -d venv || $python; } && venv/bin/python -m pip install -q -c constraints.txt -e '.[tpu,buckets]'" || return
+    && { test -d venv || $python; } && sed -i '/^libtpu==/d' constraints.txt && venv/bin/python -m pip install -q -c constraints.txt -e '.[tpu,buckets]'" || return
   if [[ -n ${MOUNT:-} ]]; then
     everywhere "$MOUNT"
   fi

@@ -14,6 +14,7 @@ from igllm_jax.data.names import HeldImages, digest
 from igllm_jax.data.options import EXACT, PixelOptions
 from igllm_jax.data.tars import ImageSource, open_images
 from igllm_jax.errors import BadSampleError, UserError
+from igllm_jax.paths import to_path
 
 CHANNELS = (3, 4)  # red, green, blue, and how opaque
 
@@ -44,7 +45,7 @@ class GivenImages(HeldImages):
         if isinstance(image, Image.Image):
             return to_rgb(image, where, pixels)
         try:
-            content = Path(image).read_bytes()
+            content = to_path(image).read_bytes()
         except OSError as error:
             raise BadSampleError(f"image {image}: cannot be read ({error.strerror}); check the path") from None
         return decode_image(content, where, pixels)

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from igllm_jax import config as configs
-from igllm_jax import paths
 from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.parallel.sharding import put
+from igllm_jax.paths import to_path
 from igllm_jax.weights import base_folder, checkpoint
 from igllm_jax.weights.run_model import RunModel
 
@@ -115,9 +115,9 @@ def open_origin(origin: str, run_model: RunModel) -> Origin:
     folder, colon, step = origin.rpartition(":")
     if not colon or not (step in ("best", "last") or step.isdecimal()):
         folder, step = origin, "last"
-    if not (paths.to_path(folder) / configs.CONFIG_FILE).is_file():
+    if not (to_path(folder) / configs.CONFIG_FILE).is_file():
         shapes = {path: tuple(leaf.shape) for path, leaf in base_folder.paths(folder).items()}
-        has_tokenizer = (paths.to_path(folder) / TOKENIZER_FILE).is_file()
+        has_tokenizer = (to_path(folder) / TOKENIZER_FILE).is_file()
         return Origin(folder, shapes, lambda paths: _read(folder, paths), _tokenizer(folder) if has_tokenizer else None)
     values = checkpoint.load_params(folder, step)
     _check_frozen(folder, values, run_model)
@@ -136,7 +136,7 @@ def _read(folder: str, paths: list[str]) -> Params:
 
 def _check_frozen(folder: str, trained: Params, run_model: RunModel) -> None:
     """Raises: UserError where arrays that are frozen in both runs have other values in each."""
-    options = configs.read_run(paths.to_path(folder))
+    options = configs.read_run(folder)
     shared = [path for path in skeleton(options.model).shapes if path not in trained and path in run_model.frozen]
     if not shared:
         return

@@ -129,10 +129,13 @@ def test_a_command_reads_and_writes_in_a_bucket(given, tmp_path, case, monkeypat
         assert [json.loads(line)["step"] for line in lines if '"loss"' in line] == [1, 2]
 
 
-# read on this machine, from a copy, by what only runs there: Blender's, and models that only Blender shows
-COPIED = {(name, "--clevr_assets") for name in ("make-data", "check-rotation", "render", "report")} | {
-    (name, "--meshes") for name in ("make-data", "render", "report")
-} | {("make-data", "--from"), ("demo", "--out"), ("convert", "--llava"), ("convert", "--projector")}  # fmt: skip
+# not run here: Blender's, models that only Blender shows, what is read as another of the same command, and what stays up
+UNTRIED = {
+    *((name, "--clevr_assets") for name in ("make-data", "check-rotation", "render", "report")),
+    *((name, "--meshes") for name in ("make-data", "render", "report")),
+    *(("serve", flag) for flag in ("--workdir", "--model", "--images")),
+    ("make-data", "--from"), ("demo", "--out"), ("convert", "--llava"), ("convert", "--projector"),
+}  # fmt: skip
 
 
 def arguments(monkeypatch):
@@ -165,7 +168,7 @@ def test_the_table_names_every_path_argument(monkeypatch):
         for flag, value in pairwise(words):
             if value.startswith(("GIVEN", "OUT")):
                 tried.add((words[0], flag))
-    assert takes_paths - tried == COPIED - tried
+    assert takes_paths - tried == UNTRIED - tried
     assert {at for at, kind in found.items() if kind is flags.local_program} == {
         (name, "--blender") for name in ("make-data", "check-rotation", "render", "report")
     }
