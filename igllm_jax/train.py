@@ -74,11 +74,10 @@ class Run:
         accepts_changed_data: bool = False,
     ):
         self.workdir = paths.to_path(workdir)
-        self.accepts_changed_data = accepts_changed_data
         self.profile = profile or Profile("", self.workdir)
         self.workdir.mkdir(parents=True, exist_ok=True)
         self.tokenizer = settle(config, self.workdir)
-        self.config = config
+        self.config, self.accepts_changed_data = config, accepts_changed_data
 
         # data
         run_options = configs.run_options(config)
@@ -108,18 +107,21 @@ class Run:
         self.is_evaluated = True  # whether what was due after the last step is done
         self.patience = Patience(config.eval.patience)
         self.state = self._restore() or self._begin()
-        if distributed.is_first():
-            configs.write(config, self.workdir)
-            if not (self.is_data_kept and (self.workdir / DATA_FILE).exists()):
-                write_manifest(self.workdir / DATA_FILE, self.data.manifest())
+        self._describe()
         about, shared_by_all = configs.held_out_options(config), (self.data_options, self.tokenizer)
         self.held_out = {
             name: HeldOutEvaluation(about, source, *shared_by_all, self.run_model.model, self.layout)
             for name, source in configs.val_sources(config).items()
         }
         self.best_metric = configs.best_metric(config).removeprefix(f"{ONE_SET}/")
-        self.scores: dict[str, float] = {}  # what was measured at `scored_step`
-        self.scored_step = -1
+        self.scored_step, self.scores = -1, dict[str, float]()  # when what was measured
+
+    def _describe(self) -> None:
+        """Config and data of the run, as files in its folder."""
+        if distributed.is_first():
+            configs.write(self.config, self.workdir)
+            if not (self.is_data_kept and (self.workdir / DATA_FILE).exists()):
+                write_manifest(self.workdir / DATA_FILE, self.data.manifest())
 
     def _restore(self) -> TrainState | None:
         latest = self.checkpoints.latest()

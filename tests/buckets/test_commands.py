@@ -129,7 +129,7 @@ def test_a_command_reads_and_writes_in_a_bucket(given, tmp_path, case, monkeypat
         assert [json.loads(line)["step"] for line in lines if '"loss"' in line] == [1, 2]
 
 
-# not run here: Blender's, models that only Blender shows, what is read as another of the same command, and what stays up
+# not run here: Blender's, models that only Blender shows, what another command reads alike, and what stays up
 UNTRIED = {
     *((name, "--clevr_assets") for name in ("make-data", "check-rotation", "render", "report")),
     *((name, "--meshes") for name in ("make-data", "render", "report")),
