@@ -60,11 +60,7 @@ def test_what_is_imported_is_named(folders: tuple[str, ...], extras: tuple[str, 
     unnamed = {
         module
         for module in imported(*folders)
-<<<<<<< HEAD
-        if module not in declared
-=======
         if not {module, canonicalize_name(module)} & declared  # its own name, or that of who brings it
->>>>>>> 70c252f (Keep the run's set-up short; know modules by their packages' names)
         and not {canonicalize_name(provider) for provider in providers.get(module, ())} & declared
     }
     assert not unnamed, f"{unnamed} are imported, and not named in pyproject.toml"
