@@ -70,7 +70,7 @@ def _meet_sphere(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
     return xp.where(enter > 0, enter, MISS), xp.zeros(enter.shape, np.int8)
 
 
-def slab(start: Array, d: Array, xp: Any) -> tuple[Array, Array]:
+def _slab(start: Array, d: Array, xp: Any) -> tuple[Array, Array]:
     """Ray parameters where -1 <= coordinate <= 1 begins and ends."""
     over = np.float32(1) / xp.where(d == 0, np.float32(1e-12), d)
     middle, half = -start * over, xp.abs(over)
@@ -78,7 +78,7 @@ def slab(start: Array, d: Array, xp: Any) -> tuple[Array, Array]:
 
 
 def _meet_cube(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
-    (x0, x1), (y0, y1), (z0, z1) = (slab(s, c, xp) for s, c in zip(start, d, strict=True))
+    (x0, x1), (y0, y1), (z0, z1) = (_slab(s, c, xp) for s, c in zip(start, d, strict=True))
     enter = xp.maximum(xp.maximum(x0, y0), z0)
     leave = xp.minimum(xp.minimum(x1, y1), z1)
     axis_x, axis_y = enter == x0, enter == y0
@@ -90,7 +90,7 @@ def _meet_cylinder(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
     a = d.x * d.x + d.y * d.y
     b = d.x * start.x + d.y * start.y
     root = xp.sqrt(b * b - a * (start.x * start.x + start.y * start.y - np.float32(1)))
-    z0, z1 = slab(start.z, d.z, xp)
+    z0, z1 = _slab(start.z, d.z, xp)
     side = (-b - root) / a
     enter, leave = xp.maximum(side, z0), xp.minimum((-b + root) / a, z1)
     face = xp.where(side >= z0, 0, 4 + (d.z < 0)).astype(np.int8)

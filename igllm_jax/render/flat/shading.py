@@ -102,28 +102,19 @@ def rubber(
 
 
 def metal(
-    view: Triple,
-    points: Triple,
-    normal: Triple,
-    colors: Array,
-    illumination: Illumination,
-    xp: Any = np,
-    horizon: float = 0.0,
+    view: Triple, points: Triple, normal: Triple, colors: Array, illumination: Illumination, xp: Any = np
 ) -> Array:
-    """Light that metal mirrors; see `shade`. view: unit rays from the camera. horizon: over which height of the
-    mirrored direction ground and studio blend; 0: none."""
+    """Light that metal mirrors; see `shade`. view: unit rays from the camera."""
     facing = _dot(view, normal)
     mirror = Triple(*(view[axis] - np.float32(2) * facing * normal[axis] for axis in range(3)))
     above = mirror.z
     # Above the horizon a studio that darkens upwards; below it the ground, darker right under the object.
     near = xp.clip(points.z / np.float32(0.7), 0, 1)
-    upper = np.float32(0.7) - np.float32(0.55) * above
-    lower = (np.float32(0.1) + np.float32(0.5) * near) * (np.float32(1) + np.float32(0.5) * above)
-    if horizon:
-        share = xp.clip(above / np.float32(horizon) + np.float32(0.5), 0, 1)
-        studio = share * upper + (np.float32(1) - share) * lower
-    else:
-        studio = xp.where(above > 0, upper, lower)
+    studio = xp.where(
+        above > 0,
+        np.float32(0.7) - np.float32(0.55) * above,
+        (np.float32(0.1) + np.float32(0.5) * near) * (np.float32(1) + np.float32(0.5) * above),
+    )
     # Walls by turns light and dark, four of each: sin(4 azimuth). Upright sides show stripes then.
     xx, yy = mirror.x * mirror.x, mirror.y * mirror.y
     level = xx + yy + np.float32(1e-6)
