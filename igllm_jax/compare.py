@@ -6,7 +6,6 @@ Runs that differ by their seed alone are one group: its mean, and a 95 % interva
 import csv
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 from igllm_jax import files, flags, progress
 from igllm_jax.report.curves import Group, Interval, group_runs, read_run, shared_metrics
@@ -18,7 +17,7 @@ COLUMNS = ("what", "runs", "metric", "last", "low", "high", "least", "least_low"
 def build_parser() -> flags.Parser:
     """The command line of `igllm compare`."""
     parser = flags.Parser(prog="igllm compare", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that --workdir named")
+    parser.add_argument("runs", nargs="+", type=flags.path, metavar="RUN", help="folders that --workdir named")
     parser.add_argument("--metric", action="append", default=[], help="of metrics.jsonl, such as val/loss (repeatable)")
     parser.add_argument("--out", metavar="FILE.html", help="a page with curves and a table")
     parser.add_argument("--csv", metavar="FILE.csv", help="the table's numbers")

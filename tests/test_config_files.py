@@ -82,7 +82,9 @@ def test_what_is_no_config_file(tmp_path):
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(UserError, match=r"has no function get_config"):
         configs.load([f"--config={tmp_path / 'empty.py'}"])
-    with pytest.raises(UserError, match=r"no config file none; the shipped ones are bench, claims, clevr, common"):
+    with pytest.raises(
+        UserError, match=r"no config file none; the shipped ones are bases, bench, claims, clevr, common"
+    ):
         configs.load(["--config=none"])
 
 

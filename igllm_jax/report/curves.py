@@ -10,6 +10,7 @@ from scipy.stats import t as student
 
 from igllm_jax import config as configs
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 from igllm_jax.scene.language import find_language
 from igllm_jax.training import metrics_log
 from igllm_jax.versions import flatten
@@ -79,7 +80,7 @@ class Group:
         return {step: Interval.of([curve[step] for curve in curves]) for step in shared}
 
 
-def read_run(folder: Path) -> RunCurves:
+def read_run(folder: FilePath) -> RunCurves:
     """A run's config and metrics. Raises: UserError where the folder holds no run, or nothing was measured yet."""
     config = configs.read(folder)
     settings = {**flatten(config), "task": find_language(config.task).name}  # each run has a file of its own

@@ -134,7 +134,8 @@ UNTRIED = {
     *((name, "--clevr_assets") for name in ("make-data", "check-rotation", "render", "report")),
     *((name, "--meshes") for name in ("make-data", "render", "report")),
     *(("serve", flag) for flag in ("--workdir", "--model", "--images")),
-    ("make-data", "--from"), ("demo", "--out"), ("convert", "--llava"), ("convert", "--projector"),
+    ("compare", "RUN"), ("make-data", "--from"), ("demo", "--out"), ("convert", "--llava"),
+    ("convert", "--projector"),
 }  # fmt: skip
 
 

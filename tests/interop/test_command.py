@@ -180,7 +180,7 @@ def test_the_tool_runs_as_a_program_and_fails_in_one_line(tmp_path):
     (tmp_path / "decoder" / "config.json").write_text("{}")
     arguments = ["import", *flags(tmp_path, "decoder", "vision"), "--out", str(tmp_path / "base")]
     ended = subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, cwd=tmp_path)
-    assert (ended.returncode, ended.stderr) == (2, f"error: {tmp_path / 'vision'} does not exist\n")
+    assert (ended.returncode, ended.stderr) == (2, f"error: {tmp_path / 'vision' / 'config.json'} does not exist\n")
     assert [path.name for path in tmp_path.iterdir()] == ["decoder"]
 
 
