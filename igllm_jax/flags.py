@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from igllm_jax import paths
@@ -75,6 +76,11 @@ def local_program(text: str) -> str:
     if paths.is_remote(text):
         raise argparse.ArgumentTypeError(f"must be on a disk of this machine, not in a bucket, got {text!r}")
     return text
+
+
+def local_path(text: str) -> Path:
+    """An argparse type: a path of this machine alone, for what locks files."""
+    return Path(local_program(text))
 
 
 @contextlib.contextmanager

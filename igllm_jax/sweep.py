@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=A,B", help="a config key and its values (repeatable)"
     )
-    parser.add_argument("--out", type=Path, required=True, help="a folder, with one for each run in it")
+    parser.add_argument("--out", type=flags.local_path, required=True, help="a folder, with one for each run in it")
     parser.add_argument("--jobs", type=flags.PROCESSES, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--dry_run", action="store_true", help="print the commands, and start none")
     options = parser.parse_args(others)
