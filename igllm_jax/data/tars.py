@@ -3,10 +3,8 @@
 import glob
 import hashlib
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,18 +14,18 @@ from PIL import Image
 from igllm_jax import paths, progress
 from igllm_jax.data.bucket_folder import BucketFolder
 from igllm_jax.data.content import digest_some
+from igllm_jax.data.file_images import FileImages
 from igllm_jax.data.images import decode_image, draw_disc
 from igllm_jax.data.names import SUFFIXES, HeldImages, Names, digest, is_image
 from igllm_jax.data.options import EXACT, PixelOptions
 from igllm_jax.data.records import Records, is_records
-from igllm_jax.data.stores import FILE_PREFIX, LocalFile, cache_file, is_remote, keep, kept, open_bytes
-from igllm_jax.data.tar_index import ENDING, TarIndex, read_index, said
+from igllm_jax.data.stores import FILE_PREFIX, ByteStore, LocalFile, cache_file, is_remote, keep, kept, open_bytes
+from igllm_jax.data.tar_index import TarIndex, read_index, said
 from igllm_jax.errors import BadSampleError, DataError, UserError
 from igllm_jax.scene.labels import npz_name, npz_spec, read_points
 
 KEPT_FROM = 1000  # members from which reading an index costs more than keeping it
 IMAGES_HELP = "TAR | FOLDER | 2d.npz:SPLIT | image files | a pattern of them in quotes, as 'shots/*.png'"  # of --images
-_THREADS = 16  # that wait for a disk
 _WILD = set("*?[")
 _SAID: set[str] = set()
 
@@ -114,7 +112,7 @@ class TarReader(Names):
         return self._store.identity
 
 
-class Folder(Names):
+class Folder(FileImages):
     """The images of a folder and the folders in it, linked ones too, ordered by name."""
 
     def __init__(self, path: str | Path):
@@ -137,19 +135,6 @@ class Folder(Names):
                 f"{self.origin}: image {self.names[index]} cannot be read ({error.strerror}); put it back"
             ) from None
 
-    def read(self, index: int, pixels: PixelOptions = EXACT) -> Image.Image:
-        return decode_image(self.read_bytes(index), f"{self.origin}: image {self.names[index]}", pixels)
-
-    @property
-    def fingerprint(self) -> str:
-        return digest("files", [(name, self._stat(name).st_size) for name in self.names])
-
-    @cached_property
-    def content(self) -> str:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            endings = list(pool.map(self._ending, self.names))
-        return digest("endings", endings, digest_some(self))
-
     @property
     def state(self) -> str:
         stats = (self._stat(name) for name in self.names)
@@ -161,10 +146,11 @@ class Folder(Names):
         except OSError as error:
             raise DataError(f"{self.origin}: image {name} cannot be read ({error.strerror}); put it back") from None
 
-    def _ending(self, name: str) -> tuple[str, int, int]:
-        """As a tar's Member begins: name, size, and the CRC-32 of the last bytes."""
-        size = self._stat(name).st_size
-        return name, size, zlib.crc32(LocalFile(self._root / name).read(max(0, size - ENDING), ENDING))
+    def _size(self, name: str) -> int:
+        return self._stat(name).st_size
+
+    def _store(self, name: str) -> ByteStore:
+        return LocalFile(self._root / name)
 
 
 def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...], passed_over: Counter[str]) -> Iterator[str]:
