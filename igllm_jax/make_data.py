@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from igllm_jax import flags, progress
+from igllm_jax.endings import INTERRUPTED
 from igllm_jax.errors import UserError
 from igllm_jax.render.arguments import add_renderer, image_size, renderer_options
 from igllm_jax.render.blender.own_scenes import Views, draw_view, find_scenes
@@ -27,7 +28,6 @@ IMAGE_TASKS = {
     "sixdof": "one toy airplane, turned and moved, over a ground; val_OOD is painted otherwise",
     "shapenet": "toys of several classes; val_OOD_texture paints them otherwise, val_OOD_shape has other models",
 }
-INTERRUPTED = 130  # exit code, as shells have it
 
 
 def _shard(text: str) -> Shard:

@@ -21,12 +21,12 @@ from typing import IO, Any
 
 from igllm_jax import config as configs
 from igllm_jax import files, flags, progress
+from igllm_jax.endings import INTERRUPTED
 from igllm_jax.errors import UserError
 from igllm_jax.weights import checkpoint
 
 SWEEP_FILE, LOG_FILE, LOCK_FILE = "sweep.json", "train.log", ".running"
 TRAIN = (sys.executable, "-m", "igllm_jax", "train")
-INTERRUPTED = 130  # exit code, as shells have it
 _POLL_SECONDS = 0.2
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from igllm_jax import files, flags, paths, progress
 from igllm_jax.data.tars import IMAGES_HELP, open_images
+from igllm_jax.endings import INTERRUPTED
 from igllm_jax.errors import UserError
 from igllm_jax.paths import FilePath
 from igllm_jax.render.arguments import add_renderer, image_size, renderer_options
@@ -37,7 +38,6 @@ from igllm_jax.scene.predictions import Predictions, language_of, read_predictio
 
 BLEND = "blend"  # written by the renderer itself
 DEFAULT_SIZE = (480, 320)  # CLEVR's
-INTERRUPTED = 130  # exit code, as shells have it
 
 
 def build_parser() -> argparse.ArgumentParser:

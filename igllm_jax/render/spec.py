@@ -217,10 +217,12 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
 
 
 def _check_range(value: Any, limits: tuple[float, float] | None, where: str) -> None:
-    numbers = np.ravel(value) if limits is not None else ()
-    for number in numbers:
-        if limits is not None and not limits[0] <= number <= limits[1]:
-            raise UserError(f"{where}: expected {limits[0]:g} to {limits[1]:g}, not {number:g}")
+    if limits is None:
+        return
+    low, high = limits
+    for number in np.ravel(value):
+        if not low <= number <= high:
+            raise UserError(f"{where}: expected {low:g} to {high:g}, not {number:g}")
 
 
 def vector(numbers: Any) -> Vector:

@@ -85,7 +85,7 @@ def read_run(folder: FilePath) -> RunCurves:
     config = configs.read(folder)
     settings = {**flatten(config), "task": find_language(config.task).name}  # each run has a file of its own
     curves: dict[str, Curve] = {}
-    for line in metrics_log.read(folder / metrics_log.METRICS_FILE):
+    for line in metrics_log.load_metrics(folder):
         for name, value in line.items():
             if name != "step" and isinstance(value, int | float) and math.isfinite(value):
                 curves.setdefault(name, {})[line["step"]] = float(value)
