@@ -26,7 +26,7 @@ from igllm_jax.parallel.sharding import MESH_AXES
 from igllm_jax.plan_compile import PROMPT
 from igllm_jax.planning import compilers, flops, tune
 from igllm_jax.planning.chips import CHIPS, Chip, chip_of, find_topology, program_memory
-from igllm_jax.planning.memory import train_traffic, weight_passes
+from igllm_jax.planning.memory import element_bytes, train_traffic, weight_passes
 from igllm_jax.planning.plans import BatchFlops, Bound, Plan, PlanRequest, Program, Search, plan_text
 from igllm_jax.training.optim import trainable_paths
 from igllm_jax.training.options import RunOptions
@@ -227,7 +227,7 @@ def _read(plan: Plan, model: VLMConfig) -> float:
         return gathered + moved + 2 * (kinds["trainables"] + kinds["optimizer"])
     decoder = model.decoder
     answer = request.length - model.vision.num_patches - PROMPT.answer_offset
-    width = 2 if model.dtype == "bfloat16" else 4
+    width = element_bytes(model)
     rows = request.batch_size / (mesh["data"] * mesh["fsdp"])
     positions = PROMPT.image_offset + rows * (request.length - PROMPT.image_offset)
     cache = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * width * positions

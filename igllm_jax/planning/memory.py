@@ -42,12 +42,17 @@ def activation_bound(model: VLMConfig, *, rows: float, length: int, loss_chunk: 
     positions whose logits exist at once. trains_vision: whether the tower is differentiated, too.
     """
     decoder, vision = model.decoder, model.vision
-    size = np.dtype("float32").itemsize if model.dtype == "float32" else 2
+    size = element_bytes(model)
     kept = kept_elements(decoder, length) * decoder.num_layers + _all_of_a_layer(decoder, length)
     patch = 8 * vision.width + 2 * vision.mlp_width + 2 * vision.num_heads * vision.num_patches
     tower = patch * (vision.num_blocks if trains_vision else 1)
     logits = 2 * 4 * min(loss_chunk, length) * decoder.vocab_size  # float32, and their gradient
     return rows * (size * (length * kept + vision.num_patches * tower) + logits)
+
+
+def element_bytes(model: VLMConfig) -> int:
+    """Of a number that is computed with."""
+    return jax.numpy.dtype(model.dtype).itemsize
 
 
 def kept_elements(decoder: DecoderConfig, length: int) -> float:
@@ -76,8 +81,7 @@ def train_traffic(model: VLMConfig, length: int) -> float:
     forward = layer_flops(decoder, model.lora, length)
     runs = 2 + recomputed(decoder, forward) / forward.total
     moved = sum(sum(size) for size, _ in layer_projections(decoder).values())
-    width = np.dtype("float32").itemsize if model.dtype == "float32" else 2
-    return width * length * decoder.num_layers * (runs * moved + kept_elements(decoder, length))
+    return element_bytes(model) * length * decoder.num_layers * (runs * moved + kept_elements(decoder, length))
 
 
 def _all_of_a_layer(decoder: DecoderConfig, length: int) -> float:
