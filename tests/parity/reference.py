@@ -171,6 +171,15 @@ def imported(folder: Path, name: str = "base", **request) -> Path:
     return folder / name
 
 
+def loaded_llava(folder: Path) -> nn.Module:
+    """Hugging Face's LLaVA of an exported folder, which has all that it asks for and nothing else."""
+    loaded, report = transformers.LlavaForConditionalGeneration.from_pretrained(
+        folder, output_loading_info=True, attn_implementation="eager"
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    return loaded.eval()
+
+
 def batch(rows: int = 3, seed: int = 0) -> Batch:
     return small.batch(rows=rows, seed=seed)
 
