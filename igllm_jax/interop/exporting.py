@@ -28,6 +28,7 @@ from igllm_jax.interop.sources import KEEP
 from igllm_jax.models.lora import is_lora
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig, draw, skeleton
+from igllm_jax.parallel.backend import devices
 from igllm_jax.paths import FilePath
 from igllm_jax.scene.language import Language, find_language, language_in
 from igllm_jax.training.options import RunOptions
@@ -97,7 +98,7 @@ def from_run(workdir: FilePath, step: str) -> Model:
 
 def _drawn(options: RunOptions, there: set[str]) -> Params:
     """What neither trained nor came from a base: the run drew it from its seed."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(devices()[0])
     dtype = jnp.dtype(options.frozen_dtype)
     absent = {
         path: jax.ShapeDtypeStruct(shape.shape, dtype, sharding=here)

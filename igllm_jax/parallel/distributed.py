@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from igllm_jax import flags
 from igllm_jax.errors import UserError
+from igllm_jax.parallel.backend import devices
 from igllm_jax.parallel.rendezvous import wait_for_all
 from igllm_jax.progress import note
 
@@ -139,12 +140,12 @@ def session(options: argparse.Namespace) -> Iterator[None]:
     """
     cluster, stopped_code = find_cluster(options, os.environ), _setting("IGLLM_STOPPED_CODE", 0)
     if cluster is None:
-        _check_backend()
+        devices()
         yield
     else:
         start(cluster)
         try:
-            _check_backend()
+            devices()
             yield
         except BaseException as error:
             _leave(error)
@@ -163,19 +164,6 @@ def _whole(name: str, environment: Mapping[str, str]) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise UserError(f"{name} is {environment[name]!r}: expected a whole number")
     return int(text)
-
-
-def _check_backend() -> None:
-    """Raises: UserError where $JAX_PLATFORMS names a backend that is not there."""
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        wanted = os.environ.get("JAX_PLATFORMS", "")
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"JAX finds no device (JAX_PLATFORMS={wanted!r}: {reason[:300]}); name one that is there, such as cpu, or "
-            "install JAX for the one that you want"
-        ) from None
 
 
 def start(cluster: Cluster | str) -> None:

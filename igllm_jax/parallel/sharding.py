@@ -12,6 +12,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from igllm_jax.errors import UserError
+from igllm_jax.parallel import backend
 
 MESH_AXES = ("data", "fsdp", "tensor")
 MeshAxes = str | tuple[str, ...] | None
@@ -48,7 +49,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None, sl
 
     Raises: UserError where the sizes don't fit the number of devices, or the devices lie in other parts.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = backend.devices() if devices is None else devices
     wanted = [int(sizes[axis]) for axis in MESH_AXES]
     spelled = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(MESH_AXES, wanted, strict=True))
     if wanted.count(-1) > 1 or any(size == 0 or size < -1 for size in wanted):
@@ -219,6 +220,7 @@ class MeshLayout:
 
 
 def one_device() -> MeshLayout:
+    backend.devices()
     return MeshLayout.of("decode", make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.local_devices()[:1]))
 
 

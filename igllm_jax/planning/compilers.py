@@ -11,6 +11,7 @@ from jax._src.cudnn import fused_attention_stablehlo  # the version of a library
 from jax.experimental import topologies
 
 from igllm_jax.errors import UserError
+from igllm_jax.parallel.backend import devices
 from igllm_jax.planning.chips import Topology, find_topology
 
 GPU_TARGETS = Path(__file__).parent / "gpu_targets"  # chip -> what XLA is told of it
@@ -73,7 +74,7 @@ def environment_for(topology: str, own: Mapping[str, str]) -> dict[str, str]:
 def devices_of(topology: str, slices: int = 1) -> list[Any]:
     """The devices of `slices` TPU slices or of GPU hosts that need not exist, or this machine's."""
     if topology == "local":
-        return jax.devices()
+        return devices()
     found = find_topology(topology)
     if found.is_gpu:
         fused_attention_stablehlo.check_cudnn_version = lambda: CUDNN
