@@ -84,6 +84,7 @@ def test_what_cannot_be_asked_for(words, message):
         claims.parse(words)
 
 
+@pytest.mark.slow
 def test_a_cell_again_gives_the_same_numbers(tmp_path):
     values = {**runs.SMALLER, **SMALLEST}
     overrides = [
