@@ -1,7 +1,7 @@
 """Image towers and decoders by name: `--config=configs/clevr.py:base=siglip2+qwen3_8b`, or `base=qwen3_8b` alone.
 
 A name may be shortened while one alone begins so. Sizes are those of the config.json in the folder named beside each;
-where another place was read instead, that is named too. `igllm plan` needs nothing else; training needs the weights,
+where another source was read instead, that is named too. `igllm plan` needs nothing else; training needs the weights,
 imported by tools/convert_weights.py and named by model.base.
 """
 

@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 
 from igllm_jax import files, flags, progress
-from igllm_jax.report.curves import Group, Interval, group_runs, read_run, shared_metrics
+from igllm_jax.report.curves import Interval, RunGroup, group_runs, read_run, shared_metrics
 from igllm_jax.report.curves_page import curves_page
 
 COLUMNS = ("what", "runs", "metric", "last", "low", "high", "least", "least_low", "least_high")
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def table(groups: Sequence[Group], metrics: Sequence[str]) -> list[str]:
+def table(groups: Sequence[RunGroup], metrics: Sequence[str]) -> list[str]:
     """Lines for a terminal: one for each group and metric that it has."""
     lines = []
     for group in groups:
@@ -51,7 +51,7 @@ def table(groups: Sequence[Group], metrics: Sequence[str]) -> list[str]:
     return lines
 
 
-def csv_text(groups: Sequence[Group], metrics: Sequence[str]) -> str:
+def csv_text(groups: Sequence[RunGroup], metrics: Sequence[str]) -> str:
     """COLUMNS, a row for each group and metric that it has; empty where one run has no interval."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

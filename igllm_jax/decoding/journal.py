@@ -2,7 +2,7 @@
 
 Beside the predictions file lies, while it is being made, `OUT.partial.jsonl`: a line that says what was asked, and
 lines of answers as they finish (in a bucket, objects below `OUT.partial/`; see line_log.py). A line that was cut off
-counts as not written. Where images take each other's places in a running batch (see stream.py), answers count once
+counts as not written. Where images take each other's slots in a running batch (see stream.py), answers count once
 their window has ended, after which nothing is half done; those of a window that had not ended are made again.
 `OUT.partial.table` holds what the next window guesses from (see ngram_drafts.py), so that a command that goes on reads
 and rounds as one that was never stopped.

@@ -27,7 +27,7 @@ from igllm_jax.parallel.sharding import MeshLayout
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Written:
+class WrittenRows:
     """decoded: what every row has written so far. counts: int32 [B], its tokens. is_done: bool [B]."""
 
     decoded: Decoded
@@ -55,7 +55,7 @@ class RefillPrograms:
     empty: Callable[..., Loop]
     resized: Callable[..., Loop]
     insert: Callable[..., Loop]
-    run: Callable[..., tuple[Loop, Written]]
+    run: Callable[..., tuple[Loop, WrittenRows]]
 
     @classmethod
     def of(cls, config: VLMConfig, options: DecodeOptions, layout: MeshLayout) -> "RefillPrograms":
@@ -159,9 +159,9 @@ def _run(
     return Step.of(*parts.build(params), options, grammar, shared).run(loop, goes_on)
 
 
-def _told(loop: Loop, options: DecodeOptions, layout: MeshLayout) -> tuple[Loop, Written]:
+def _told(loop: Loop, options: DecodeOptions, layout: MeshLayout) -> tuple[Loop, WrittenRows]:
     """The loop, and what its rows have written, on every device."""
-    written = Written(replace(decoded_rows(loop, options), table=None), loop.counts, loop.is_done)
+    written = WrittenRows(replace(decoded_rows(loop, options), table=None), loop.counts, loop.is_done)
     if layout.mesh.size > 1:
         written = jax.lax.with_sharding_constraint(written, layout.replicated())
     return loop, written

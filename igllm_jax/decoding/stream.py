@@ -16,7 +16,7 @@ from igllm_jax.decoding.answer import Answer
 from igllm_jax.decoding.answers import AnswerGenerator
 from igllm_jax.decoding.decode_options import Decoded
 from igllm_jax.decoding.decode_step import Loop
-from igllm_jax.decoding.refill import Written
+from igllm_jax.decoding.refill import WrittenRows
 from igllm_jax.parallel.distributed import Stopped, never
 from igllm_jax.parallel.sharding import put
 
@@ -116,7 +116,7 @@ class Stream:
             empty = self.programs.empty(self.new, self.generator.table, self.size)
             self.loop = self.programs.resized(empty, self.stop)
 
-    def _run(self) -> Written:
+    def _run(self) -> WrittenRows:
         """Until others can come, or caches have to grow, which are as short as the longest unfinished answer allows."""
         is_used = np.repeat([name is not None for name in self.slots], self.each)
         farthest = int(self.counts[is_used].max())

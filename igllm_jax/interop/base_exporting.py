@@ -11,7 +11,7 @@ import numpy as np
 
 from igllm_jax import progress
 from igllm_jax.errors import UserError
-from igllm_jax.interop.exporting import Model
+from igllm_jax.interop.exporting import ModelToExport
 from igllm_jax.interop.importing import copied_files
 from igllm_jax.interop.sources import KEEP
 from igllm_jax.models.lora import NO_LORA, is_lora
@@ -20,7 +20,7 @@ from igllm_jax.weights import base_folder
 from igllm_jax.weights.base_folder_writer import BaseFolderWriter, copy_files
 
 
-def export_base(model: Model, out: Path, dtype: str = KEEP) -> dict[str, Any]:
+def export_base(model: ModelToExport, out: Path, dtype: str = KEEP) -> dict[str, Any]:
     """Writes `out`: every array, LoRA merged into its kernels; a second call goes on where one was killed.
 
     dtype: of all arrays; "keep" is the base's for what it held, float32 for what was trained whole. Returns an account.
@@ -53,7 +53,7 @@ def _layers(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> Iterator[in
     yield from range(shape[0]) if axes[:1] == ("layers",) else (None,)
 
 
-def _finish(model: Model, writer: BaseFolderWriter) -> None:
+def _finish(model: ModelToExport, writer: BaseFolderWriter) -> None:
     """What stands beside the weights; then the folder gets its name."""
     sources = Path(model.base or "") / base_folder.SOURCES
     for folder in sorted(sources.iterdir()) if model.base and sources.is_dir() else ():

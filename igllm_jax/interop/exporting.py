@@ -39,7 +39,7 @@ BASE_PARTS = ("vision/", "decoder/")
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelToExport:
     """A whole model whose frozen weights are read when they are asked for.
 
     arrays: path -> array in memory, what was trained above all. base: folder of everything else, None where nothing is.
@@ -80,7 +80,7 @@ class Model:
         return {path: tuple(shape.shape) for path, shape in skeleton(self.config).shapes.items()}
 
 
-def from_run(workdir: FilePath, step: str) -> Model:
+def from_run(workdir: FilePath, step: str) -> ModelToExport:
     """The model of a run at "last", "best" or a step."""
     options = configs.read_run(workdir)
     found = checkpoint.find_step(workdir, step)
@@ -93,7 +93,7 @@ def from_run(workdir: FilePath, step: str) -> Model:
     about = {"run": str(workdir), "step": found, "sources": sources, "merged_lora": _merged_lora(folder)}
     about["image_aspect_ratio"] = options.data.image_aspect_ratio
     tokenizer, language = Tokenizer.load(workdir), find_language(options.data.task)
-    return _complete(Model(model, arrays, trained, folder, stored, tokenizer, language, about))
+    return _complete(ModelToExport(model, arrays, trained, folder, stored, tokenizer, language, about))
 
 
 def _drawn(options: RunOptions, there: set[str]) -> Params:
@@ -108,7 +108,7 @@ def _drawn(options: RunOptions, there: set[str]) -> Params:
     return {path: np.asarray(array) for path, array in draw(options.model, absent, options.seed).items()}
 
 
-def from_folder(folder: FilePath) -> Model:
+def from_folder(folder: FilePath) -> ModelToExport:
     """The model of an imported folder; its adapter, projector and float head count as trained."""
     config, stored = base_folder.read_config(folder), base_folder.paths(folder)
     trained = tuple(path for path in stored if not path.startswith(BASE_PARTS) or is_lora(path))
@@ -116,7 +116,7 @@ def from_folder(folder: FilePath) -> Model:
     about = {"folder": str(folder), "sources": sources, "merged_lora": merged}
     about["image_aspect_ratio"] = base_folder.aspect_ratio(folder)
     tokenizer = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).is_file() else None
-    return _complete(Model(config, {}, trained, str(folder), stored, tokenizer, language_in(folder), about))
+    return _complete(ModelToExport(config, {}, trained, str(folder), stored, tokenizer, language_in(folder), about))
 
 
 def _merged_lora(folder: str | FilePath | None) -> Any:
@@ -124,7 +124,7 @@ def _merged_lora(folder: str | FilePath | None) -> Any:
     return base_folder.read_model(folder).get("merged_lora") if folder else None
 
 
-def _complete(model: Model) -> Model:
+def _complete(model: ModelToExport) -> ModelToExport:
     absent = [path for path in model.shapes if path not in model.arrays and path not in model.stored]
     if absent:
         parts = sorted({path.split("/")[0] for path in absent})
@@ -132,7 +132,7 @@ def _complete(model: Model) -> Model:
     return model
 
 
-def export(model: Model, kind: str, out: FilePath, dtype: str = KEEP) -> dict[str, Any]:
+def export(model: ModelToExport, kind: str, out: FilePath, dtype: str = KEEP) -> dict[str, Any]:
     """Writes `out`, which appears only when it is complete. kind: a key of FORMATS. Returns an account.
 
     dtype: of the tensors; "keep" is the trained dtype for "peft" and "safetensors", the decoder's for "llava-hf".
@@ -146,7 +146,7 @@ def export(model: Model, kind: str, out: FilePath, dtype: str = KEEP) -> dict[st
     return {"tensors": tensors, "bytes": size, "seconds": time.monotonic() - start, "notes": notes}
 
 
-def _notes(model: Model) -> list[str]:
+def _notes(model: ModelToExport) -> list[str]:
     """What an adapter's user has to know about the weights under it."""
     if not model.base:
         return ["the weights under this adapter are the run's own: export them with --format llava-hf"]
@@ -161,7 +161,7 @@ def _notes(model: Model) -> list[str]:
 # ---- the formats -----------------------------------------------------------------------------------------------------
 
 
-def _export_peft(model: Model, folder: Path, dtype: str) -> int:
+def _export_peft(model: ModelToExport, folder: Path, dtype: str) -> int:
     """A PEFT adapter with the reference's non_lora_trainables.bin and config.json beside it."""
     config = model.config
     if not config.lora.rank:
@@ -193,13 +193,13 @@ def _export_peft(model: Model, folder: Path, dtype: str) -> int:
     return len(lora) + len(others)
 
 
-def _is_hugging_faces(model: Model) -> bool:
+def _is_hugging_faces(model: ModelToExport) -> bool:
     """Whether the base came from a LlavaForConditionalGeneration, in which the decoder is a part with its own name."""
     file = paths.to_path(model.base or "") / base_folder.SOURCES / "llava" / "config.json"
     return bool(model.base) and file.is_file() and "vision_config" in read_json(file)
 
 
-def _export_safetensors(model: Model, folder: Path, dtype: str) -> int:
+def _export_safetensors(model: ModelToExport, folder: Path, dtype: str) -> int:
     """What was trained, under our own names, and the model that it belongs to."""
     tensors = {
         path: Outgoing(model.shapes[path], _dtype(model, path, dtype), lambda path=path: model.read(path))  # type: ignore[misc]
@@ -211,7 +211,7 @@ def _export_safetensors(model: Model, folder: Path, dtype: str) -> int:
     return len(tensors)
 
 
-def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
+def _export_llava_hf(model: ModelToExport, folder: Path, dtype: str) -> int:
     """LoRA merged; the float head in a file of its own, as Hugging Face's model has none."""
     config = model.config
     if not config.vision.num_blocks:
@@ -240,14 +240,14 @@ def _export_llava_hf(model: Model, folder: Path, dtype: str) -> int:
     return len(tensors)
 
 
-FORMATS: Mapping[str, Callable[[Model, Path, str], int]] = {
+FORMATS: Mapping[str, Callable[[ModelToExport, Path, str], int]] = {
     "peft": _export_peft,
     "llava-hf": _export_llava_hf,
     "safetensors": _export_safetensors,
 }
 
 
-def _outgoing(model: Model, source: WeightFormat, dtype: str, paths: set[str]) -> dict[str, Outgoing]:
+def _outgoing(model: ModelToExport, source: WeightFormat, dtype: str, paths: set[str]) -> dict[str, Outgoing]:
     """A table's names for these paths, LoRA merged into kernels."""
     shapes = {path: shape for path, shape in model.shapes.items() if path in paths}
     absent = sorted(set(shapes) - source.paths())
@@ -266,7 +266,7 @@ def _outgoing(model: Model, source: WeightFormat, dtype: str, paths: set[str]) -
     return {name: one(rule, layer) for name, (rule, layer) in source.names(shapes).items()}
 
 
-def _dtype(model: Model, path: str, dtype: str) -> np.dtype:
+def _dtype(model: ModelToExport, path: str, dtype: str) -> np.dtype:
     return model.dtype(path) if dtype == KEEP else _named(dtype)
 
 
@@ -274,7 +274,7 @@ def _named(dtype: str) -> np.dtype:
     return np.dtype(jnp.dtype(dtype))
 
 
-def _add_image_token(model: Model, tensors: dict[str, Outgoing]) -> tuple[int, int]:
+def _add_image_token(model: ModelToExport, tensors: dict[str, Outgoing]) -> tuple[int, int]:
     """(id of the image's placeholder, rows of the embedding).
 
     The first id that the tokenizer does not use; where there is none, one row more in embedding and head: the mean of
@@ -298,7 +298,7 @@ def _with_mean_row(tensor: Outgoing) -> Outgoing:
     return replace(tensor, shape=(tensor.shape[0] + 1, tensor.shape[1]), read=read)
 
 
-def _identities(model: Model, dtype: np.dtype) -> dict[str, Outgoing]:
+def _identities(model: ModelToExport, dtype: np.dtype) -> dict[str, Outgoing]:
     """What Hugging Face's model has and ours does not: the post-layernorm, which the features skip, and the second
     projection of a projector that is a single one."""
     vision, width = model.config.vision.width, model.config.decoder.width
@@ -314,14 +314,14 @@ def _identities(model: Model, dtype: np.dtype) -> dict[str, Outgoing]:
     return found
 
 
-def _copy_licences(model: Model, folder: Path) -> None:
+def _copy_licences(model: ModelToExport, folder: Path) -> None:
     """Those of everything that is in the weights; the decoder's under their own names, others with theirs before it."""
     for role in ("decoder", "llava", "vision", "adapter", "projector") if model.base else ():
         for name, file in licence_files(paths.to_path(model.base or "") / base_folder.SOURCES / role).items():
             copy_files({name if role in ("decoder", "llava") else f"{role}-{name}": file}, folder)
 
 
-def _save_companions(model: Model, folder: Path) -> None:
+def _save_companions(model: ModelToExport, folder: Path) -> None:
     """The tokenizer, and the language that the model writes."""
     if model.tokenizer:
         model.tokenizer.save(folder)
@@ -329,7 +329,7 @@ def _save_companions(model: Model, folder: Path) -> None:
         model.language.save(folder)
 
 
-def _about_text(model: Model) -> dict[str, Any]:
+def _about_text(model: ModelToExport) -> dict[str, Any]:
     """Settings that our model does not have: the tokenizer's ids and, where the base said so, the longest text."""
     ids = model.tokenizer
     found: dict[str, Any] = {"bos_token_id": ids.bos_id, "eos_token_id": ids.eos_id} if ids else {}

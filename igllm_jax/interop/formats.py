@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop import hf_vision
-from igllm_jax.interop.rules import PATCHES, SAME, TRANSPOSED, UNDER_ONE, UNDER_ONE_ROW, Group, Rule, WeightFormat
+from igllm_jax.interop.rules import PATCHES, SAME, TRANSPOSED, UNDER_ONE, UNDER_ONE_ROW, Rule, RuleGroup, WeightFormat
 
 FLOAT_HEAD_FILE = "float_head.safetensors"  # beside an exported LlavaForConditionalGeneration
 
@@ -139,8 +139,8 @@ ORIGINAL_MODULE = {r".*\.original_module\..*": "PEFT's copy of a module before t
 
 # ---- one table per kind of file --------------------------------------------------------------------------------------
 
-_dinov2 = WeightFormat("DINOv2 tower", (Group(DINOV2_VISION, r"(?:dinov2(?:_with_registers)?\.)?"),), DINOV2_UNUSED)
-_clip_vision = (Group(CLIP_VISION, r"(?:vision_model\.)?", "vision_model."),)
+_dinov2 = WeightFormat("DINOv2 tower", (RuleGroup(DINOV2_VISION, r"(?:dinov2(?:_with_registers)?\.)?"),), DINOV2_UNUSED)
+_clip_vision = (RuleGroup(CLIP_VISION, r"(?:vision_model\.)?", "vision_model."),)
 CLIP = WeightFormat("CLIP vision tower", _clip_vision, VISION_UNUSED | TEXT_TOWER)
 TOWERS: dict[str, WeightFormat] = {
     hf_vision.CLIP: CLIP,
@@ -149,7 +149,7 @@ TOWERS: dict[str, WeightFormat] = {
     hf_vision.DINOV2_REGISTERS: _dinov2,
 }
 
-LLAMA = WeightFormat("decoder", (Group(DECODER, r"model\.", "model."), Group(HEAD)), ROTARY)
+LLAMA = WeightFormat("decoder", (RuleGroup(DECODER, r"model\.", "model."), RuleGroup(HEAD)), ROTARY)
 
 
 def peft(projector: str, head: str, *, in_llava: bool = False) -> WeightFormat:
@@ -158,8 +158,8 @@ def peft(projector: str, head: str, *, in_llava: bool = False) -> WeightFormat:
     in_llava: of a LlavaForConditionalGeneration, where the decoder is its language_model.
     """
     written = "base_model.model.model." + ("language_model." if in_llava else "")
-    lora = Group(LORA, r"(?:base_model\.)?(?:model\.)*(?:language_model\.)?(?:model\.)?", written)
-    hf_projector = Group(HF_PROJECTORS[projector], r"(?:base_model\.)?(?:model\.)*", "base_model.model.model.")
+    lora = RuleGroup(LORA, r"(?:base_model\.)?(?:model\.)*(?:language_model\.)?(?:model\.)?", written)
+    hf_projector = RuleGroup(HF_PROJECTORS[projector], r"(?:base_model\.)?(?:model\.)*", "base_model.model.model.")
     beside, float_head = _beside_lora(projector, head)
     return WeightFormat("PEFT adapter", (lora, hf_projector if in_llava else beside, float_head), ORIGINAL_MODULE)
 
@@ -168,11 +168,11 @@ def llava(projector: str, head: str) -> WeightFormat:
     """A merged checkpoint of the LLaVA repository (`llava_llama`), a float head in it where the reference left one."""
     tower = r"model\.vision_tower\.(?:vision_tower\.)?(?:vision_model\.)?"
     groups = (
-        Group(DECODER, r"model\.", "model."),
-        Group(HEAD),
-        Group(_projector(PROJECTORS, projector), r"model\.", "model."),
-        Group(_float_head(head), r"(?:model\.)?"),
-        Group(CLIP_VISION, tower, "model.vision_tower.vision_tower.vision_model."),
+        RuleGroup(DECODER, r"model\.", "model."),
+        RuleGroup(HEAD),
+        RuleGroup(_projector(PROJECTORS, projector), r"model\.", "model."),
+        RuleGroup(_float_head(head), r"(?:model\.)?"),
+        RuleGroup(CLIP_VISION, tower, "model.vision_tower.vision_tower.vision_model."),
     )
     return WeightFormat("LLaVA checkpoint", groups, ROTARY | VISION_UNUSED)
 
@@ -180,14 +180,14 @@ def llava(projector: str, head: str) -> WeightFormat:
 def llava_hf(projector: str, tower: str = hf_vision.CLIP) -> WeightFormat:
     """Hugging Face's LlavaForConditionalGeneration, names as of 2023 and as of 2025. tower: a key of TOWERS."""
     is_dinov2 = TOWERS[tower] is _dinov2
-    vision = Group(CLIP_VISION, r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "vision_tower.vision_model.")
+    vision = RuleGroup(CLIP_VISION, r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "vision_tower.vision_model.")
     if is_dinov2:
-        vision = Group(DINOV2_VISION, r"(?:model\.)?vision_tower\.", "vision_tower.")
+        vision = RuleGroup(DINOV2_VISION, r"(?:model\.)?vision_tower\.", "vision_tower.")
     groups = (
         vision,
-        Group(DECODER, r"(?:language_model\.model|model\.language_model)\.", "language_model.model."),
-        Group(HEAD, r"(?:language_model\.)?", "language_model."),
-        Group(_projector(HF_PROJECTORS, projector), r"(?:model\.)?", ""),
+        RuleGroup(DECODER, r"(?:language_model\.model|model\.language_model)\.", "language_model.model."),
+        RuleGroup(HEAD, r"(?:language_model\.)?", "language_model."),
+        RuleGroup(_projector(HF_PROJECTORS, projector), r"(?:model\.)?", ""),
     )
     identity = {r"(model\.)?multi_modal_projector\.linear_2\..*": "identity after a linear projector"}
     is_linear = projector == "linear"
@@ -203,10 +203,10 @@ def non_lora(projector: str, head: str) -> WeightFormat:
     return WeightFormat("file of projector and float head", _beside_lora(projector, head), ORIGINAL_MODULE)
 
 
-def _beside_lora(projector: str, head: str) -> tuple[Group, Group]:
+def _beside_lora(projector: str, head: str) -> tuple[RuleGroup, RuleGroup]:
     return (
-        Group(_projector(PROJECTORS, projector), r"(?:base_model\.)?(?:model\.)*", "base_model.model.model."),
-        Group(_float_head(head), r"(?:base_model\.)?(?:model\.)*", "base_model.model."),
+        RuleGroup(_projector(PROJECTORS, projector), r"(?:base_model\.)?(?:model\.)*", "base_model.model.model."),
+        RuleGroup(_float_head(head), r"(?:base_model\.)?(?:model\.)*", "base_model.model."),
     )
 
 
@@ -230,7 +230,7 @@ def _float_head(kind: str) -> tuple[Rule, ...]:
 
 def float_head(head: str) -> WeightFormat:
     """The float head alone, beside an exported LlavaForConditionalGeneration."""
-    return WeightFormat("float head", (Group(_float_head(head), r"(?:base_model\.)?(?:model\.)*"),), {})
+    return WeightFormat("float head", (RuleGroup(_float_head(head), r"(?:base_model\.)?(?:model\.)*"),), {})
 
 
 # ---- which kind a file holds -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.interop.rules import Tensor
-from igllm_jax.interop.sources import KEEP, ImportRequest, Plan, make_plan
+from igllm_jax.interop.sources import KEEP, ImportPlan, ImportRequest, make_plan
 from igllm_jax.models import lora
 from igllm_jax.models.lora import LoRAConfig, is_lora
 from igllm_jax.models.vlm import skeleton
@@ -34,7 +34,7 @@ LICENCES = ("*licen[cs]e*", "notice*", "*use_policy*", "copying*")  # in any mix
 
 
 @dataclass(frozen=True)
-class Account:
+class ImportAccount:
     """What an import did. tensors, bytes: in the folder, in the end. written: by this run, in `seconds`."""
 
     tensors: int
@@ -45,7 +45,7 @@ class Account:
     notes: tuple[str, ...]
 
 
-def run(request: ImportRequest) -> Account:
+def run(request: ImportRequest) -> ImportAccount:
     """Imports into `request.out`, which appears only when it is complete; a second run goes on where one was killed.
 
     Raises: UserError where the files are not what they have to be; nothing is left behind then.
@@ -79,10 +79,10 @@ def run(request: ImportRequest) -> Account:
         raise
     size = sum(int(np.prod(shape.shape)) * shape.dtype.itemsize for shape in shapes.values())
     seconds = time.monotonic() - start
-    return Account(len(wanted), written, size, seconds, dict(plan.left_out), tuple(plan.notes))
+    return ImportAccount(len(wanted), written, size, seconds, dict(plan.left_out), tuple(plan.notes))
 
 
-def find_tokenizer(request: ImportRequest, plan: Plan) -> Tokenizer | None:
+def find_tokenizer(request: ImportRequest, plan: ImportPlan) -> Tokenizer | None:
     """The tokenizer that came along, checked against the embedding and for the float token.
 
     Without one there is a note: the folder still serves runs that name theirs.
@@ -115,7 +115,7 @@ def find_tokenizer(request: ImportRequest, plan: Plan) -> Tokenizer | None:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def target_shapes(plan: Plan, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
+def target_shapes(plan: ImportPlan, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
     """Path -> shape and dtype of what is written: the file's own dtype, or the one asked for.
 
     Raises: UserError where the layers of one stack have different dtypes, or one that JAX lacks.
@@ -138,7 +138,7 @@ def target_shapes(plan: Plan, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def in_file_order(plan: Plan) -> list[Tensor]:
+def in_file_order(plan: ImportPlan) -> list[Tensor]:
     """What is written, file by file, so that only one file's pages are in memory."""
     written = [tensor for tensor in plan.tensors.values() if not (is_lora(tensor.path) and not plan.config.lora.rank)]
     return sorted(written, key=lambda tensor: (str(tensor.info.file), tensor.path, tensor.layer or 0))
@@ -161,7 +161,7 @@ def _check_finite(array: np.ndarray, what: str) -> np.ndarray:
     return array
 
 
-def read_merged(plan: Plan, tensor: Tensor) -> np.ndarray:
+def read_merged(plan: ImportPlan, tensor: Tensor) -> np.ndarray:
     """A tensor's values; a kernel with its LoRA update where the folder keeps none apart.
 
     Raises: UserError naming a tensor that is not finite, as it is in the file or once it is merged.
@@ -210,7 +210,7 @@ def _named(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
     return {path.name: path for path, wanted in zip(files, is_one, strict=True) if wanted}
 
 
-def _identity(plan: Plan, request: ImportRequest, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _identity(plan: ImportPlan, request: ImportRequest, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """What has to be the same for a second run to go on with what a first one left."""
     files = {json.dumps(stat) for tensor in plan.tensors.values() for stat in tensor.weights.fingerprint()}
     return {
@@ -222,7 +222,7 @@ def _identity(plan: Plan, request: ImportRequest, tokenizer: Tokenizer | None) -
     }
 
 
-def _about(request: ImportRequest, plan: Plan, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _about(request: ImportRequest, plan: ImportPlan, tokenizer: Tokenizer | None) -> dict[str, Any]:
     sources = {**_folders(request), "projector": request.projector}
     return {
         "sources": {role: str(path) for role, path in sources.items() if path},

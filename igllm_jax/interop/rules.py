@@ -123,7 +123,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Group:
+class RuleGroup:
     """Rules under a common prefix. read: regular expression of what occurs; write: the one that we write."""
 
     rules: tuple[Rule, ...]
@@ -136,7 +136,7 @@ class WeightFormat:
     """The table of one kind of file. ignored: regular expression of a name -> why it is left out."""
 
     name: str
-    groups: tuple[Group, ...]
+    groups: tuple[RuleGroup, ...]
     ignored: Mapping[str, str]
 
     def names(self, shapes: Mapping[str, Shape]) -> dict[str, tuple[Rule, int | None]]:

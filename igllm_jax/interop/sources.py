@@ -49,7 +49,7 @@ class ImportRequest:
 
 
 @dataclass
-class Plan:
+class ImportPlan:
     """A checked import. config: of the folder that comes out. tensors: by (path, layer). lora: of the adapter, and
     module_lora that of each (path of a kernel, layer) where modules differ.
 
@@ -87,7 +87,7 @@ class _Part:
         return {path: shape for path, shape in shapes.items() if is_owned(path)}
 
 
-def make_plan(request: ImportRequest) -> Plan:
+def make_plan(request: ImportRequest) -> ImportPlan:
     """Opens every file and finds every tensor; reads none.
 
     Raises: UserError where something is missing, unknown, misshaped, contradictory or not supported.
@@ -112,7 +112,7 @@ def make_plan(request: ImportRequest) -> Plan:
         head=head,
         dtype="float32",
     )
-    plan = Plan(config, {}, found_lora, adapter, aspect_ratio=_aspect_ratio(request))
+    plan = ImportPlan(config, {}, found_lora, adapter, aspect_ratio=_aspect_ratio(request))
     shapes = {path: tuple(shape.shape) for path, shape in skeleton(config).shapes.items()}
     _match_parts(plan, parts, shapes, request)
     plan.notes += _prompt_notes(request)
@@ -262,7 +262,7 @@ def _prompt_notes(request: ImportRequest) -> list[str]:
     ]
 
 
-def _match_parts(plan: Plan, parts: list[_Part], shapes: Mapping[str, Shape], request: ImportRequest) -> None:
+def _match_parts(plan: ImportPlan, parts: list[_Part], shapes: Mapping[str, Shape], request: ImportRequest) -> None:
     """Raises: UserError with the problems of all parts."""
     problems = []
     for part in parts:
@@ -274,7 +274,7 @@ def _match_parts(plan: Plan, parts: list[_Part], shapes: Mapping[str, Shape], re
         raise UserError("; and ".join(problems))
 
 
-def _match_part(plan: Plan, part: _Part, shapes: Mapping[str, Shape], request: ImportRequest) -> None:
+def _match_part(plan: ImportPlan, part: _Part, shapes: Mapping[str, Shape], request: ImportRequest) -> None:
     wanted = part.paths(shapes)
     if "lora" in part.owns:
         if plan.adapter and not plan.adapter.is_uniform and not request.merge_lora:
@@ -301,7 +301,7 @@ def _match_part(plan: Plan, part: _Part, shapes: Mapping[str, Shape], request: I
 
 
 def _slice_shape(
-    plan: Plan, weight_format: WeightFormat, wanted: Mapping[str, Shape]
+    plan: ImportPlan, weight_format: WeightFormat, wanted: Mapping[str, Shape]
 ) -> Callable[[str, int], Shape | None]:
     """(path, layer) -> the shape of one layer's slice, None where the adapter's config says that there is none."""
     names = {(rule.ours, layer): name for name, (rule, layer) in weight_format.names(wanted).items()}

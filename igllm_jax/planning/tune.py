@@ -29,7 +29,7 @@ HEAD = (
 
 
 @dataclass(frozen=True)
-class Choice:
+class TuneChoice:
     """What a plan may choose. mesh: data, fsdp, tensor. remat, attention, accumulate: as in the config."""
 
     mesh: tuple[int, int, int]
@@ -60,7 +60,7 @@ class Choice:
 class Promise:
     """rows: examples at once on a device that should fit. rate: samples/s over all chips at the bound; both rough."""
 
-    choice: Choice
+    choice: TuneChoice
     rows: int
     rate: float
 
@@ -72,16 +72,18 @@ def whole_mesh(mesh: tuple[int, int, int], num_devices: int) -> tuple[int, int, 
     return data, fsdp, tensor
 
 
-def choices(num_chips: int, slices: int, attentions: Iterable[str], mesh: tuple[int, int, int] | None) -> list[Choice]:
+def choices(
+    num_chips: int, slices: int, attentions: Iterable[str], mesh: tuple[int, int, int] | None
+) -> list[TuneChoice]:
     """All splits of the chips over data and fsdp (with tensor, activations travel in every layer) unless a mesh is
     given, with every remat policy and these kernels."""
     ways = [n for n in range(1, num_chips + 1) if num_chips % n == 0]
     meshes = [mesh] if mesh else [(n * slices, num_chips // n, 1) for n in ways]
-    return [Choice(one, remat, kernel) for one in meshes for remat in REMAT_POLICIES for kernel in attentions]
+    return [TuneChoice(one, remat, kernel) for one in meshes for remat in REMAT_POLICIES for kernel in attentions]
 
 
 def promise(
-    choice: Choice,
+    choice: TuneChoice,
     model: VLMConfig,
     trainable: Collection[str],
     chip: Chip,
@@ -151,7 +153,7 @@ def rate(plan: Plan) -> float:
     return plan.request.batch_size / plan.bound.step if plan.bound else 0.0
 
 
-def table(found: Sequence[tuple[Choice, Plan]]) -> str:
+def table(found: Sequence[tuple[TuneChoice, Plan]]) -> str:
     """The plans, best first, then the flags of the best. chip-h/M: chip hours for a million samples, at least."""
     rows = [HEAD]
     for choice, plan in found:

@@ -84,7 +84,7 @@ TEST_SHARE = 4  # one model in so many of a class is kept for tests
 
 
 @dataclass(frozen=True)
-class Model:
+class MeshModel:
     """A mesh file. word: for its shape. file: absolute path."""
 
     word: str
@@ -97,14 +97,14 @@ class Model:
 
 
 @functools.lru_cache(maxsize=8)
-def find_models(folder: str) -> tuple[Model, ...]:
+def find_models(folder: str) -> tuple[MeshModel, ...]:
     """The models of a folder, in the order of their words. Raises: UserError where there are none, or words repeat."""
     root = paths.fetch(folder).resolve()
-    models = [Model(_word(path.stem), str(path)) for path in root.glob("*") if path.suffix.lower() in ENDINGS]
+    models = [MeshModel(_word(path.stem), str(path)) for path in root.glob("*") if path.suffix.lower() in ENDINGS]
     for synset in sorted(path for path in root.glob("*") if path.is_dir()):
         files = sorted(synset.glob(f"*/{SHAPENET_MODEL}"))
         name = _word(SYNSETS.get(synset.name, synset.name))
-        models += [Model(f"{name}_{number}", str(path)) for number, path in enumerate(files)]
+        models += [MeshModel(f"{name}_{number}", str(path)) for number, path in enumerate(files)]
     if not models:
         raise UserError(f"--meshes {folder}: expected files that end in {', '.join(ENDINGS)}, or ShapeNet's layout")
     models.sort(key=lambda model: model.word)
@@ -118,7 +118,7 @@ def _word(name: str) -> str:
     return re.sub("[^A-Za-z0-9_]", "_", name)
 
 
-def is_test_model(model: Model, models: Sequence[Model]) -> bool:
+def is_test_model(model: MeshModel, models: Sequence[MeshModel]) -> bool:
     """Whether training never shows it: of the models of a class, the last quarter."""
     own = [one for one in models if one.name == model.name]
     return own.index(model) >= len(own) - len(own) // TEST_SHARE
@@ -144,7 +144,7 @@ def box(file: str) -> tuple[np.ndarray, np.ndarray]:
     return corners.min(axis=0), corners.max(axis=0)
 
 
-def model_part(model: Model, paint: Material | None) -> Part:
+def model_part(model: MeshModel, paint: Material | None) -> Part:
     """The model as the one part of an object. paint: instead of its own look; None keeps that."""
     low, high = box(model.file)
     scale = 2 / float((high - low).max())

@@ -4,7 +4,7 @@ import re
 from collections.abc import Container, Mapping
 
 from igllm_jax.render.materials import COLORS, FINISHES, PLAIN_MATERIALS, PLANE_MATERIALS, solid_material
-from igllm_jax.render.meshes import Model, model_part
+from igllm_jax.render.meshes import MeshModel, model_part
 from igllm_jax.render.roles import Roles, Thing, words_of
 from igllm_jax.render.spec import Material, ObjectSpec, Part, Vector, matrix, vector
 from igllm_jax.render.toys import PLANE, UNKNOWN_PIECES, Piece, toy
@@ -46,7 +46,7 @@ def toy_object(roles: Roles, index: int, scale: float, materials: Mapping[str, M
     return _object(roles, index, parts, scale)
 
 
-def mesh_object(model: Model, roles: Roles, index: int, scale: float, paint: Material | None = None) -> ObjectSpec:
+def mesh_object(model: MeshModel, roles: Roles, index: int, scale: float, paint: Material | None = None) -> ObjectSpec:
     """A mesh from a file, `scale` units from its middle to its longest sides, in its own look or painted."""
     return _object(roles, index, (model_part(model, paint),), scale)
 

@@ -55,7 +55,7 @@ class RunCurves:
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Runs that differ by their seed alone. name: what they have and others have not."""
 
     name: str
@@ -94,7 +94,7 @@ def read_run(folder: FilePath) -> RunCurves:
     return RunCurves(str(folder), settings, curves)
 
 
-def group_runs(runs: Sequence[RunCurves]) -> list[Group]:
+def group_runs(runs: Sequence[RunCurves]) -> list[RunGroup]:
     """The runs by what they are, in the order in which they were given."""
     keys = list(dict.fromkeys(key for run in runs for key in run.settings if key not in APART))
     differing = [key for key in keys if len({repr(run.settings.get(key)) for run in runs}) > 1 and key != SEED]
@@ -103,8 +103,8 @@ def group_runs(runs: Sequence[RunCurves]) -> list[Group]:
         name = ", ".join(f"{key}={run.settings.get(key)}" for key in differing)
         groups.setdefault(name, []).append(run)
     if len(groups) == 1:
-        return [Group(Path(runs[0].name).name if len(runs) == 1 else "all runs", tuple(runs))]
-    return [Group(name, tuple(members)) for name, members in groups.items()]
+        return [RunGroup(Path(runs[0].name).name if len(runs) == 1 else "all runs", tuple(runs))]
+    return [RunGroup(name, tuple(members)) for name, members in groups.items()]
 
 
 def shared_metrics(runs: Sequence[RunCurves], wanted: Sequence[str]) -> list[str]:

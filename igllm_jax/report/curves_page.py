@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Iterable, Sequence
 
-from igllm_jax.report.curves import Group
+from igllm_jax.report.curves import RunGroup
 
 COLORS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#64b5cd")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 520, 300, 64, 34, 12, 12  # pixels
@@ -18,7 +18,7 @@ i { display: inline-block; width: .8em; height: .8em; }
 """
 
 
-def curves_page(groups: Sequence[Group], metrics: Sequence[str], title: str) -> str:
+def curves_page(groups: Sequence[RunGroup], metrics: Sequence[str], title: str) -> str:
     """The file."""
     heads = "".join(f"<th>{html.escape(metric)}</th>" for metric in metrics)
     plots = "".join(_figure(groups, metric) for metric in metrics)
@@ -49,14 +49,14 @@ def color_of(number: int) -> str:
     return COLORS[number % len(COLORS)]
 
 
-def _row(number: int, group: Group, metrics: Sequence[str]) -> str:
+def _row(number: int, group: RunGroup, metrics: Sequence[str]) -> str:
     cells = "".join(f"<td>{group.final(metric) or ''}</td>" for metric in metrics)
     names = html.escape(", ".join(run.name for run in group.runs), quote=True)
     mark = f'<i style="background:{color_of(number)}"></i>'
     return f'<tr><td>{mark} {html.escape(group.name)}</td><td title="{names}">{len(group.runs)}</td>{cells}</tr>\n'
 
 
-def _figure(groups: Sequence[Group], metric: str) -> str:
+def _figure(groups: Sequence[RunGroup], metric: str) -> str:
     points = [point for group in groups for run in group.runs for point in run.curves.get(metric, {}).items()]
     if not points:
         return ""

@@ -22,7 +22,7 @@ LONGEST_VALUE = 200  # characters of a table's cell
 
 
 @dataclass(frozen=True)
-class Drawing:
+class AnswerDrawing:
     """picture, glb: None where the language's scenes have none. note: why there is none, "" where there is."""
 
     picture: Image.Image | None
@@ -30,23 +30,24 @@ class Drawing:
     note: str = ""
 
 
-def draw_answer(found: Generated, data: DataOptions, size: tuple[int, int]) -> Drawing:
+def draw_answer(found: Generated, data: DataOptions, size: tuple[int, int]) -> AnswerDrawing:
     """The answer's scene, seen by the camera that stands without jitter. size: of the image, width and height."""
     language = find_language(data.task)
     view = view_of(language)
     if view != "3d":
         if language.name == "twod":
-            return Drawing(disc_picture(found.calls, language), None)
-        return Drawing(None, None, f"scenes of {language.name} can't be drawn")
+            return AnswerDrawing(disc_picture(found.calls, language), None)
+        return AnswerDrawing(None, None, f"scenes of {language.name} can't be drawn")
     scale = min(1.0, SIDE / max(size))
     width, height = (max(16, round(side * scale)) for side in size)
     reader = Reader(language, data.rotation_rep, data.rotation_unit, (width, height))
     spec = code_job(found.code, reader).specs[PREDICTED]
     picture = draw(spec).image
     try:
-        return Drawing(picture, glb(replace(spec, ground=None)))  # viewers step back until all of a ground is seen
+        # without the ground, all of which viewers step back to see
+        return AnswerDrawing(picture, glb(replace(spec, ground=None)))
     except UserError:  # without trimesh
-        return Drawing(picture, None, NO_GLB)
+        return AnswerDrawing(picture, None, NO_GLB)
 
 
 def table(found: Generated, language: Language) -> tuple[list[str], list[list[str]]]:

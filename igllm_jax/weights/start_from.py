@@ -26,7 +26,7 @@ VOCABULARY = "vocab"  # the axis whose rows belong to pieces
 
 
 @dataclass
-class Account:
+class StartAccount:
     """What became of every array, by path. taken: as it is, or (rows) as far as the vocabularies share pieces. drawn:
     trains here and has no equal there. left: is there, and is no array of this run or frozen in it."""
 
@@ -56,14 +56,14 @@ class Origin:
     tokenizer: Tokenizer | None
 
 
-def starting_values(run_model: RunModel, origin: str, tokenizer: Tokenizer) -> tuple[Params, Account]:
+def starting_values(run_model: RunModel, origin: str, tokenizer: Tokenizer) -> tuple[Params, StartAccount]:
     """What the run's trainables begin with (float32, by path, sharded), and what became of every array.
 
     origin: `model.start_from`. tokenizer: of the run that begins.
     Raises: UserError where nothing fits, or what was trained there stood on other frozen weights.
     """
     found = open_origin(origin, run_model)
-    values, account = run_model.initial_values(), Account()
+    values, account = run_model.initial_values(), StartAccount()
     is_same_vocabulary = found.tokenizer is not None and found.tokenizer.fingerprint == tokenizer.fingerprint
     for path, wanted in run_model.trainable.items():
         axes, stored = run_model.skeleton.axes[path], found.shapes.get(path)
@@ -87,7 +87,7 @@ def starting_values(run_model: RunModel, origin: str, tokenizer: Tokenizer) -> t
 
 
 def _note_rows(
-    path: str, axis: int, stored: tuple[int, ...], wanted: tuple[int, ...], origin: Origin, account: Account
+    path: str, axis: int, stored: tuple[int, ...], wanted: tuple[int, ...], origin: Origin, account: StartAccount
 ) -> None:
     others = [size for number, size in enumerate(stored) if number != axis]
     fits = origin.tokenizer is not None and others == [size for number, size in enumerate(wanted) if number != axis]

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from igllm_jax.errors import UserError
 from igllm_jax.interop.files import open_weights, write_torch
 from igllm_jax.interop.importing import find_tokenizer, finite_as, in_file_order, read_merged, run, target_shapes
-from igllm_jax.interop.sources import ImportRequest, Plan, make_plan
+from igllm_jax.interop.sources import ImportPlan, ImportRequest, make_plan
 from igllm_jax.models.params import nest, unnest
 from igllm_jax.training.state import TrainState, initial_state
 from igllm_jax.weights import base_folder, checkpoint
@@ -136,7 +136,7 @@ def _folders(folder: Path) -> Files:
     return files_below(folder)
 
 
-def _import(folder: Path) -> Plan:
+def _import(folder: Path) -> ImportPlan:
     """Everything of an import but the writing."""
     parts = {name: folder / name for name in ("vision", "decoder", "adapter")}
     try:
@@ -165,7 +165,7 @@ _VISION_KEYS = {
 }  # fmt: skip
 
 
-def _import_differs(folder: Path, plan: Plan) -> str:
+def _import_differs(folder: Path, plan: ImportPlan) -> str:
     """What the plan says is what stands in the files, and float32 can hold it."""
     for part, keys, config in (
         ("decoder", _DECODER_KEYS, plan.config.decoder),

@@ -12,7 +12,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.interop import formats as tables
 from igllm_jax.interop import hf_config, hf_decoder
 from igllm_jax.interop.importing import find_tokenizer, run
-from igllm_jax.interop.sources import ImportRequest, Plan
+from igllm_jax.interop.sources import ImportPlan, ImportRequest
 from igllm_jax.models import lora
 from igllm_jax.models.lora import NO_LORA
 from igllm_jax.weights import base_folder
@@ -340,7 +340,7 @@ def test_llamas_own_vocabulary(tmp_path, model):
     file = shared / "tokenizer" / "llama.model"
     if not file.is_file():
         pytest.skip(f"{file} is not there")
-    plan = Plan(replace(model, decoder=replace(model.decoder, vocab_size=32000)), {}, NO_LORA)
+    plan = ImportPlan(replace(model, decoder=replace(model.decoder, vocab_size=32000)), {}, NO_LORA)
     assert find_tokenizer(ImportRequest(out=tmp_path, decoder=tmp_path, tokenizer=file), plan).float_id == 30354
 
 

@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop.files import open_weights
-from igllm_jax.interop.rules import PATCHES, SAME, TRANSPOSED, Group, Rule, WeightFormat, by_layers, match_tensors
+from igllm_jax.interop.rules import PATCHES, SAME, TRANSPOSED, Rule, RuleGroup, WeightFormat, by_layers, match_tensors
 from tests.interop import made
 
 SOURCE = WeightFormat(
     "toy",
     (
-        Group(
+        RuleGroup(
             (Rule("layers.{layer}.w{adapter}.weight", "w", TRANSPOSED, "later layer"), Rule("v", "v", SAME)),
             r"(?:m\.)?",
             "m.",

@@ -71,9 +71,9 @@ def test_a_policy_that_keeps_more_promises_more_of_fewer_rows():
     model = plan.configs.model_config(plan.configs.load(CLEVR)[0])
     trainable = trainable_paths(skeleton(model).shapes, "lora")
     sizes = (model, trainable, chips.CHIPS["v5e"], 15.75 * GIB, 1024, 393, 128)
-    by = {remat: tune.promise(tune.Choice((1, 16, 1), remat, "splash"), *sizes) for remat in ("full", "qkvres")}
+    by = {remat: tune.promise(tune.TuneChoice((1, 16, 1), remat, "splash"), *sizes) for remat in ("full", "qkvres")}
     assert by["qkvres"].rows < by["full"].rows and by["qkvres"].rate > by["full"].rate
-    alone = tune.promise(tune.Choice((1, 1, 1), "full", "splash"), *sizes)
+    alone = tune.promise(tune.TuneChoice((1, 1, 1), "full", "splash"), *sizes)
     assert alone.rows == 0  # 13 GiB of weights, and as much of gradients and moments as there are trainables
     with pytest.raises(UserError, match="not even one example per chip fits by any mesh"):
         tune.best([alone], 4)

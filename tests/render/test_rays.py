@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from igllm_jax.errors import UserError
-from igllm_jax.render.flat.rays import MISS, Triple, albedo, meet, normals
+from igllm_jax.render.flat.rays import MISS, Triple, albedo, intersect, normals
 from igllm_jax.render.spec import Material
 from igllm_jax.render.world import WorldPart
 from igllm_jax.scene.rotations import euler_to_matrix
@@ -33,7 +33,7 @@ def some_rays(part: WorldPart) -> np.ndarray:
 def test_rays_enter_where_walking_along_them_does(kind: str) -> None:
     part = some_part(kind)
     rays = some_rays(part)
-    enter, _ = meet(part, ORIGIN, Triple(*rays.T))
+    enter, _ = intersect(part, ORIGIN, Triple(*rays.T))
     steps = np.linspace(0, 2, 4001)
     walked = ORIGIN + steps[:, None, None] * rays.astype(np.float64)
     inside = INSIDE[kind]((walked - part.center) @ np.linalg.inv(part.axes).T)
@@ -49,7 +49,7 @@ def test_rays_enter_where_walking_along_them_does(kind: str) -> None:
 def test_normals_point_out_and_stand_on_the_surface(kind: str) -> None:
     part = some_part(kind)
     rays = some_rays(part)
-    enter, face = meet(part, ORIGIN, Triple(*rays.T))
+    enter, face = intersect(part, ORIGIN, Triple(*rays.T))
     hit = enter != MISS
     point = ORIGIN + enter[hit, None] * rays[hit]
     own = (point - part.center) @ np.linalg.inv(part.axes).T
@@ -69,14 +69,14 @@ def test_faces_of_a_cube_are_told_apart() -> None:
             origin = np.zeros(3)
             origin[axis] = 5 * sign
             ray = Triple(*(np.array([-float(c)], np.float32) for c in origin))
-            enter, side = meet(cube, origin, ray)
+            enter, side = intersect(cube, origin, ray)
             assert enter == pytest.approx([0.8]) and side[0] == face
 
 
 def test_a_mesh_from_a_file_is_a_user_error() -> None:
     part = WorldPart("file", np.zeros(3), np.eye(3), Material((0.5, 0.0, 0.0)))
     with pytest.raises(UserError, match="flat draws sphere, cube, cylinder, cone, not a mesh from a file"):
-        meet(part, ORIGIN, Triple(*np.zeros((3, 1), np.float32)))
+        intersect(part, ORIGIN, Triple(*np.zeros((3, 1), np.float32)))
 
 
 def test_stripes_and_checks_alternate() -> None:

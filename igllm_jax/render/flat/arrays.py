@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from igllm_jax.errors import UserError
-from igllm_jax.render.flat.rays import MEET, Array
+from igllm_jax.render.flat.rays import INTERSECTIONS, Array
 from igllm_jax.render.spec import SceneSpec
 from igllm_jax.render.world import all_world_parts
 
-KINDS = tuple(MEET)  # a part's kind is its position here
+KINDS = tuple(INTERSECTIONS)  # a part's kind is its position here
 PATTERNS = ("plain", "stripes", "checks")
 NO_PART = -1  # the kind of a part that only fills the shape
 

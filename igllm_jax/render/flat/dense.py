@@ -1,7 +1,7 @@
 """The flat renderer without a shape that depends on the scene: what `draw.py` does, for namespaces that compile.
 
-Every ray meets every part, and a fixed number of pixels gets four rays; the rest is the painter's own code. `draw` is
-quicker under NumPy, whose arrays may be cut to what a part covers.
+Every ray is tested against every part, and a fixed number of pixels gets four rays; the rest is the painter's own code.
+`draw` is quicker under NumPy, whose arrays may be cut to what a part covers.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from igllm_jax.render.flat.arrays import KINDS, PATTERNS, CameraArrays, Namespac
 from igllm_jax.render.flat.rays import (
     BEVEL_SHINE,
     BEVELLED,
-    MEET,
+    INTERSECTIONS,
     METALLIC,
     MISS,
     NUM_FACES,
@@ -52,7 +52,7 @@ class Drawing(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """What P rays meet. part: int32 [P], a part's number or GROUND. face: int8 [P]. depth: float32 [P]."""
+    """What P rays hit. part: int32 [P], a part's number or GROUND. face: int8 [P]. depth: float32 [P]."""
 
     part: Array
     face: Array
@@ -78,26 +78,28 @@ def camera_rays(camera: CameraArrays, x: Array, y: Array, width: int, height: in
     return Triple(*(across * right[axis] + along * down[axis] + forward[axis] for axis in range(3)))
 
 
-def meet_part(part: PartArrays, kinds: tuple[str, ...], origin: Array, rays: Triple, xp: Any) -> tuple[Array, Array]:
+def intersect_part(
+    part: PartArrays, kinds: tuple[str, ...], origin: Array, rays: Triple, xp: Any
+) -> tuple[Array, Array]:
     """Where rays enter one part, whatever of `kinds` it is: depth (MISS where they don't) and face."""
     start, own = local_rays(part, origin, rays, xp)
     depth, face = MISS, np.int8(0)
     for kind in kinds:
         is_kind = part.kind == KINDS.index(kind)
         with np.errstate(divide="ignore", invalid="ignore"):
-            enter, side = MEET[kind](start, own, xp)
+            enter, side = INTERSECTIONS[kind](start, own, xp)
         depth, face = xp.where(is_kind, enter, depth), xp.where(is_kind, side, face)
     return depth, face
 
 
 def see(scene: SceneArrays, rays: Triple, kinds: tuple[str, ...], space: Namespace) -> Hits:
-    """What rays from the camera meet first."""
+    """What rays from the camera hit first."""
     xp = space.xp
     shape = rays.x.shape
 
     def step(carry: tuple[Hits, Array], part: PartArrays) -> tuple[Hits, Array]:
         hits, number = carry
-        depth, face = meet_part(part, kinds, scene.camera.position, rays, xp)
+        depth, face = intersect_part(part, kinds, scene.camera.position, rays, xp)
         is_closer = depth < hits.depth
         pairs = zip((number, face, depth), hits, strict=True)
         return Hits(*(xp.where(is_closer, new, old) for new, old in pairs)), number + 1
@@ -107,7 +109,7 @@ def see(scene: SceneArrays, rays: Triple, kinds: tuple[str, ...], space: Namespa
 
 
 def shade_hits(scene: SceneArrays, rays: Triple, hits: Hits, kinds: tuple[str, ...], xp: Any) -> Array:
-    """Linear light [3, P] that parts send along rays; where a ray meets none, any number."""
+    """Linear light [3, P] that parts send along rays; where a ray hits none, any number."""
     part = xp.maximum(hits.part, 0)
     depth = xp.where(hits.part == GROUND, np.float32(1), hits.depth)
     own = PartArrays(*(xp.moveaxis(xp.asarray(field)[part], 0, -1) for field in scene.parts))
@@ -152,7 +154,7 @@ def ground_light(scene: SceneArrays, width: int, height: int, kinds: tuple[str, 
         towards = Triple(gx - samples[0, :, None], gy - samples[1, :, None], -samples[2, :, None])
 
         def step(hidden: Array, part: PartArrays, samples: Array = samples, towards: Triple = towards) -> Array:
-            enter, _ = meet_part(part, kinds, samples[:, :, None], towards, xp)
+            enter, _ = intersect_part(part, kinds, samples[:, :, None], towards, xp)
             return hidden | (enter < IN_FRONT)
 
         hidden = space.fold(step, xp.zeros((samples.shape[1], *gx.shape), bool), scene.parts)

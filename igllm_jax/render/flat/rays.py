@@ -1,4 +1,4 @@
-"""Where rays meet parts, and what is there: stretched and turned spheres, cubes, cylinders and cones (`spec.Part`).
+"""Where rays hit parts, and what is there: stretched and turned spheres, cubes, cylinders and cones (`spec.Part`).
 
 One matrix takes a part's own frame to the scene, so all rays are tested against four unit shapes only.
 
@@ -48,21 +48,22 @@ def local_rays(part: PartFrame, origin: Array, direction: Triple, xp: Any = np) 
     return Triple(*start), Triple(*rows)
 
 
-def meet(part: WorldPart, origin: np.ndarray, direction: Triple) -> tuple[np.ndarray, np.ndarray]:
+def intersect(part: WorldPart, origin: np.ndarray, direction: Triple) -> tuple[np.ndarray, np.ndarray]:
     """Where rays enter the part: the ray parameter (float32, `MISS` where they don't) and the face (int8).
 
     origin: [3, ...] scene points outside of the part; it and the directions broadcast against each other.
     """
-    if part.kind not in MEET:
+    if part.kind not in INTERSECTIONS:
         raise UserError(
-            f"the renderer flat draws {', '.join(MEET)}, not a mesh from a {part.kind}; choose another --renderer"
+            f"the renderer flat draws {', '.join(INTERSECTIONS)}, not a mesh from a {part.kind}; "
+            "choose another --renderer"
         )
     start, own = local_rays(part, origin, direction)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return MEET[part.kind](start, own, np)
+        return INTERSECTIONS[part.kind](start, own, np)
 
 
-def _meet_sphere(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
+def _intersect_sphere(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
     a = d.x * d.x + d.y * d.y + d.z * d.z
     b = d.x * start.x + d.y * start.y + d.z * start.z
     c = start.x * start.x + start.y * start.y + start.z * start.z - np.float32(1)
@@ -77,7 +78,7 @@ def _slab(start: Array, d: Array, xp: Any) -> tuple[Array, Array]:
     return middle - half, middle + half
 
 
-def _meet_cube(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
+def _intersect_cube(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
     (x0, x1), (y0, y1), (z0, z1) = (_slab(s, c, xp) for s, c in zip(start, d, strict=True))
     enter = xp.maximum(xp.maximum(x0, y0), z0)
     leave = xp.minimum(xp.minimum(x1, y1), z1)
@@ -86,7 +87,7 @@ def _meet_cube(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
     return xp.where((enter < leave) & (enter > 0), enter, MISS), face
 
 
-def _meet_cylinder(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
+def _intersect_cylinder(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
     a = d.x * d.x + d.y * d.y
     b = d.x * start.x + d.y * start.y
     root = xp.sqrt(b * b - a * (start.x * start.x + start.y * start.y - np.float32(1)))
@@ -97,7 +98,7 @@ def _meet_cylinder(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
     return xp.where((enter < leave) & (enter > 0), enter, MISS), face
 
 
-def _meet_cone(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
+def _intersect_cone(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
     # x^2 + y^2 = h^2 with h = (1 - z) / 2, the radius at height z, along the ray: h = h0 + h1 t.
     h0, h1 = (np.float32(1) - start.z) / np.float32(2), d.z / np.float32(-2)
     a = d.x * d.x + d.y * d.y - h1 * h1
@@ -113,7 +114,12 @@ def _meet_cone(start: Triple, d: Triple, xp: Any) -> tuple[Array, Array]:
     return xp.where(on_base, base, best), xp.where(on_base, 4, 0).astype(np.int8)
 
 
-MEET = {"sphere": _meet_sphere, "cube": _meet_cube, "cylinder": _meet_cylinder, "cone": _meet_cone}
+INTERSECTIONS = {
+    "sphere": _intersect_sphere,
+    "cube": _intersect_cube,
+    "cylinder": _intersect_cylinder,
+    "cone": _intersect_cone,
+}
 
 
 def normals(part: WorldPart, face: np.ndarray, point: Triple) -> Triple:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from igllm_jax.render.camera import Camera
-from igllm_jax.render.flat.rays import MISS, Array, Triple, meet
+from igllm_jax.render.flat.rays import MISS, Array, Triple, intersect
 from igllm_jax.render.spec import Color, Light
 from igllm_jax.render.world import WorldPart
 
@@ -152,7 +152,7 @@ def ground_grid(width: int, height: int) -> tuple[np.ndarray, np.ndarray, tuple[
 
 
 def ground_points(position: Array, rays: Sequence[Array], xp: Any = np) -> tuple[Array, Array]:
-    """x and y [P] of the ground that rays from the camera's position meet; at and above the horizon: the far ground."""
+    """x and y [P] of the ground that rays from the camera's position hit; at and above the horizon: the far ground."""
     far = xp.float32(-position[2]) / xp.minimum(rays[2], np.float32(-0.02))
     return xp.float32(position[0]) + far * rays[0], xp.float32(position[1]) + far * rays[1]
 
@@ -201,6 +201,6 @@ def _shadow(parts: Sequence[WorldPart], gx: np.ndarray, gy: np.ndarray, lamp: Li
         if len(where) == 0:
             continue
         direction = Triple(gx[where] - samples[0, :, None], gy[where] - samples[1, :, None], -samples[2, :, None])
-        enter, _ = meet(part, samples[:, :, None], direction)
+        enter, _ = intersect(part, samples[:, :, None], direction)
         hidden[:, where] |= (enter < IN_FRONT) & (enter != MISS)
     return hidden.mean(axis=0, dtype=np.float32)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from igllm_jax.render.camera import Camera
-from igllm_jax.render.flat.rays import METALLIC, MISS, NUM_FACES, Triple, albedo, local_rays, meet, normals
+from igllm_jax.render.flat.rays import METALLIC, MISS, NUM_FACES, Triple, albedo, intersect, local_rays, normals
 from igllm_jax.render.world import WorldPart
 
 GROUND = -1
@@ -47,7 +47,7 @@ def see_pixels(parts: Sequence[WorldPart], camera: Camera) -> Seen:
         if rows.start == rows.stop or columns.start == columns.stop:
             continue
         rays = Triple(*camera.rays(x[None, columns], y[rows, None]))
-        enter, side = meet(part, np.asarray(camera.position), rays)
+        enter, side = intersect(part, np.asarray(camera.position), rays)
         closer = enter < depth[rows, columns]
         nearest[rows, columns][closer] = number
         depth[rows, columns][closer] = enter[closer]
@@ -66,7 +66,7 @@ def see_points(parts: Sequence[WorldPart], camera: Camera, x: np.ndarray, y: np.
         inside = (x >= columns.start) & (x < columns.stop) & (y >= rows.start) & (y < rows.stop)
         where = np.flatnonzero(inside)
         own = Triple(*(component[where] for component in rays))
-        enter, side = meet(part, np.asarray(camera.position), own)
+        enter, side = intersect(part, np.asarray(camera.position), own)
         closer = enter < depth[where]
         where = where[closer]
         nearest[where], depth[where], face[where] = number, enter[closer], side[closer]
