@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -70,19 +70,22 @@ def whole_file(path: str | FilePath, *, is_synced: bool = True) -> Iterator[Path
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | FilePath, *, is_synced: bool = True, replaces: bool = False) -> Iterator[Path]:
+def whole_folder(
+    path: str | FilePath, *, is_synced: bool = True, replaces: bool = False, is_shared: bool = False
+) -> Iterator[Path]:
     """Yields an empty folder to fill; it gets the name `path` when the block ends well, and goes when it does not.
 
     What a killed process left under the temporary name is removed first. replaces: a folder of this machine that has
-    the name goes when the new one is whole.
+    the name goes when the new one is whole. is_shared: other processes of this machine may be making the same folder;
+    that of the first one stays.
     Raises: UserError where `path` exists, where something else has the temporary name, or as `whole_file`.
     """
     if paths.is_remote(path):
         with _uploaded_folder(path) as temporary:
             yield temporary
         return
-    target = Path(path if replaces else check_absent(path)).absolute()
-    temporary = target.with_name(f".{target.name}{PARTIAL}")
+    target = Path(path if replaces or is_shared else check_absent(path)).absolute()
+    temporary = partial_name(target) if is_shared else target.with_name(f".{target.name}{PARTIAL}")
     if temporary.exists() and not (temporary / UNFINISHED).exists():
         raise UserError(f"{temporary} is in the way, and nothing of ours left it: move it, or give another name")
     try:
@@ -95,13 +98,52 @@ def whole_folder(path: str | FilePath, *, is_synced: bool = True, replaces: bool
             sync_folder(temporary)
         if replaces:
             shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+        with contextlib.suppress(OSError) if is_shared else contextlib.nullcontext():
+            temporary.rename(target)
         if is_synced:
             _sync(target.parent)
     except OSError as error:
         refuse(path, error)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_set(folder: FilePath, names: Sequence[str]) -> Iterator[Path]:
+    """Yields a hidden folder to write files into whose names in `folder` are `names` (with folders, which are made).
+
+    They are moved there when the block ends well, in this order, so what marks the set as complete comes last; files
+    that had these names go before anything new arrives. When the block does not end well, nothing changes.
+    Raises: OSError.
+    """
+    # what goes into a bucket is made on this machine, and uploaded
+    temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}-", dir=None if paths.is_remote(folder) else folder))
+    try:
+        for name in names:
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        for path in (folder / name for name in names):
+            if path.exists():
+                path.unlink()
+        for name in names:
+            move_in(temporary / name, folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def finish_folder(source: Path, target: FilePath, without: Collection[str]) -> None:
+    """Gives a folder that was filled in several goes its final name, which may be in a bucket; `source` is gone.
+
+    without: names of its writer's own files in it, which `target` doesn't have. Raises: OSError.
+    """
+    if paths.is_remote(target):
+        upload_folder(source, target, without)
+        shutil.rmtree(source)
+        return
+    sync_folder(source)
+    source.rename(target)
+    for name in without:
+        (target / name).unlink()
 
 
 def copy(source: str | FilePath, path: str | FilePath) -> None:

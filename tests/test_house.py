@@ -1,4 +1,4 @@
-"""The size of files and functions, and who prints."""
+"""The size of files and functions, who prints, and who renames."""
 
 import ast
 from pathlib import Path
@@ -43,3 +43,27 @@ def test_names_are_printed_escaped():
         if BLENDER_SIDE not in path.parents and any(isinstance(c, ast.Name) and c.id == "print" for c in calls):
             printers.add(path.stem)
     assert printers == PRINTERS
+
+
+def renames(text: str) -> list[int]:
+    """Lines that rename a file: `path.rename(x)`, `path.replace(x)`, `os.replace(a, b)`, `shutil.move(a, b)`."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    found = []
+    for call in calls:
+        if isinstance(call.func, ast.Attribute):
+            name, owner = call.func.attr, call.func.value
+            is_module = isinstance(owner, ast.Name) and owner.id in ("os", "shutil")
+            is_path = name == "rename" or (name == "replace" and len(call.args) == 1 and not call.keywords)
+            found += [call.lineno] if is_path or (is_module and name in ("replace", "move")) else []
+    return found
+
+
+def test_what_renames():
+    assert renames("a.rename(b)\na.replace(b)\nos.replace(a, b)\nshutil.move(a, b)") == [1, 2, 3, 4]
+    assert renames("text.replace('a', 'b')\nreplace(config, rank=2)\ndataclasses.replace(config, rank=2)") == []
+
+
+def test_files_alone_renames():
+    """So that what a killed process leaves never has the final name."""
+    found = {path.name for path in (ROOT / "igllm_jax").rglob("*.py") if renames(path.read_text())}
+    assert found == {"files.py", "params.py"}  # the latter's `replace` is of variables

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from igllm_jax import paths, progress
+from igllm_jax import files, paths, progress
 from igllm_jax.data.names import digest
 from igllm_jax.data.options import DataOptions
 from igllm_jax.data.stores import keep, kept
@@ -117,7 +117,8 @@ def _done(mark: Path, partial: Path, shape: tuple[int, int, int, int]) -> tuple[
 
 
 def _write(file: Path, shape: tuple[int, int, int, int], examples: Decodable) -> None:
-    partial, mark = file.with_suffix(".partial"), file.with_suffix(".done")
+    # no `files.whole_file`: what a killed writer had done stays for the next one
+    partial, mark = file.with_suffix(files.PARTIAL), file.with_suffix(".done")
     done, bad = _done(mark, partial, shape)
     size = math.prod(shape)
     free = shutil.disk_usage(file.parent).free + (partial.stat().st_blocks * 512 if partial.exists() else 0)
@@ -147,5 +148,5 @@ def _write(file: Path, shape: tuple[int, int, int, int], examples: Decodable) ->
             keep(mark, json.dumps([stop, bad]))
     images.flush()
     keep(file.with_suffix(".bad"), json.dumps(bad))
-    partial.rename(file)
+    files.move_in(partial, file)
     mark.unlink(missing_ok=True)

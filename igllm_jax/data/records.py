@@ -9,7 +9,6 @@ CLEVR's holds `image`, `file_name` and `objects`, whose fields have the names of
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -53,7 +52,7 @@ class Records(Names):
         if not name or not self._split:
             raise UserError(f"{spec}: expected tfds:NAME/SPLIT or tfds:FOLDER/SPLIT")
         self._bucket = name.rstrip("/") if is_remote(name) else ""
-        self._builder = _builder(str(_description(self._bucket, spec)) if self._bucket else name, spec)
+        self._builder = _builder(str(_description(self._bucket)) if self._bucket else name, spec)
         with _damage_said(spec, "its description"):
             info = self._builder.info
             self.num_examples = {name: int(split.num_examples) for name, split in info.splits.items()}
@@ -167,7 +166,7 @@ class Records(Names):
         return digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()])
 
 
-def _description(bucket: str, spec: str) -> Path:
+def _description(bucket: str) -> Path:
     """The cache's copy of all files in a data set's remote folder, of the records only where they can't be read there.
 
     Raises: UserError where there are none, or the copy cannot be written.
@@ -175,18 +174,11 @@ def _description(bucket: str, spec: str) -> Path:
     folder = cache_file("tfds", open_bytes(f"{bucket}/{_INFO_FILE}").identity, suffix="")
     if folder.is_dir():
         return folder
-    partial = files.partial_name(folder)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
+    files.try_folder(folder.parent, "IGLLM_CACHE")
+    with files.whole_folder(folder, is_synced=False, is_shared=True) as partial:
         for name in list_folder(bucket):
             if _is_copied(bucket) or ".array_record" not in name:
                 _copy(f"{bucket}/{name}", partial / name)
-        with contextlib.suppress(OSError):  # another process was quicker
-            partial.rename(folder)
-    except OSError as error:
-        raise UserError(f"{spec}: {error.filename or partial} cannot be written; set IGLLM_CACHE to a folder") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

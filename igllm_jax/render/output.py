@@ -1,18 +1,16 @@
-"""Finished outputs only: everything is written in a hidden folder beside its final name and renamed at the end."""
+"""Sets of outputs that are finished or not there, and runs that can be interrupted."""
 
 import contextlib
 import errno
 import io
-import shutil
 import signal
 import tarfile
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from igllm_jax import files, paths
+from igllm_jax import files
 from igllm_jax.errors import UserError
 from igllm_jax.paths import FilePath
 
@@ -20,44 +18,33 @@ from igllm_jax.paths import FilePath
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM)
 
 
-def check_outputs(folder: FilePath, names: Sequence[str], *, overwrite: bool) -> list[str]:
-    """Those of `names` that exist in `folder`. Raises: UserError when there are some and `overwrite` is false."""
+def check_outputs(folder: FilePath, names: Sequence[str], *, overwrite: bool) -> None:
+    """Raises: UserError when some of `names` exist in `folder` and `overwrite` is false."""
     existing = [name for name in names if (folder / name).exists()]
     if existing and not overwrite:
         raise UserError(
             f"{folder / existing[0]} exists already ({len(existing)} of {len(names)} outputs do); "
             "choose another --out, or give --overwrite to replace them"
         )
-    return existing
 
 
 @contextlib.contextmanager
 def finished_outputs(folder: FilePath, names: Sequence[str], *, overwrite: bool) -> Iterator[Path]:
-    """Yields a hidden folder to write `names` (paths relative to `folder`) into; moves them into `folder` on success.
+    """Yields a hidden folder to write `names` (paths relative to `folder`) into; moves them into `folder` on success,
+    in this order (`files.whole_set`).
 
     When the body raises or is interrupted (Ctrl-C, SIGTERM), nothing is moved and the hidden folder is removed.
-    names: in the order of moving, so what marks the set as complete comes last.
     Raises: UserError when outputs exist and `overwrite` is false, or when `folder` can't be made or written.
     """
-    existing = check_outputs(folder, names, overwrite=overwrite)
+    check_outputs(folder, names, overwrite=overwrite)
     files.try_folder(folder)
-    # what goes into a bucket is made on this machine, and uploaded
-    partial = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=None if paths.is_remote(folder) else folder))
     try:
-        with interruptible():
-            for name in names:
-                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        with files.whole_set(folder, names) as partial, interruptible():
             yield partial
-        for name in existing:  # gone before anything new arrives, so old labels never stand beside new images
-            (folder / name).unlink()
-        for name in names:
-            files.move_in(partial / name, folder / name)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         raise UserError(f"can't write into {folder}: {error.strerror}; make room, or choose another --out") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager

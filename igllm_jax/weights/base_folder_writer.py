@@ -33,12 +33,15 @@ OWN_NAMES = {
 
 
 def partial_of(folder: FilePath) -> Path:
-    """Where a folder is written until it is complete: beside it, or on this machine where it goes into a bucket."""
+    """Where a folder is written until it is complete: beside it, or on this machine where it goes into a bucket.
+
+    No `files.whole_folder`: what a killed import had written stays for the next one.
+    """
     if paths.is_remote(folder):
         name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"igllm-import-{os.getuid()}-{name}.partial"
+        return Path(tempfile.gettempdir()) / f"igllm-import-{os.getuid()}-{name}{files.PARTIAL}"
     absolute = Path(folder).absolute()
-    return absolute.with_name(f"{absolute.name}.partial")
+    return absolute.with_name(f"{absolute.name}{files.PARTIAL}")
 
 
 class BaseFolderWriter:
@@ -135,14 +138,7 @@ class BaseFolderWriter:
         value = {versions.FORMAT_KEY: versions.FORMAT, "config": base_folder.config_to_json(config), **about}
         files.write_text(self.partial / base_folder.MODEL_FILE, json.dumps(value, indent=2) + "\n", is_synced=False)
         self._journal.close()
-        if paths.is_remote(self.folder):
-            files.upload_folder(self.partial, self.folder, without=(PLAN_FILE, DONE_FILE, LOCK_FILE))
-            shutil.rmtree(self.partial)
-        else:
-            files.sync_folder(self.partial)
-            self.partial.rename(self.folder)
-            for name in (PLAN_FILE, DONE_FILE, LOCK_FILE):
-                (self.folder / name).unlink()
+        files.finish_folder(self.partial, self.folder, without=(PLAN_FILE, DONE_FILE, LOCK_FILE))
         self._lock.close()
 
     def discard(self) -> None:

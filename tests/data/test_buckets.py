@@ -110,5 +110,5 @@ def test_errors(stored, packed, tmp_path, monkeypatch):
         images.read(3)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("IGLLM_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"file.* cannot be written; set IGLLM_CACHE to a folder"):
+    with pytest.raises(UserError, match=r"IGLLM_CACHE .*file cannot be written \(.*\); give another IGLLM_CACHE"):
         open_images(packed[1])

@@ -3,7 +3,8 @@
 `python worker.py` where bpy is installed, or `blender --background --python worker.py`. It reads one JSON object a line
 on standard input and answers each with one line on what was standard output when it started; all else that Blender
 prints goes to standard error. The first line has the settings of the process, each later one a job (see `SETTINGS` and
-`JOBS`). An answer has `ok`, and `error` where that is false. Files are written under another name and renamed.
+`JOBS`). An answer has `ok`, and `error` where that is false. Whoever asks gives names in a temporary folder, and reads
+a file once the answer says that it is there.
 """
 
 import json
@@ -222,9 +223,7 @@ def _set_camera(spec):
 def _write(job, settings):
     outputs = job["outputs"]
     if outputs.get("blend"):
-        partial = outputs["blend"] + ".partial.blend"
-        bpy.ops.wm.save_as_mainfile(filepath=partial, copy=True, compress=True)
-        os.replace(partial, outputs["blend"])
+        bpy.ops.wm.save_as_mainfile(filepath=outputs["blend"], copy=True, compress=True)
     if outputs.get("mask"):
         _prepare_mask()
         _render(outputs["mask"])
@@ -241,9 +240,8 @@ def _render(path):
     render.image_settings.compression = 15
     render.use_file_extension = False
     render.use_compositing = render.use_sequencer = False
-    render.filepath = path + ".partial"
+    render.filepath = path
     bpy.ops.render.render(write_still=True)
-    os.replace(path + ".partial", path)
 
 
 def _prepare_mask():
