@@ -30,7 +30,7 @@ from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.interop import formats as tables
 from igllm_jax.interop import hf_decoder, hf_vision
 from igllm_jax.interop.files import numpy_to_torch, open_weights
-from igllm_jax.interop.rules import WeightFormat, match
+from igllm_jax.interop.rules import WeightFormat, match_tensors
 from igllm_jax.interop.safetensors_writer import Outgoing, write_sharded
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.weights import base_folder
@@ -127,7 +127,7 @@ def compare(folder: Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> int:
     for part, source in (("vision", tables.CLIP), ("decoder", tables.LLAMA)):
         weights = open_weights(folder / part)
         shapes = {path: shape.shape for path, shape in wanted.items() if path.startswith(f"{part}/")}
-        for tensor in match(source, weights, shapes)[0]:
+        for tensor in match_tensors(source, weights, shapes)[0]:
             if tensor.layer in (None, 0, shapes[tensor.path][0] - 1):
                 ours = base_folder.read_array(folder / "base", tensor.path, tensor.layer)
                 assert np.array_equal(ours.view(np.uint16), tensor.read().view(np.uint16)), tensor.name

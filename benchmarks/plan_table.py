@@ -1,7 +1,7 @@
 """The table of docs/pods.md from what `igllm plan --json` wrote: `python benchmarks/plan_table.py a.json b.json`."""
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 HEAD = (
@@ -28,13 +28,15 @@ def row(plan: dict) -> str:
     return f"| {' | '.join([plan['topology'], mesh, batch, *held, peak, *end])} |"
 
 
-def main(files: list[str]) -> int:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path)
+    files = parser.parse_args().files
     print(HEAD)
     print(f"|{' --- |' * HEAD.count(' | ')} --- |")
     for file in files:
-        print(row(json.loads(Path(file).read_text())))
-    return 0
+        print(row(json.loads(file.read_text())))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -32,21 +32,16 @@ def export_base(model: ModelToExport, out: Path, dtype: str = KEEP) -> dict[str,
         path: jax.ShapeDtypeStruct(model.shapes[path], model.dtype(path) if dtype == KEEP else np.dtype(dtype))
         for path in paths
     }
-    writer = BaseFolderWriter(out, shapes, {"merged": dict(model.about), "trained": list(model.trained)})
     todo = [(path, layer) for path in paths for layer in _layers(parts.axes[path], shapes[path].shape)]
-    waiting = [(path, layer) for path, layer in todo if not writer.is_done(path, layer)]
-    try:
+    with BaseFolderWriter(out, shapes, {"merged": dict(model.about), "trained": list(model.trained)}) as writer:
+        waiting = [(path, layer) for path, layer in todo if not writer.is_done(path, layer)]
         for path, layer in progress.track(waiting, label="export", unit="tensor"):
             array = model.read_merged(path, layer)
             if not np.isfinite(array.astype(np.float32)).all():
                 raise UserError(f"{path} holds numbers that are not finite: choose another --step")
             writer.write(path, layer, array)
         _finish(model, writer)
-    except UserError:
-        writer.discard()
-        raise
-    size = sum(int(np.prod(shape.shape)) * shape.dtype.itemsize for shape in shapes.values())
-    return {"tensors": len(todo), "bytes": size, "seconds": time.monotonic() - start, "notes": []}
+    return {"tensors": len(todo), "bytes": writer.num_bytes, "seconds": time.monotonic() - start, "notes": []}
 
 
 def _layers(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> Iterator[int | None]:

@@ -55,10 +55,8 @@ def run(request: ImportRequest) -> ImportAccount:
     plan = make_plan(request)
     tokenizer = find_tokenizer(request, plan)
     shapes = target_shapes(plan, request.dtype)
-    writer = BaseFolderWriter(request.out, shapes, _identity(plan, request, tokenizer))
-    written = 0
-    try:
-        wanted = in_file_order(plan)
+    written, wanted = 0, in_file_order(plan)
+    with BaseFolderWriter(request.out, shapes, _identity(plan, request, tokenizer)) as writer:
         todo = [tensor for tensor in wanted if not writer.is_done(tensor.path, tensor.layer)]
         counted = iter(progress.track(todo, label="import", unit="tensor"))
         for _, group in itertools.groupby(counted, key=lambda tensor: tensor.info.file):
@@ -74,12 +72,8 @@ def run(request: ImportRequest) -> ImportAccount:
         for language in filter(None, map(language_in, _folders(request).values())):
             language.save(writer.partial)
         writer.finish(plan.config, _about(request, plan, tokenizer))
-    except UserError:
-        writer.discard()
-        raise
-    size = sum(int(np.prod(shape.shape)) * shape.dtype.itemsize for shape in shapes.values())
     seconds = time.monotonic() - start
-    return ImportAccount(len(wanted), written, size, seconds, dict(plan.left_out), tuple(plan.notes))
+    return ImportAccount(len(wanted), written, writer.num_bytes, seconds, dict(plan.left_out), tuple(plan.notes))
 
 
 def find_tokenizer(request: ImportRequest, plan: ImportPlan) -> Tokenizer | None:

@@ -33,6 +33,11 @@ GROUP_BYTES = 2**30
 FolderPath = str | FilePath  # a folder, or a bucket's such as gs://bucket/base
 
 
+def is_base(folder: FolderPath) -> bool:
+    """Whether a folder is one of base weights, and no run's."""
+    return (to_path(folder) / MODEL_FILE).is_file()
+
+
 def read_config(folder: FolderPath) -> VLMConfig:
     """The model in a base folder. Its head is "none", and its LoRA rank 0, where the folder brings none.
 

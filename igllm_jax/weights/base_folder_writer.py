@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -141,8 +142,20 @@ class BaseFolderWriter:
         files.finish_folder(self.partial, self.folder, without=(PLAN_FILE, DONE_FILE, LOCK_FILE))
         self._lock.close()
 
-    def discard(self) -> None:
-        """Removes everything written: what was read turned out to be wrong."""
+    @property
+    def num_bytes(self) -> int:
+        """Of all arrays, once they are written."""
+        return sum(int(np.prod(shape.shape)) * shape.dtype.itemsize for shape in self.shapes.values())
+
+    def __enter__(self) -> "BaseFolderWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Removes everything where what was read turned out to be wrong; after any other end it is gone on with."""
+        if not isinstance(error, UserError):
+            return
         self._journal.close()
         shutil.rmtree(self.partial, ignore_errors=True)
         self._lock.close()

@@ -19,6 +19,7 @@ from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.parallel.sharding import put
 from igllm_jax.paths import to_path
+from igllm_jax.training.options import RunOptions
 from igllm_jax.weights import base_folder, checkpoint
 from igllm_jax.weights.run_model import RunModel
 
@@ -115,12 +116,12 @@ def open_origin(origin: str, run_model: RunModel) -> Origin:
     folder, colon, step = origin.rpartition(":")
     if not colon or not (step in ("best", "last") or step.isdecimal()):
         folder, step = origin, "last"
-    if not (to_path(folder) / configs.CONFIG_FILE).is_file():
+    if base_folder.is_base(folder):
         shapes = {path: tuple(leaf.shape) for path, leaf in base_folder.paths(folder).items()}
         has_tokenizer = (to_path(folder) / TOKENIZER_FILE).is_file()
         return Origin(folder, shapes, lambda paths: _read(folder, paths), _tokenizer(folder) if has_tokenizer else None)
-    values = checkpoint.load_params(folder, step)
-    _check_frozen(folder, values, run_model)
+    options, values = configs.read_run(folder), checkpoint.load_params(folder, step)
+    _check_frozen(folder, options, values, run_model)
     shapes = {path: value.shape for path, value in values.items()}
     return Origin(folder, shapes, lambda paths: {path: values[path] for path in paths}, _tokenizer(folder))
 
@@ -134,9 +135,8 @@ def _read(folder: str, paths: list[str]) -> Params:
     return {path: np.asarray(x) for path, x in base_folder.restore(folder, {p: stored[p] for p in paths}).items()}
 
 
-def _check_frozen(folder: str, trained: Params, run_model: RunModel) -> None:
+def _check_frozen(folder: str, options: RunOptions, trained: Params, run_model: RunModel) -> None:
     """Raises: UserError where arrays that are frozen in both runs have other values in each."""
-    options = configs.read_run(folder)
     shared = [path for path in skeleton(options.model).shapes if path not in trained and path in run_model.frozen]
     if not shared:
         return

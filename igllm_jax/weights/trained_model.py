@@ -60,7 +60,7 @@ def load_trained(
     the model's own. Raises: UserError where one is given that goes with the other.
     """
     if is_import is None:
-        is_import = (folder / base_folder.MODEL_FILE).exists()
+        is_import = base_folder.is_base(folder)
     if is_import:
         if step is not None:
             raise UserError(f"{folder} is a folder of imported weights, which has no steps: leave out step={step!r}")

@@ -150,10 +150,9 @@ def test_an_existing_folder_is_never_written_over(tmp_path):
 
 def test_two_writers_of_one_folder_are_an_error(tmp_path):
     shapes = {"x": jax.ShapeDtypeStruct((2,), jnp.float32)}
-    first = BaseFolderWriter(tmp_path / "base", shapes, {})
-    with pytest.raises(UserError, match="another import is writing"):
+    writing = pytest.raises(UserError, match="another import is writing")
+    with writing, BaseFolderWriter(tmp_path / "base", shapes, {}):
         BaseFolderWriter(tmp_path / "base", shapes, {})
-    first.discard()
     assert not list(tmp_path.iterdir())
 
 

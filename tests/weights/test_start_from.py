@@ -77,7 +77,7 @@ def test_a_run_that_started_from_another_is_resumed_without_it(begin, tmp_path):
 
 def test_starting_from_what_does_not_fit(begin, tmp_path):
     begin(tmp_path / "a")
-    with pytest.raises(UserError, match="no folder of base weights"):
+    with pytest.raises(UserError, match="is no run"):
         begin(tmp_path / "b", model__start_from=tmp_path / "nowhere")
     with pytest.raises(UserError, match="frozen weights were drawn from seed 0, not 3"):
         lora = {"optim__trainable": "projector", "seed": 3}
