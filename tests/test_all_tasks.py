@@ -18,6 +18,7 @@ import pytest
 
 from igllm_jax import config as configs
 from igllm_jax.__main__ import COMMANDS
+from igllm_jax.config_files import shipped_names
 from igllm_jax.parallel.sharding import MeshOptions
 from igllm_jax.scene.language import SHIPPED, find_language
 from igllm_jax.training import metrics_log
@@ -133,6 +134,21 @@ def test_from_nothing_to_scores(task: str, tmp_path: Path, monkeypatch: pytest.M
     assert found["metrics"]["ace"] is not None
     if IS_FULL:
         print(f"{task}: " + ", ".join(f"{name} {value}" for name, value in found["metrics"].items()), flush=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_preset_trains(name: str, tmp_path: Path) -> None:
+    """Two steps at the sizes above; all other settings are the preset's: types, LoRA, remat, kernels, schedule."""
+    preset, _ = configs.load([f"--config={name}"])
+    paths = make_data(preset.task, tmp_path / "data")
+    own = {"model.decoder.vocab_size": 512, "tokenizer.train_vocab_size": 512, "data.train.num_samples": 0}
+    own |= {"data.max_length": 512, "data.num_workers": 0, "train.num_steps": 2, "eval.loss_every": 0}
+    given = {**SMALL, **paths, **own, "optim.lr": preset.optim.lr}
+    changes = [f"--config.{key}={value}" for key, value in given.items()]
+    igllm("train", f"--config={name}", *changes, "--workdir", tmp_path / "run")
+    lines = metrics_log.read(tmp_path / "run" / metrics_log.METRICS_FILE)
+    assert np.isfinite([line["loss"] for line in lines if "loss" in line]).all() and lines[-1]["step"] == 2
 
 
 REFERENCE_STEPS = {"clevr": 40_000, "twod": 40_000, "so3": 40_000, "sixdof": 200_000, "shapenet": 500_000}

@@ -5,15 +5,14 @@ import json
 import pytest
 
 from igllm_jax import config as configs
+from igllm_jax.config_files import shipped_names
 from igllm_jax.data.options import PixelOptions, Source
 from igllm_jax.errors import UserError
 
-FILES = ["clevr", "twod", "tiny"]
 
-
-@pytest.mark.parametrize("name", FILES)
-def test_every_config_gives_every_part_its_options(name):
-    config, others = configs.load([f"--config=configs/{name}.py", "--workdir", "x"])
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_preset_gives_every_part_its_options(name):
+    config, others = configs.load([f"--config={name}", "--workdir", "x"])
     assert others == ["--workdir", "x"]
     assert configs.model_config(config).head == config.head
     assert configs.data_options(config).task.name == config.task
