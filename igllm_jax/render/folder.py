@@ -27,7 +27,6 @@ from igllm_jax.render.spec import from_value
 
 INDEX = "render.json"
 TRUE, PREDICTED, INPUT, EXPORTS = "true", "predicted", "input", "exports"
-SIDES = (TRUE, PREDICTED)
 MOST_OBJECTS = 2**16 - 2  # that an id image can tell apart
 PNG_LEVEL = 1  # the quickest
 
