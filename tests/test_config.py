@@ -14,9 +14,11 @@ from igllm_jax.errors import UserError
 def test_every_preset_gives_every_part_its_options(name):
     config, others = configs.load([f"--config={name}", "--workdir", "x"])
     assert others == ["--workdir", "x"]
-    assert configs.model_config(config).head == config.head
-    assert configs.data_options(config).task.name == config.task
-    configs.optim_options(config), configs.loss_options(config), configs.source(config, "train")
+    options = configs.run_options(config)
+    assert options.model.head == config.head and options.data.task.name == config.task
+    assert configs.held_out_options(config).batch_size == options.batch_size
+    if config.data.train.images:  # bases, bench and common leave that to their user
+        assert configs.source(config, "train").images == config.data.train.images
     json.loads(config.to_json())
 
 
