@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.rotation_rep = ""  # euler | euler_int | aa | 6d | quat; empty where the task has one way only
 
     config.tokenizer = ConfigDict()
-    config.tokenizer.path = ""  # tokenizer.model, or the folder of one; empty: the one in model.base
+    config.tokenizer.path = ""  # tokenizer.model or tokenizer.json, or the folder of one; empty: the one in model.base
     config.tokenizer.train_vocab_size = 0  # > 0: train a small one on the task's own text at set-up
 
     config.data = data()

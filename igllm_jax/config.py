@@ -15,7 +15,7 @@ from igllm_jax import config_files, config_sources, files, paths, versions
 from igllm_jax.config_ranges import RANGES, check_keys, check_values, no_such_key
 from igllm_jax.data.augment import AugmentOptions
 from igllm_jax.data.pipeline import DataOptions, Source
-from igllm_jax.data.tokens import MODEL_FILE
+from igllm_jax.data.tokens import find_tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import PARTS, VLMConfig
 from igllm_jax.parallel.sharding import MeshOptions
@@ -326,7 +326,7 @@ def optim_options(config: ConfigDict) -> OptimOptions:
 def tokenizer_source(config: ConfigDict, workdir: FilePath) -> str | FilePath | None:
     """Where a run's tokenizer comes from: the workdir where it has one, the config's, or the base's; None where a small
     one is to be trained. Raises: UserError where none is named."""
-    if (workdir / MODEL_FILE).is_file():
+    if find_tokenizer(workdir) is not None:
         return workdir
     if config.tokenizer.train_vocab_size:
         return None

@@ -35,7 +35,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--rotation_rep", help="how rotations are written (default: the first that it allows)")
     parser.add_argument(
-        "--tokenizer", type=flags.source, help="tokenizer.model (default: a small one, trained on made-up scenes)"
+        "--tokenizer",
+        type=flags.source,
+        help="tokenizer.model or tokenizer.json (default: a small one, trained on made-up scenes)",
     )
     parser.add_argument(
         "--labels", type=flags.source, help="a label file: says which of its scenes the language can't say"

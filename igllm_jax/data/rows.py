@@ -11,6 +11,7 @@ from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.data.options import DataOptions
 from igllm_jax.data.prompts import answer, find_prompt
 from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.errors import UserError
 from igllm_jax.scene.code import Written, write, write_call
 from igllm_jax.scene.scene import Object, Scene
 
@@ -22,9 +23,38 @@ def prompt_tokens(options: DataOptions, tokenizer: Tokenizer) -> tuple[list[int]
     """Token ids before the image (begin token included) and after it, up to where the answer starts.
 
     Each part is encoded on its own, as pretrained weights expect: LLaMA's vocabulary and `vicuna_v1` give 35 and 20.
+    A prompt of nothing gets the end token, which stands between texts where they have no begin token.
+
+    Raises: UserError where the tokenizer lacks a token of the template.
     """
     prompt = find_prompt(options.prompt, options.task)
-    return tokenizer.encode(prompt.before_image, bos=True), tokenizer.encode(prompt.after_image)
+    try:
+        before = tokenizer.encode(prompt.before_image, bos=True, control=prompt.control)
+        after = tokenizer.encode(prompt.after_image, control=prompt.control)
+    except KeyError as error:
+        raise _lacks(tokenizer, options, error.args[0]) from None
+    return before or [tokenizer.eos_id], after
+
+
+def end_ids(options: DataOptions, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """What ends an answer: the prompt's own token, which answers are taught to end with, then the tokenizer's.
+
+    Raises: UserError where the tokenizer lacks the prompt's.
+    """
+    end = find_prompt(options.prompt, options.task).end
+    if not end:
+        return tokenizer.end_ids
+    token = tokenizer.vocabulary.id_of(end)
+    if token is None:
+        raise _lacks(tokenizer, options, end)
+    return tuple(dict.fromkeys((token, *tokenizer.end_ids)))
+
+
+def _lacks(tokenizer: Tokenizer, options: DataOptions, piece: str) -> UserError:
+    return UserError(
+        f"tokenizer {tokenizer.origin}: has no {piece}, which data.prompt={options.prompt} needs; choose the prompt of "
+        "its own model"
+    )
 
 
 def prompt_layout(options: DataOptions, tokenizer: Tokenizer) -> PromptLayout:
@@ -87,7 +117,7 @@ class RowMaker:
         self.options = options
         self.tokenizer = tokenizer
         before, after = prompt_tokens(options, tokenizer)
-        self._prompt = before + after
+        self._prompt, self._end_id = before + after, end_ids(options, tokenizer)[0]
         self._known_lines: dict[str, tuple[float, float, float]] = {}
         if options.numbers_as_tokens:
             _ = tokenizer.float_id  # says early where the vocabulary has none
@@ -95,7 +125,7 @@ class RowMaker:
     def row(self, scene: Scene, rng: np.random.Generator | None) -> Row:
         """The row of a scene; `rng` draws order of attributes and synonyms, None writes it plainly."""
         written = write_scene(scene, self.options, rng)
-        answer_ids = [*self.tokenizer.encode(answer(written.text, self.options.task)), self.tokenizer.eos_id]
+        answer_ids = [*self.tokenizer.encode(answer(written.text, self.options.task)), self._end_id]
         tokens = np.array(self._prompt + answer_ids, np.int32)
         is_answer = np.arange(len(tokens)) >= len(self._prompt)
         numbers = np.zeros(len(tokens), np.float32)
@@ -121,13 +151,18 @@ class RowMaker:
 
         Drawn rows vary by a token or two per line, so the bound is three standard deviations above the mean; the sum of
         the longest lines would be padding nearly always. Lines are counted one by one and remembered by what they say,
-        as counting every way to write every scene would take longer than an epoch.
+        as counting every way to write every scene would take longer than an epoch. Where tokens reach across lines, or
+        hold several digits, lines tell how much longer drawn rows are, and the plain row is counted as it is.
         """
-        if not self.tokenizer.splits_lines:
-            return max(len(self.row(scene, rng)) for rng in self._draws())
         lines = [self._line_lengths(item) for item in scene.objects]
-        plain, mean, variance = np.sum([(0, 0, 0), *lines], axis=0)
-        return self._frame + int(max(plain, np.ceil(mean + 3 * np.sqrt(variance))))
+        counted, mean, variance = np.sum([(0, 0, 0), *lines], axis=0)
+        plain = counted if self._is_additive else len(self.row(scene, None)) - self._frame
+        return self._frame + int(max(plain, np.ceil(mean + (plain - counted) + 3 * np.sqrt(variance))))
+
+    @cached_property
+    def _is_additive(self) -> bool:
+        """Whether a row is as long as its lines, and those as long as lines of other digits."""
+        return self.tokenizer.splits_lines and self.tokenizer.splits_digits
 
     @cached_property
     def _frame(self) -> int:
@@ -136,7 +171,7 @@ class RowMaker:
     def _line_lengths(self, item: Object) -> tuple[float, float, float]:
         """The number of tokens of an object's line: written plainly, and mean and variance over ways to draw it."""
         plain = write_line(item, self.options, None).text
-        key = plain.translate(_SAME_DIGIT) if self.tokenizer.splits_digits else plain
+        key = plain.translate(_SAME_DIGIT)
         if key not in self._known_lines:
             empty = len(self.tokenizer.encode(answer("", self.options.task)))
             lines = [write_line(item, self.options, rng).text for rng in self._draws()]

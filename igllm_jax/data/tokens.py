@@ -1,91 +1,142 @@
-"""Text to token ids and back, with sentencepiece alone, and small vocabularies for tiny models."""
+"""Text to token ids and back, and small vocabularies for tiny models."""
 
 import hashlib
 import io
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
+from itertools import combinations, pairwise
+from typing import Any
 
 import sentencepiece
 
 from igllm_jax import files, paths
+from igllm_jax.data.vocabularies import (
+    GENERATION_FILE,
+    JSON_FILE,
+    MODEL_FILE,
+    SETTINGS_FILE,
+    SentencePieces,
+    TokenizerJson,
+    Vocabulary,
+    settings_beside,
+)
 from igllm_jax.errors import UserError
 from igllm_jax.paths import FilePath
 from igllm_jax.scene.code import FLOAT_TOKEN
 
-MODEL_FILE = "tokenizer.model"
+# What a folder's tokenizer consists of.
+TOKENIZER_FILES = (MODEL_FILE, JSON_FILE, SETTINGS_FILE)
 # Pretrained decoders like to break code off in these ways, which no answer contains.
 FORBIDDEN_SPELLINGS = ("(\n", "( ", " )")
-_SPACE = "▁"  # how sentencepiece spells a space inside a piece
+
+
+def find_tokenizer(folder: str | FilePath) -> FilePath | None:
+    """The file of a folder's vocabulary, None where there is none; sentencepiece's where there are both."""
+    folder = paths.to_path(folder)
+    return next((folder / name for name in (MODEL_FILE, JSON_FILE) if (folder / name).is_file()), None)
 
 
 class Tokenizer:
-    """A sentencepiece vocabulary. Every `encode` puts sentencepiece's dummy space before the text.
+    """A vocabulary. Some put a space before every text they encode, `text_start`, as sentencepiece's do.
 
     Example (LLaMA's vocabulary): `encode("The scene", bos=True)` is `[1, 450, 9088]`.
     """
 
-    def __init__(self, model: bytes, origin: str):
-        """model: the bytes of a sentencepiece model; origin: the name it has in error messages."""
+    def __init__(self, model: bytes, origin: str, settings: Mapping[str, Any] | None = None):
+        """model: the bytes of a sentencepiece model or a tokenizer.json; origin: the name it has in error messages.
+        settings: what is known of a tokenizer.json besides, see `vocabularies.settings_beside`."""
         self.model = model
         self.origin = origin
+        is_json = model.lstrip()[:1] == b"{"
         try:
-            if not model:
-                raise ValueError  # which sentencepiece would take for "not given yet", and print so at every use
-            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-            for token in range(self._pieces.vocab_size()):
-                self.surface(token)  # a damaged piece shows itself when it is read
-        except (RuntimeError, ValueError):  # UnicodeDecodeError is a ValueError
-            raise UserError(
-                f"tokenizer {origin}: not a sentencepiece model; give LLaMA's {MODEL_FILE} or its folder"
-            ) from None
-        if self.bos_id < 0 or self.eos_id < 0:
-            raise UserError(f"tokenizer {origin}: has no begin or no end token; give LLaMA's {MODEL_FILE}")
+            self.vocabulary: Vocabulary = TokenizerJson(model, settings or {}) if is_json else SentencePieces(model)
+        except (RuntimeError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+            told = str(error) if is_json else f"not a sentencepiece model; give LLaMA's {MODEL_FILE} or its folder"
+            raise UserError(f"tokenizer {origin}: {told}") from None
+        if not self.vocabulary.end_ids:
+            hint = f"keep its {SETTINGS_FILE} beside it" if is_json else f"give LLaMA's {MODEL_FILE}"
+            raise UserError(f"tokenizer {origin}: has no end token; {hint}")
 
     @classmethod
     def load(cls, path: str | FilePath) -> "Tokenizer":
-        """The vocabulary in a `tokenizer.model`, or in a folder that holds one.
+        """The vocabulary in a `tokenizer.model` or `tokenizer.json`, or in a folder that holds one.
 
         Raises: UserError where there is none.
         """
         path = paths.to_path(path)
-        file = path / MODEL_FILE if path.is_dir() else path
+        file = (find_tokenizer(path) or path / MODEL_FILE) if path.is_dir() else path
         try:
             model = file.read_bytes()
+            if model.lstrip()[:1] != b"{":
+                return cls(model, str(file))
+            beside = {name: file.parent / name for name in (SETTINGS_FILE, GENERATION_FILE)}
+            found = {name: other.read_bytes() for name, other in beside.items() if other.is_file()}
         except OSError as error:
             raise UserError(f"tokenizer {file}: cannot be read ({error.strerror}); check `tokenizer`") from None
-        return cls(model, str(file))
+        return cls(model, str(file), _settings(found, file, model))
 
     def save(self, folder: str | FilePath) -> FilePath:
-        """Writes `folder`/tokenizer.model, whole or not at all; returns its path."""
-        folder = paths.to_path(folder)
-        files.write_bytes(folder / MODEL_FILE, self.model)
-        return folder / MODEL_FILE
+        """Writes `folder`/tokenizer.model, or tokenizer.json and what belongs to it; returns the vocabulary's path."""
+        file = paths.to_path(folder) / self.vocabulary.file_name
+        if settings := self.settings():
+            files.write_text(file.parent / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
+        files.write_bytes(file, self.model)
+        return file
+
+    def settings(self) -> dict[str, Any]:
+        """What stands beside a tokenizer.json: Hugging Face's settings, and all ends of an answer; {} of others."""
+        if self.vocabulary.file_name != JSON_FILE:
+            return {}
+        start = {} if self.bos_id is None else {"bos_token": self.piece(self.bos_id)}
+        ends = {"eos_token": self.end_pieces[0], "end_tokens": list(self.end_pieces)}
+        return {"tokenizer_class": "PreTrainedTokenizerFast", **start, **ends}
+
+    def ending_with(self, piece: str) -> "Tokenizer":
+        """The same, answers ending with this piece (of a tokenizer.json), or with the others, as before."""
+        if not piece or self.vocabulary.file_name != JSON_FILE:
+            return self
+        return Tokenizer(self.model, self.origin, {"end_tokens": [piece, *self.end_pieces]})
 
     def __reduce__(self):  # sentencepiece's own pickling loses the bytes that the fingerprint needs
-        return Tokenizer, (self.model, self.origin)
+        return Tokenizer, (self.model, self.origin, self.vocabulary.settings)
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that stand for the vocabulary's content."""
-        return hashlib.sha256(self.model).hexdigest()[:16]
+        ends = "" if self.vocabulary.file_name == MODEL_FILE else json.dumps(self.end_pieces)
+        return hashlib.sha256(self.model + ends.encode()).hexdigest()[:16]
 
     @property
     def vocab_size(self) -> int:
-        return self._pieces.vocab_size()
+        return self.vocabulary.size
 
     @property
     def pieces(self) -> list[str]:
         """Every token's piece as sentencepiece spells it."""
-        return [self._pieces.id_to_piece(token) for token in range(self.vocab_size)]
+        return [self.piece(token) for token in range(self.vocab_size)]
+
+    def piece(self, token: int) -> str:
+        return self.vocabulary.piece(token)
 
     @property
-    def bos_id(self) -> int:
-        return self._pieces.bos_id()
+    def bos_id(self) -> int | None:
+        """None where texts begin without one."""
+        return next(iter(self.vocabulary.start_ids), None)
 
     @property
     def eos_id(self) -> int:
-        return self._pieces.eos_id()
+        return self.end_ids[0]
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Every token that ends an answer, the first of them the one to be taught."""
+        return self.vocabulary.end_ids
+
+    @property
+    def end_pieces(self) -> tuple[str, ...]:
+        return tuple(self.piece(token) for token in self.end_ids)
 
     @cached_property
     def float_id(self) -> int:
@@ -93,19 +144,31 @@ class Tokenizer:
 
         Raises: UserError where the vocabulary splits it, so that one number would be several tokens.
         """
-        wanted = self._pieces.piece_to_id(FLOAT_TOKEN)
-        ids = self.encode(f"={FLOAT_TOKEN}, ({FLOAT_TOKEN})")
-        if wanted == self._pieces.unk_id() or ids.count(wanted) != 2:
+        wanted = self.vocabulary.id_of(FLOAT_TOKEN)
+        ids = self.encode(f"={FLOAT_TOKEN}, ({FLOAT_TOKEN}, {FLOAT_TOKEN})")
+        if wanted is None or ids.count(wanted) != 3:
             raise UserError(
                 f"tokenizer {self.origin}: splits the float token {FLOAT_TOKEN}; use a vocabulary that has it as one "
                 "piece (LLaMA's has), or set head=none to write numbers as text"
             )
         return wanted
 
-    def encode(self, text: str, *, bos: bool = False) -> list[int]:
-        """Token ids of a text, `bos_id` in front where `bos`."""
-        ids = self._pieces.encode(text)
-        return [self.bos_id, *ids] if bos else ids
+    def encode(self, text: str, *, bos: bool = False, control: Iterable[str] = ()) -> list[int]:
+        """Token ids of a text, `bos_id` in front where `bos` and there is one.
+
+        control: names of tokens that stand for themselves in this text, as in chat templates.
+        Raises: KeyError for such a name that no token has.
+        """
+        ids = list(self.vocabulary.start_ids) if bos else []
+        named = {name: self.vocabulary.id_of(name) for name in control}
+        if not named:
+            return ids + self.vocabulary.encode(text)
+        for part in re.split(f"({'|'.join(map(re.escape, named))})", text):
+            token = named.get(part)
+            if part in named and token is None:
+                raise KeyError(part)
+            ids += self.vocabulary.encode(part) if token is None else [token]
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; begin and end tokens are silent.
@@ -115,15 +178,21 @@ class Tokenizer:
         ids = [int(token) for token in ids]
         if any(not 0 <= token < self.vocab_size for token in ids):
             raise ValueError(f"a token id lies outside 0..{self.vocab_size - 1} of tokenizer {self.origin}")
-        return self._pieces.decode(ids)
+        text = self.vocabulary.decode(ids)
+        return text if self.vocabulary.file_name == MODEL_FILE else text.removeprefix(self.text_start)
 
     def surface(self, token: int) -> str:
         """What one token adds in the middle of a text, its leading space included; "" for begin, end and the like."""
-        if self._pieces.is_byte(token):
-            return chr(int(self._pieces.id_to_piece(token)[3:-1], 16))  # right for ASCII, all that is asked here
-        if self._pieces.is_control(token) or self._pieces.is_unknown(token):
-            return ""
-        return self._pieces.id_to_piece(token).replace(_SPACE, " ")
+        content = self.vocabulary.bytes_of(token)
+        try:
+            return content.decode()
+        except UnicodeDecodeError:  # a part of a character
+            return chr(content[0]) if len(content) == 1 else content.decode("utf-8", "replace")
+
+    @cached_property
+    def text_start(self) -> str:
+        """What `encode` puts before every text: a space, or nothing."""
+        return " " if self.surface(self.encode("x")[0]).startswith(" ") else ""
 
     @cached_property
     def splits_digits(self) -> bool:
@@ -148,18 +217,32 @@ class Tokenizer:
         sequences = []
         for spelling in FORBIDDEN_SPELLINGS:
             # The dummy space stands in for the spelling's own first one, or is taken off again.
-            ids = self.encode(spelling.lstrip(" "))
-            if not spelling.startswith(" ") and ids and self.surface(ids[0]) == " ":
+            ids = self.encode(spelling.removeprefix(self.text_start))
+            if self.text_start and not spelling.startswith(" ") and ids and self.surface(ids[0]) == " ":
                 ids = ids[1:]
             if spelling in "".join(self.surface(token) for token in ids):
                 sequences.append(tuple(ids))
         return tuple(sequences)
 
     def float_token_in_bytes(self) -> tuple[tuple[int, ...], ...]:
-        """The float token spelled byte by byte, in vocabularies that can; decoding never completes that either, since
+        """The float token spelled part by part, in vocabularies that can; decoding never completes that either, since
         its text would ask for a number that nobody read."""
-        ids = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in FLOAT_TOKEN.encode()]
-        return (tuple(ids),) if all(self._pieces.is_byte(token) for token in ids) else ()
+        whole = FLOAT_TOKEN.encode()
+        splits = [ends for count in range(len(whole)) for ends in combinations(range(1, len(whole)), count)]
+        wanted = [[whole[i:j] for i, j in pairwise((0, *ends, len(whole)))] for ends in splits if ends]
+        parts = {part for split in wanted for part in split}
+        found: dict[bytes, int] = {}
+        for token in range(self.vocab_size):
+            if (content := self.vocabulary.bytes_of(token)) in parts:
+                found.setdefault(content, token)
+        return tuple(tuple(found[part] for part in split) for split in wanted if found.keys() >= set(split))
+
+
+def _settings(found: Mapping[str, bytes], file: FilePath, model: bytes) -> dict[str, Any]:
+    try:
+        return settings_beside(found, model)
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise UserError(f"{file}: what stands beside it ({', '.join(found)}) is damaged, it is not JSON") from None
 
 
 def train_small(texts: Iterable[str], folder: str | FilePath, vocab_size: int = 400) -> Tokenizer:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from igllm_jax.data import pipeline
+from igllm_jax.data.rows import end_ids
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.decoding import ngram_drafts
 from igllm_jax.decoding.answer import Answer, json_call, shortest
@@ -86,13 +87,14 @@ class AnswerGenerator:
         self.table: ngram_drafts.Table | None = None
         self.guess_from(ngram_drafts.empty())
         before, after = pipeline.prompt_tokens(options, tokenizer)
+        end_id, *other_ends = end_ids(options, tokenizer)
         self.language = find_language(options.task)
         self.tokenizer, self.has_head = tokenizer, model.has_float_head
         self.options = DecodeOptions(
             before=tuple(before),
             after=tuple(after),
             max_new_tokens=max_new_tokens,
-            end_id=tokenizer.eos_id,
+            end_id=end_id,
             number_id=tokenizer.float_id if self.has_head else NO_TOKEN,
             vocab_size=tokenizer.vocab_size,
             forbidden=(*tokenizer.forbidden_sequences(), *tokenizer.float_token_in_bytes()),
@@ -100,6 +102,7 @@ class AnswerGenerator:
             has_log_probabilities=has_details,
             sampling=sampling,
             num_samples=num_samples,
+            other_ends=tuple(other_ends),
         )
         self.grammar = self._compile_grammar(model) if has_grammar else None
         self.prepare, self.decode = programs(model, self.options, layout)
@@ -114,6 +117,7 @@ class AnswerGenerator:
                 numbers_as_tokens=self.has_head,
                 shuffle_attributes=self.data.shuffle_attributes,
                 vocab_size=model.decoder.vocab_size,
+                end_id=self.options.end_id,
             )
         except UserError as error:
             raise UserError(f"{error} (--grammar none lets answers be anything)") from None
@@ -173,11 +177,21 @@ class AnswerGenerator:
             return rows
         return [replace(rows[start], samples=tuple(rows[start : start + each])) for start in range(0, len(rows), each)]
 
+    def _spelled(self, ids: np.ndarray) -> str:
+        """The text of token ids, in which the float token stands for what the float head read alone: of a vocabulary
+        with pieces that hold its character among others, such as Qwen's, those become question marks."""
+        text, is_number = self.tokenizer.decode(ids.tolist()), ids == self.options.number_id
+        if not self.has_head or text.count(code.FLOAT_TOKEN) == is_number.sum():
+            return text
+        parts = np.split(ids, np.flatnonzero(is_number))
+        texts = [self.tokenizer.decode(part[number > 0 :].tolist()) for number, part in enumerate(parts)]
+        return code.FLOAT_TOKEN.join(text.replace(code.FLOAT_TOKEN, "?") for text in texts)
+
     def _answer(self, decoded: Decoded, row: int) -> Answer:
         length = int(decoded.lengths[row])
         is_finished = length < self.options.max_new_tokens
         ids = np.asarray(decoded.tokens[row][:length])
-        spelled, read = self.tokenizer.decode(ids.tolist()), decoded.numbers[row][:length]
+        spelled, read = self._spelled(ids), decoded.numbers[row][:length]
         values = [float(number) for number in read[ids == self.options.number_id]] if self.has_head else []
         is_kept = self.grammar is not None  # to the language, so its numbers are too
         filled = code.Filled(spelled, spelled, ())

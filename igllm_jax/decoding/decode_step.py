@@ -141,7 +141,7 @@ class Step:
             rows, last = jnp.arange(batch), jnp.maximum(num_new - 1, 0)
             after = grammars.advance(self.grammar, states[rows, last], token[rows, last])
             states = jnp.where(num_new[:, None] > 0, after, loop.states)
-        is_end = jnp.any(is_accepted & (token == options.end_id), axis=1)
+        is_end = jnp.any(is_accepted & options.is_end(token), axis=1)
         return replace(
             loop,
             counts=counts,
@@ -239,7 +239,7 @@ def _is_accepted(
     """True for the tokens of a step that are written: all guesses before them are right, no end token stands before
     them, and the answer is not full."""
     is_right = jnp.pad(guesses == token[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    is_end = token == options.end_id
+    is_end = options.is_end(token)
     is_before_end = jnp.cumsum(is_end, axis=1) - is_end == 0
     has_room = loop.counts[:, None] + jnp.arange(token.shape[1]) < options.max_new_tokens
     return (jnp.cumprod(is_right, axis=1) > 0) & is_before_end & has_room & ~loop.is_done[:, None]

@@ -158,24 +158,26 @@ def compile_grammar(
     numbers_as_tokens: bool,
     shuffle_attributes: bool,
     vocab_size: int | None = None,
+    end_id: int | None = None,
 ) -> Grammar:
     """The grammar of the answers that a model of these settings was taught to write.
 
     shuffle_attributes: whether arguments may come in any order. vocab_size: V, of the model where that is larger than
-    the tokenizer's; ids beyond are never allowed.
+    the tokenizer's; ids beyond are never allowed. end_id: the token that ends an answer (default: the tokenizer's).
 
     Raises: UserError where the language is too large for tables, or the tokenizer can't say its answers.
     """
     calls = Calls(language, language.settings(rotation_rep), is_shuffled=shuffle_attributes)
-    automaton = TextAutomaton(calls, numbers_as_tokens=numbers_as_tokens)
-    symbols = token_symbols(tokenizer, numbers_as_tokens=numbers_as_tokens)
+    end_id = tokenizer.eos_id if end_id is None else end_id
+    automaton = TextAutomaton(calls, numbers_as_tokens=numbers_as_tokens, text_start=tokenizer.text_start)
+    symbols = token_symbols(tokenizer, numbers_as_tokens=numbers_as_tokens, end_id=end_id)
     nodes = Nodes(automaton, Walker(automaton, symbols), Neighbours(tokenizer))
     events = {event for links in automaton.events for event in links.values() if event.kind != "digit"}
     memories = calls.memories(events)
     graph = graph_of(nodes, memories, {event: calls.moves(memories, event) for event in events})
     grammar = _tables(nodes, graph, calls, tokenizer.vocab_size, vocab_size or tokenizer.vocab_size)
     state = grammar.starts(1, 1 << 15)[0] if grammar.shortest < UNREACHABLE else None
-    for token in [*tokenizer.encode(answer("", language)), tokenizer.eos_id]:
+    for token in [*tokenizer.encode(answer("", language)), end_id]:
         if state is None or not mask(grammar, state)[token]:
             raise UserError(
                 f"tokenizer {tokenizer.origin}: can't say the answers of language {language.name}, as its tokens lose "

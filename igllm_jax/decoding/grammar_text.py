@@ -41,7 +41,8 @@ class TextAutomaton:
     characters of it were said, -1 where the state does not know.
     """
 
-    def __init__(self, calls: Calls, *, numbers_as_tokens: bool):
+    def __init__(self, calls: Calls, *, numbers_as_tokens: bool, text_start: str = " "):
+        """text_start: what the tokenizer puts before every text."""
         self.next: list[dict[int, int]] = []
         self.events: list[dict[int, Event]] = []
         self.longest: list[int] = []
@@ -50,10 +51,14 @@ class TextAutomaton:
         language = calls.language
         self.start, self.done = self.add(), self.add()
         between = first = self.add()
-        if not language.answer_start + language.answer_end:  # no space stands before an answer without any text
+        before = f"{text_start}{language.answer_start}".encode()
+        if not before:
+            self.start = between
+        elif not language.answer_start + language.answer_end:  # no space stands before an answer without any text
             first = self.add()
             self.path(self.start, [END], self.done)
-        self.path(self.start, f" {language.answer_start}".encode(), first)
+        if before:
+            self.path(self.start, before, first)
         self.path(between, [*language.answer_end.encode(), END], self.done)
         self.path(self.done, [END], self.done)
         for number, function in enumerate(language.functions):

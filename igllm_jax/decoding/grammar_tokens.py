@@ -8,51 +8,46 @@ from one token into the next needs no third one. So the grammar asks of each pai
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import sentencepiece.sentencepiece_model_pb2 as model_pb2
 
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.decoding.grammar_calls import Event
 from igllm_jax.decoding.grammar_text import END, NUMBER, TextAutomaton
 
-_MODEL = model_pb2.ModelProto  # type: ignore[attr-defined]
 _SEPARATORS = ("\n", "\x01", "数")  # what no piece of several characters holds keeps a pair apart from what is before
+_CONTEXTS = ("=", "a", "0", " ")  # that make other words of a quote, a space or a digit behind them
 _UNKNOWN = " ⁇ "  # what sentencepiece puts where it can't spell
 
 
-def token_symbols(tokenizer: Tokenizer, *, numbers_as_tokens: bool) -> list[bytes | tuple[int, ...]]:
+def token_symbols(tokenizer: Tokenizer, *, numbers_as_tokens: bool, end_id: int) -> list[bytes | tuple[int, ...]]:
     """Token -> its symbols (see grammar_text.py), () where it may never be written."""
-    model = _MODEL.FromString(tokenizer.model)
-    types = _MODEL.SentencePiece.Type
-    has_bytes = any(piece.type == types.BYTE for piece in model.pieces)
-    found: list[bytes | tuple[int, ...]] = []
-    for token, piece in enumerate(model.pieces):
-        if piece.type == types.BYTE:
-            found.append(bytes([int(piece.piece[3:-1], 16)]))
-        elif piece.type == types.UNKNOWN:
-            found.append(() if has_bytes else _UNKNOWN.encode())
-        else:
-            found.append(tokenizer.surface(token).encode())
-    found[tokenizer.eos_id] = (END,)
+    vocabulary = tokenizer.vocabulary
+    found: list[bytes | tuple[int, ...]] = [vocabulary.bytes_of(token) for token in range(vocabulary.size)]
+    if vocabulary.unknown_id >= 0:
+        found[vocabulary.unknown_id] = () if vocabulary.has_bytes else _UNKNOWN.encode()
+    found[end_id] = (END,)
     if numbers_as_tokens:
         found[tokenizer.float_id] = (NUMBER,)
     return found
 
 
 class Neighbours:
-    """Whether the writer puts one token behind another; always where the vocabulary is not byte pair encoding."""
+    """Whether the writer puts one token behind another; always where the vocabulary is not byte pair encoding.
+
+    Where texts are split into words first, what stands before a pair decides on the words; a pair that the writer puts
+    behind any of _CONTEXTS is one then.
+    """
 
     def __init__(self, tokenizer: Tokenizer):
-        model = _MODEL.FromString(tokenizer.model)
-        self.is_known = model.trainer_spec.model_type == model.trainer_spec.BPE
         self._tokenizer = tokenizer
         surfaces = [tokenizer.surface(token) for token in range(tokenizer.vocab_size)]
-        is_byte = [piece.type == model.SentencePiece.Type.BYTE for piece in model.pieces]
         # A byte that is part of a character has no text of its own.
-        self._texts = ["" if is_byte[token] and s > "\x7f" else s for token, s in enumerate(surfaces)]
+        is_text = (_is_text(tokenizer.vocabulary.bytes_of(token)) for token in range(tokenizer.vocab_size))
+        self._texts = [s if whole else "" for s, whole in zip(surfaces, is_text, strict=True)]
         free = (s for s in _SEPARATORS if not any(s in surface and len(surface) > 1 for surface in surfaces))
-        self._separator = next(free, "")
-        self._before = tokenizer.encode(self._separator)
-        self.is_known &= bool(self._separator)
+        separator = next(free, "")
+        contexts = (separator, *_CONTEXTS) if tokenizer.vocabulary.has_words else (separator,)
+        self._contexts = [(text, tokenizer.encode(text)) for text in contexts]
+        self.is_known = tokenizer.vocabulary.is_merged and bool(separator)
         self._found: dict[tuple[int, int], bool] = {}
 
     def may_follow(self, token: int, others: np.ndarray) -> np.ndarray:
@@ -63,12 +58,18 @@ class Neighbours:
         key = token, other
         if key not in self._found:
             first, second = self._texts[token], self._texts[other]
-            if not first or not second:
-                self._found[key] = True
-            else:
-                ids = self._tokenizer.encode(self._separator + first + second)
-                self._found[key] = ids == [*self._before, token, other]
+            self._found[key] = not first or not second or self._is_written(first + second, [token, other])
         return self._found[key]
+
+    def _is_written(self, text: str, pair: list[int]) -> bool:
+        return any(self._tokenizer.encode(before + text) == ids + pair for before, ids in self._contexts)
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        return bool(content.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     into.add_argument(
         "--adapter", type=flags.path, metavar="DIR", help="a PEFT adapter, or a checkpoint of the reference"
     )
-    into.add_argument("--tokenizer", type=flags.path, metavar="FILE", help="tokenizer.model (default: the decoder's)")
+    into.add_argument(
+        "--tokenizer", type=flags.path, metavar="FILE", help="tokenizer.model or .json (default: the decoder's)"
+    )
     into.add_argument(
         "--feature_layer",
         type=flags.whole(-1025, 1024),

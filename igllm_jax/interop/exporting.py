@@ -14,8 +14,8 @@ import numpy as np
 
 from igllm_jax import config as configs
 from igllm_jax import paths
-from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
-from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.data.prompts import find_prompt
+from igllm_jax.data.tokens import Tokenizer, find_tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.files import whole_folder
 from igllm_jax.interop import formats, hf_config
@@ -92,7 +92,8 @@ def from_run(workdir: FilePath, step: str) -> ModelToExport:
     sources = base_folder.read_model(folder).get("sources", {}) if folder else {}
     about = {"run": str(workdir), "step": found, "sources": sources, "merged_lora": _merged_lora(folder)}
     about["image_aspect_ratio"] = options.data.image_aspect_ratio
-    tokenizer, language = Tokenizer.load(workdir), find_language(options.data.task)
+    language = find_language(options.data.task)
+    tokenizer = Tokenizer.load(workdir).ending_with(find_prompt(options.data.prompt, language).end)
     return _complete(ModelToExport(model, arrays, trained, folder, stored, tokenizer, language, about))
 
 
@@ -115,7 +116,7 @@ def from_folder(folder: FilePath) -> ModelToExport:
     sources, merged = base_folder.read_model(folder).get("sources", {}), _merged_lora(folder)
     about = {"folder": str(folder), "sources": sources, "merged_lora": merged}
     about["image_aspect_ratio"] = base_folder.aspect_ratio(folder)
-    tokenizer = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).is_file() else None
+    tokenizer = Tokenizer.load(folder) if find_tokenizer(folder) else None
     return _complete(ModelToExport(config, {}, trained, str(folder), stored, tokenizer, language_in(folder), about))
 
 
@@ -232,11 +233,14 @@ def _export_llava_hf(model: ModelToExport, folder: Path, dtype: str) -> int:
     described["text_config"] |= _about_text(model)
     _write_json(folder / "config.json", described)
     aspect_ratio = model.about["image_aspect_ratio"]
-    processors = hf_config.processor_to_json(config, image_token=image_token, aspect_ratio=aspect_ratio)
-    for name, value in processors.items():
-        _write_json(folder / name, value)
     _copy_licences(model, folder)
     _save_companions(model, folder)
+    settings = model.tokenizer.settings() if model.tokenizer else {}
+    processors = hf_config.processor_to_json(
+        config, image_token=image_token, aspect_ratio=aspect_ratio, tokenizer=settings
+    )
+    for name, value in processors.items():
+        _write_json(folder / name, value)
     return len(tensors)
 
 
@@ -332,7 +336,8 @@ def _save_companions(model: ModelToExport, folder: Path) -> None:
 def _about_text(model: ModelToExport) -> dict[str, Any]:
     """Settings that our model does not have: the tokenizer's ids and, where the base said so, the longest text."""
     ids = model.tokenizer
-    found: dict[str, Any] = {"bos_token_id": ids.bos_id, "eos_token_id": ids.eos_id} if ids else {}
+    found: dict[str, Any] = {"bos_token_id": ids.bos_id} if ids else {}
+    found |= {"eos_token_id": ids.eos_id if len(ids.end_ids) == 1 else list(ids.end_ids)} if ids else {}
     for role in ("decoder", "llava"):
         file = paths.to_path(model.base or "") / base_folder.SOURCES / role / "config.json"
         config = read_json(file) if model.base and file.is_file() else {}

@@ -1,5 +1,6 @@
 """Sizes and settings between the config files of Hugging Face, LLaVA and PEFT and our own dataclasses."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from igllm_jax.errors import UserError
@@ -80,8 +81,13 @@ def _strategy(config: VLMConfig) -> str:
     return "default" if config.vision.class_token else "full"
 
 
-def processor_to_json(config: VLMConfig, *, image_token: int, aspect_ratio: str) -> dict[str, dict[str, Any]]:
-    """File name -> JSON: how Hugging Face's processor prepares images and text for this model."""
+def processor_to_json(
+    config: VLMConfig, *, image_token: int, aspect_ratio: str, tokenizer: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """File name -> JSON: how Hugging Face's processor prepares images and text for this model.
+
+    tokenizer: what its settings file says, empty for a LLaMA's.
+    """
     vision = config.vision
     size = {"height": vision.image_size, "width": vision.image_size}
     image = {
@@ -108,23 +114,31 @@ def processor_to_json(config: VLMConfig, *, image_token: int, aspect_ratio: str)
     }
     return {
         "preprocessor_config.json": image,
-        "tokenizer_config.json": _tokenizer_to_json(image_token),
+        "tokenizer_config.json": _tokenizer_to_json(image_token, tokenizer or LLAMA_TOKENIZER),
         "processor_config.json": both,
     }
 
 
-def _tokenizer_to_json(image_token: int) -> dict[str, Any]:
-    """How a LlamaTokenizer reads the tokenizer.model beside it, with the image's placeholder added."""
+# How a LlamaTokenizer reads the tokenizer.model beside it.
+LLAMA_TOKENIZER = {
+    "tokenizer_class": "LlamaTokenizer",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "add_bos_token": True,  # left out, transformers 5 adds none, and the model has always seen one
+    "add_eos_token": False,
+    "pad_token": "<unk>",
+    "padding_side": "left",
+    "legacy": True,
+}
+
+
+def _tokenizer_to_json(image_token: int, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """A tokenizer's settings, with the image's placeholder added."""
     return {
-        "tokenizer_class": "LlamaTokenizer",
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "add_bos_token": True,  # left out, transformers 5 adds none, and the model has always seen one
-        "add_eos_token": False,
-        "pad_token": "<unk>",
         "padding_side": "left",
-        "legacy": True,
+        "pad_token": tokenizer["eos_token"],
+        **tokenizer,
         "image_token": "<image>",
         "added_tokens_decoder": {
             str(image_token): {

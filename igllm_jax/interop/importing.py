@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from igllm_jax import files, progress
-from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
-from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.data.tokens import JSON_FILE, MODEL_FILE, Tokenizer
+from igllm_jax.data.tokens import find_tokenizer as tokenizer_in
 from igllm_jax.errors import UserError
 from igllm_jax.interop.rules import Tensor
 from igllm_jax.interop.sources import KEEP, ImportPlan, ImportRequest, make_plan
@@ -84,11 +84,11 @@ def find_tokenizer(request: ImportRequest, plan: ImportPlan) -> Tokenizer | None
     """
     folder = request.llava or request.decoder
     assert folder is not None
-    tokenizer_path = request.tokenizer or folder / TOKENIZER_FILE
-    if not request.tokenizer and not tokenizer_path.exists():
+    tokenizer_path = request.tokenizer or tokenizer_in(folder)
+    if tokenizer_path is None:
         plan.notes.append(
-            f"{tokenizer_path} does not exist, so no tokenizer came along: set tokenizer.path in configs, or import "
-            "again with --tokenizer FILE"
+            f"{folder / MODEL_FILE} does not exist, and no {JSON_FILE}, so no tokenizer came along: set tokenizer.path "
+            "in configs, or import again with --tokenizer FILE"
         )
         return None
     tokenizer = Tokenizer.load(tokenizer_path)

@@ -55,7 +55,7 @@ def answer_text(batch: Batch, row: int, tokenizer: Tokenizer) -> str:
     pieces = []
     for token, is_answer, is_number, number in zip(*fields, strict=True):
         if is_answer:
-            text = "</s>" if token == tokenizer.eos_id else tokenizer.surface(int(token))
+            text = tokenizer.surface(int(token)) or tokenizer.piece(int(token))
             pieces.append(f"{text}{{{number:.3f}}}" if is_number else text)
     return "".join(pieces)
 

@@ -18,7 +18,7 @@ import numpy as np
 import tensorstore
 
 from igllm_jax import files, paths, versions
-from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
+from igllm_jax.data.tokens import TOKENIZER_FILES
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig
 from igllm_jax.paths import FilePath
@@ -29,7 +29,7 @@ PLAN_FILE = "import.json"
 DONE_FILE = "done.txt"
 LOCK_FILE = "lock"
 OWN_NAMES = {
-    PLAN_FILE, DONE_FILE, LOCK_FILE, base_folder.WEIGHTS, base_folder.SOURCES, base_folder.MODEL_FILE, TOKENIZER_FILE,
+    PLAN_FILE, DONE_FILE, LOCK_FILE, base_folder.WEIGHTS, base_folder.SOURCES, base_folder.MODEL_FILE, *TOKENIZER_FILES,
 }  # fmt: skip
 
 

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igllm_jax import config as configs
-from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
-from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.data.tokens import Tokenizer, find_tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import skeleton
@@ -118,8 +117,8 @@ def open_origin(origin: str, run_model: RunModel) -> Origin:
         folder, step = origin, "last"
     if base_folder.is_base(folder):
         shapes = {path: tuple(leaf.shape) for path, leaf in base_folder.paths(folder).items()}
-        has_tokenizer = (to_path(folder) / TOKENIZER_FILE).is_file()
-        return Origin(folder, shapes, lambda paths: _read(folder, paths), _tokenizer(folder) if has_tokenizer else None)
+        tokenizer = _tokenizer(folder) if find_tokenizer(folder) else None
+        return Origin(folder, shapes, lambda paths: _read(folder, paths), tokenizer)
     options, values = configs.read_run(folder), checkpoint.load_params(folder, step)
     _check_frozen(folder, options, values, run_model)
     shapes = {path: value.shape for path, value in values.items()}

@@ -9,8 +9,7 @@ import jax
 from igllm_jax import config as configs
 from igllm_jax import paths
 from igllm_jax.data import pipeline
-from igllm_jax.data.tokens import MODEL_FILE as TOKENIZER_FILE
-from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.data.tokens import JSON_FILE, MODEL_FILE, Tokenizer, find_tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig, skeleton
@@ -103,8 +102,9 @@ def check_tokenizer(workdir: str | FilePath, step: int, tokenizer: Tokenizer) ->
     """Raises: UserError where the checkpoint was trained with another tokenizer than the one that lies there."""
     saved = checkpoint.read_meta(workdir, step).get(TOKENIZER_FINGERPRINT)
     if saved not in (None, tokenizer.fingerprint):
+        file = find_tokenizer(workdir) or paths.to_path(workdir) / MODEL_FILE
         raise UserError(
-            f"{paths.to_path(workdir) / TOKENIZER_FILE} is not the tokenizer that step {step} was trained with "
+            f"{file} is not the tokenizer that step {step} was trained with "
             f"({tokenizer.fingerprint}, not {saved}): bring back the one that the run began with"
         )
 
@@ -139,8 +139,8 @@ def load_imported(
             f"--model {folder} holds no {', '.join(absent)}, so it can't write code yet: train it with model.base, or "
             "import it with --projector or --adapter"
         )
-    if not (paths.to_path(folder) / TOKENIZER_FILE).is_file():
-        raise UserError(f"--model {folder} holds no {TOKENIZER_FILE}: import it again with --tokenizer FILE")
+    if find_tokenizer(folder) is None:
+        raise UserError(f"--model {folder} holds no {MODEL_FILE} or {JSON_FILE}: import it again with --tokenizer FILE")
     shardings = (one_device() if layout is None else layout).params(stored, model_skeleton.axes)
     wanted = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[path]) for path, s in stored.items()}
     return Trained(model, base_folder.restore(folder, wanted), Tokenizer.load(folder), options, None, about)

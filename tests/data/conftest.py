@@ -7,7 +7,7 @@ import pytest
 
 from igllm_jax.data.prompts import answer, find_prompt
 from igllm_jax.data.tokens import Tokenizer, train_small
-from tests.data import samples
+from tests.data import byte_level, samples
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +33,16 @@ def llama() -> Tokenizer:
     return Tokenizer.load(model)
 
 
-@pytest.fixture(params=["tiny", "llama"])
+@pytest.fixture(scope="session")
+def bytewise(tmp_path_factory) -> Tokenizer:
+    """A byte-level vocabulary of the same text, as Qwen's is made."""
+    pytest.importorskip("tokenizers")
+    prompt = find_prompt("chatml", "clevr")
+    texts = [answer(text, "clevr") for text in samples.texts()] + [prompt.before_image, prompt.after_image]
+    ends = {"tokenizer_config": {"eos_token": "<|im_end|>"}, "generation_config": {"eos_token_id": [2, 0]}}
+    return Tokenizer.load(byte_level.folder(tmp_path_factory.mktemp("bytewise"), byte_level.train(texts), **ends))
+
+
+@pytest.fixture(params=["tiny", "llama", "bytewise"])
 def tokenizer(request) -> Tokenizer:
     return request.getfixturevalue(request.param)

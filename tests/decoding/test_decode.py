@@ -131,6 +131,18 @@ def test_decoding_ends_with_the_end_token(params, decoded):
     assert np.all(np.asarray(found.tokens[0, first:]) == end)
 
 
+def test_any_of_several_end_tokens_ends_an_answer(params, decoded):
+    first, second = (int(decoded.tokens[row, 4]) for row in (0, 1))
+    options = replace(OPTIONS, end_id=first, other_ends=(second,))
+    found = jax.jit(make_decode(CONFIG, options))(prepare(params, CONFIG), images(), USED)
+    for row, tokens in enumerate(np.asarray(decoded.tokens).tolist()):
+        ends = [position for position, token in enumerate(tokens) if token in (first, second)]
+        length = ends[0] if ends else len(tokens)
+        assert int(found.lengths[row]) == length
+        assert found.tokens[row, : length + 1].tolist() == tokens[: length + 1]
+        assert np.all(np.asarray(found.tokens[row, length + 1 :]) == first)
+
+
 def test_tied_embeddings_and_no_float_head_decode():
     config = small.model(tied=True, head="none", rank=0)
     found = jax.jit(make_decode(config, OPTIONS))(prepare(small.params(config), config), images(), USED)

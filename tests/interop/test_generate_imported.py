@@ -126,7 +126,7 @@ def test_a_base_without_a_tokenizer_says_what_to_do(tmp_path, folder, capsys, mo
     request = importing.ImportRequest(out=tmp_path / "base", decoder=decoder, **sources(folder, "vision", "adapter"))
     importing.run(request)
     told = fails(words(tmp_path / "base", folder, tmp_path / "out.json"), capsys, monkeypatch)
-    assert "base holds no tokenizer.model: import it again with --tokenizer FILE" in told
+    assert "base holds no tokenizer.model or tokenizer.json: import it again with --tokenizer FILE" in told
 
 
 def test_a_folder_that_is_not_imported_says_how_to_make_one(tmp_path, folder, capsys, monkeypatch):
