@@ -59,6 +59,13 @@ DECODERS = {
         "mlp_width": 1536, "rms_norm_epsilon": 1e-5, "rope_theta": 100_000.0, "tie_embeddings": True,
     },
 }  # fmt: skip
+# decoder -> data.prompt, the chat template (and the token that ends answers) that its instruct models are asked with.
+# Their number token is what tokenizer.number_token says by itself: 数 where it is one piece, else an added one. Those
+# that are not here are asked as configs/common.py says.
+PROMPTS = {
+    "llama31_8b": "llama3", "qwen3_8b": "chatml", "qwen25_3b": "chatml", "smollm2_135m": "chatml",
+    "gemma3_4b": "gemma",
+}  # fmt: skip
 OF_DATA = ("image_size", "image_mean", "image_std")
 
 
@@ -82,14 +89,20 @@ def set_argument(config, argument: str | None, allowed: tuple[str, ...]):
                 config.data[key] = value
             if key in config.model.vision:
                 config.model.vision[key] = value
-        config.model.decoder.update(_named(DECODERS, decoder, "decoder"))
+        decoder = _name_in(DECODERS, decoder, "decoder")
+        config.model.decoder.update(DECODERS[decoder])
+        config.data.prompt = PROMPTS.get(decoder, config.data.prompt)
     for key, value in values.items():
         config[key] = value
     return config
 
 
 def _named(known, name: str, what: str):
+    return known[_name_in(known, name, what)]
+
+
+def _name_in(known, name: str, what: str) -> str:
     found = [other for other in known if other == name] or [other for other in known if other.startswith(name)]
     if len(found) != 1 or not name:
         raise UserError(f"base: {name!r} is no {what}; choose one of {', '.join(found or known)}")
-    return known[found[0]]
+    return found[0]

@@ -14,6 +14,8 @@ def get_config() -> ConfigDict:
 
     config.tokenizer = ConfigDict()
     config.tokenizer.path = ""  # tokenizer.model or tokenizer.json, or the folder of one; empty: the one in model.base
+    # numbers' token; auto: 数 where it is one piece of the vocabulary, else a token that is added | piece | added
+    config.tokenizer.number_token = "auto"  # noqa: S105
     config.tokenizer.train_vocab_size = 0  # > 0: train a small one on the task's own text at set-up
 
     config.data = data()
@@ -115,6 +117,7 @@ def model() -> ConfigDict:
     model.decoder.qkv_bias = False  # Qwen 2
     model.decoder.qk_norm = False  # Qwen 3
     model.decoder.tie_embeddings = False
+    model.decoder.number_row = -1  # an added number token, whose rows train by themselves; set where one is added
     model.decoder.attention = "xla"  # xla | chunked | cudnn (GPU) | splash (TPU)
     model.decoder.remat = "full"  # none | elementwise | dots | qkvres | qkvctx | full
 

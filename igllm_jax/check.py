@@ -16,6 +16,7 @@ import jax
 
 from igllm_jax import config as configs
 from igllm_jax import flags, paths, progress
+from igllm_jax.config_vocabulary import fit_vocabulary, tokenizer_source, with_number_token
 from igllm_jax.data.options import DataOptions
 from igllm_jax.data.preflight import ALL, QUICK, SAMPLE, Depth, Looked, check_images, check_lengths, look
 from igllm_jax.data.rows import TOKENIZER_TEXTS, RowMaker, sample_texts
@@ -106,7 +107,7 @@ def inspect(config: configs.ConfigDict, workdir: FilePath | None, depth: Depth) 
         tokenizer = _find_tokenizer(config, workdir, train, data, depth)
     if tokenizer is not None:
         with found.telling():
-            configs.fit_vocabulary(config, tokenizer.vocab_size)
+            fit_vocabulary(config, tokenizer)
             plain = replace(data, shuffle_attributes=False, use_synonyms=False)  # as held-out rows are written
             for parts, maker in ((train, RowMaker(data, tokenizer)), (val, RowMaker(plain, tokenizer))):
                 for part in parts:
@@ -142,9 +143,10 @@ def _find_tokenizer(
     config: configs.ConfigDict, workdir: FilePath | None, train: Sequence[Looked], data: DataOptions, depth: Depth
 ) -> Tokenizer | None:
     """The run's; one that is to be trained is trained, into nowhere, where there is time and text for that."""
-    named = configs.tokenizer_source(config, workdir or Path())
+    named = tokenizer_source(config, workdir or Path())
     if named is not None:
-        return Tokenizer.load(named)
+        tokenizer = Tokenizer.load(named)
+        return tokenizer if named == workdir else with_number_token(config, tokenizer)
     scenes = [scene for _, scene in train[0].scenes] if train else []
     if depth.is_quick or not scenes:
         return None

@@ -15,7 +15,6 @@ from igllm_jax import config_files, config_sources, files, paths, versions
 from igllm_jax.config_ranges import RANGES, check_keys, check_values, no_such_key
 from igllm_jax.data.augment import AugmentOptions
 from igllm_jax.data.pipeline import DataOptions, Source
-from igllm_jax.data.tokens import find_tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import PARTS, VLMConfig
 from igllm_jax.parallel.sharding import MeshOptions
@@ -321,28 +320,6 @@ def optim_options(config: ConfigDict) -> OptimOptions:
     names = ("trainable", "warmup", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm", "accumulate", "ema_decay")
     settings = {name: optim[name] for name in names}
     return OptimOptions(**settings, learning_rates=rates, num_steps=config.train.num_steps)
-
-
-def tokenizer_source(config: ConfigDict, workdir: FilePath) -> str | FilePath | None:
-    """Where a run's tokenizer comes from: the workdir where it has one, the config's, or the base's; None where a small
-    one is to be trained. Raises: UserError where none is named."""
-    if find_tokenizer(workdir) is not None:
-        return workdir
-    if config.tokenizer.train_vocab_size:
-        return None
-    if config.tokenizer.path or config.model.base:
-        return str(config.tokenizer.path or config.model.base)
-    raise UserError("no tokenizer: set tokenizer.path, model.base, or tokenizer.train_vocab_size for a small one")
-
-
-def fit_vocabulary(config: ConfigDict, vocab_size: int) -> None:
-    """Gives the model the size of a tokenizer that was trained. Raises: UserError where another one is too large."""
-    if config.tokenizer.train_vocab_size:
-        config.model.decoder.vocab_size = vocab_size
-    if config.model.decoder.vocab_size < vocab_size:
-        raise UserError(
-            f"model.decoder.vocab_size {config.model.decoder.vocab_size} is smaller than the tokenizer's {vocab_size}"
-        )
 
 
 def loss_options(config: ConfigDict) -> LossOptions:

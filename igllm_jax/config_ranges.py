@@ -11,6 +11,7 @@ from typing import Any
 
 from igllm_jax.data.options import CHOICES
 from igllm_jax.data.prompts import PROMPTS
+from igllm_jax.data.tokens import NUMBER_TOKENS
 from igllm_jax.errors import UserError
 from igllm_jax.models.attention import KERNELS
 from igllm_jax.models.float_heads import FLOAT_HEADS
@@ -154,6 +155,7 @@ RANGES: dict[str, Range] = {
     "head": Choice(FLOAT_HEADS),
     "rotation_rep": Text(),  # the task looks for it
     "tokenizer.path": Text(),
+    "tokenizer.number_token": Choice(NUMBER_TOKENS),
     "tokenizer.train_vocab_size": Whole(0, 1_000_000),
     "data.train.images": Text(),
     "data.train.labels": Text(),
@@ -226,6 +228,7 @@ RANGES: dict[str, Range] = {
     "model.decoder.qkv_bias": Switch(),
     "model.decoder.qk_norm": Switch(),
     "model.decoder.tie_embeddings": Switch(),
+    "model.decoder.number_row": Whole(-1, 16_777_215),
     "model.decoder.attention": Choice(KERNELS),
     "model.decoder.remat": Choice(REMAT_POLICIES),
     "model.lora.rank": Whole(0, 65_536),

@@ -14,6 +14,7 @@ from igllm_jax import check, files, flags, paths
 from igllm_jax import config as configs
 from igllm_jax.batch import Batch
 from igllm_jax.config_sources import AVERAGED
+from igllm_jax.config_vocabulary import fit_vocabulary, tokenizer_source, with_number_token
 from igllm_jax.data import pipeline
 from igllm_jax.data.examples import load_examples
 from igllm_jax.data.manifest import DATA_FILE, check_resumed, data_meta, write_manifest
@@ -340,7 +341,7 @@ def set_up_tokenizer(config: ConfigDict, workdir: FilePath) -> Tokenizer:
 
     A trained one sets model.decoder.vocab_size to its size. Raises: UserError where none is named.
     """
-    named = configs.tokenizer_source(config, workdir)
+    named = tokenizer_source(config, workdir)
     if named is None:
         source = configs.train_sources(config)[0][0]
         scenes = load_examples(source, configs.data_options(config)).scenes
@@ -349,6 +350,7 @@ def set_up_tokenizer(config: ConfigDict, workdir: FilePath) -> Tokenizer:
     else:
         tokenizer = Tokenizer.load(named)
         if named != workdir:
+            tokenizer = with_number_token(config, tokenizer)
             tokenizer.save(workdir)
-    configs.fit_vocabulary(config, tokenizer.vocab_size)
+    fit_vocabulary(config, tokenizer)
     return tokenizer

@@ -30,6 +30,8 @@ ADDED: dict[str, tuple[int, Any]] = {
     "eval.patience": (3, 0),
     "mesh.slices": (3, 1),
     "optim.ema_decay": (3, 0.0),
+    "tokenizer.number_token": (3, "piece"),
+    "model.decoder.number_row": (3, -1),
     "data.augment.brightness": (3, 0.0),
     "data.augment.contrast": (3, 0.0),
     "data.augment.color": (3, 0.0),

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "igllm_jax"
 ORDER = (
     "errors", "buckets", "paths", "endings", "batch", "progress", "files", "line_log", "versions", "flags", "scene",
     "models", "data", "render", "parallel", "decoding", "refine", "planning", "training", "config_ranges",
-    "config_files", "config_sources", "config", "weights", "interop", "report", "api", "serving",
+    "config_files", "config_sources", "config_vocabulary", "config", "weights", "interop", "report", "api", "serving",
 )  # fmt: skip
 COMMANDS = {module.removeprefix("igllm_jax.").partition(".")[0] for module, _ in __main__.COMMANDS.values()}
 COMMANDS |= {"__init__", "__main__", "plan_compile"}  # plan_compile: plan's second process

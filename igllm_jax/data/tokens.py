@@ -28,6 +28,8 @@ from igllm_jax.scene.code import FLOAT_TOKEN
 
 # What a folder's tokenizer consists of.
 TOKENIZER_FILES = (MODEL_FILE, JSON_FILE, SETTINGS_FILE)
+# tokenizer.number_token: the float token is a piece of the vocabulary, or added to it; auto: added where it is none.
+NUMBER_TOKENS = ("auto", "piece", "added")
 # Pretrained decoders like to break code off in these ways, which no answer contains.
 FORBIDDEN_SPELLINGS = ("(\n", "( ", " )")
 
@@ -93,6 +95,19 @@ class Tokenizer:
         ends = {"eos_token": self.end_pieces[0], "end_tokens": list(self.end_pieces)}
         return {"tokenizer_class": "PreTrainedTokenizerFast", **start, **ends}
 
+    def for_numbers(self, choice: str) -> "Tokenizer":
+        """The same, or one that has the float token added. choice: of NUMBER_TOKENS."""
+        if choice == "auto":
+            choice = "piece" if self._number_piece() is not None else "added"
+        if choice == "piece" or self.has_added_number:
+            return self
+        return Tokenizer(self.vocabulary.with_piece(FLOAT_TOKEN), self.origin, self.vocabulary.settings)
+
+    @property
+    def has_added_number(self) -> bool:
+        """Whether the float token was added to a vocabulary that had been trained without it."""
+        return self.vocabulary.is_added(self._number_piece())
+
     def ending_with(self, piece: str) -> "Tokenizer":
         """The same, answers ending with this piece (of a tokenizer.json), or with the others, as before."""
         if not piece or self.vocabulary.file_name != JSON_FILE:
@@ -144,14 +159,18 @@ class Tokenizer:
 
         Raises: UserError where the vocabulary splits it, so that one number would be several tokens.
         """
-        wanted = self.vocabulary.id_of(FLOAT_TOKEN)
-        ids = self.encode(f"={FLOAT_TOKEN}, ({FLOAT_TOKEN}, {FLOAT_TOKEN})")
-        if wanted is None or ids.count(wanted) != 3:
+        found = self._number_piece()
+        if found is None:
             raise UserError(
                 f"tokenizer {self.origin}: splits the float token {FLOAT_TOKEN}; use a vocabulary that has it as one "
-                "piece (LLaMA's has), or set head=none to write numbers as text"
+                "piece (LLaMA's has), let tokenizer.number_token add it, or set head=none to write numbers as text"
             )
-        return wanted
+        return found
+
+    def _number_piece(self) -> int | None:
+        wanted = self.vocabulary.id_of(FLOAT_TOKEN)
+        ids = self.encode(f"={FLOAT_TOKEN}, ({FLOAT_TOKEN}, {FLOAT_TOKEN})")
+        return wanted if wanted is not None and ids.count(wanted) == 3 else None
 
     def encode(self, text: str, *, bos: bool = False, control: Iterable[str] = ()) -> list[int]:
         """Token ids of a text, `bos_id` in front where `bos` and there is one.

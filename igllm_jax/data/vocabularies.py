@@ -15,6 +15,7 @@ MODEL_FILE, JSON_FILE = "tokenizer.model", "tokenizer.json"
 SETTINGS_FILE, GENERATION_FILE = "tokenizer_config.json", "generation_config.json"  # beside a tokenizer.json
 # Pieces that end an answer, where nothing beside a tokenizer.json says it.
 END_PIECES = ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>")
+_USER_DEFINED = 4  # sentencepiece's type of a piece that is whole wherever it stands
 _SPACE = "▁"  # how a space is spelled inside a piece
 
 
@@ -56,6 +57,10 @@ class Vocabulary(ABC):
     @abstractmethod
     def bytes_of(self, token: int) -> bytes:
         """What a token adds in the middle of a text, b"" for control tokens and what can't be spelled."""
+
+    @abstractmethod
+    def is_added(self, token: int | None) -> bool:
+        """Whether `with_piece` made this token."""
 
     @abstractmethod
     def with_piece(self, piece: str) -> bytes:
@@ -107,10 +112,13 @@ class SentencePieces(Vocabulary):
         spec = self._model().trainer_spec
         return spec.model_type == spec.BPE
 
+    def is_added(self, token: int | None) -> bool:
+        return token == self.size - 1 and self._model().pieces[-1].type == _USER_DEFINED
+
     def with_piece(self, piece: str) -> bytes:
         model = self._model()
         found = [entry for entry in model.pieces if entry.piece == piece] or [model.pieces.add(piece=piece)]
-        found[0].type = model.SentencePiece.Type.USER_DEFINED
+        found[0].type = _USER_DEFINED
         return model.SerializeToString()
 
     def _model(self) -> Any:
@@ -150,7 +158,7 @@ class TokenizerJson(Vocabulary):
         if not self.has_bytes:
             raise ValueError("neither byte-level nor with byte_fallback")
         self.has_words = described.get("pre_tokenizer") is not None
-        added = self._pieces.get_added_tokens_decoder()
+        self._added = added = self._pieces.get_added_tokens_decoder()
         self._control = {token for token, about in added.items() if about.special}
         vocab = self._pieces.get_vocab(with_added_tokens=True)
         self.size = max(vocab.values()) + 1
@@ -209,6 +217,9 @@ class TokenizerJson(Vocabulary):
 
     def bytes_of(self, token: int) -> bytes:
         return self._bytes[token]
+
+    def is_added(self, token: int | None) -> bool:
+        return token in self._added and token not in self._control
 
     def with_piece(self, piece: str) -> bytes:
         import tokenizers

@@ -19,7 +19,7 @@ from igllm_jax.decoding import ngram_drafts, sampling
 from igllm_jax.decoding.decode_options import Decoded, DecodeOptions
 from igllm_jax.decoding.decode_step import Loop, Step
 from igllm_jax.decoding.grammar import Grammar
-from igllm_jax.models import axes, lora
+from igllm_jax.models import axes, lora, number_row
 from igllm_jax.models.llama_decode import Cache, DecodeLayer
 from igllm_jax.models.params import Skeleton
 from igllm_jax.models.vlm import VLM, VLMConfig, skeleton
@@ -41,7 +41,8 @@ class Parts:
 
     @classmethod
     def of(cls, config: VLMConfig) -> "Parts":
-        rest = replace(config, decoder=replace(config.decoder, num_layers=0, tie_embeddings=True), lora=lora.NO_LORA)
+        decoder = replace(config.decoder, num_layers=0, tie_embeddings=True, number_row=-1)
+        rest = replace(config, decoder=decoder, lora=lora.NO_LORA)
         return cls(config, skeleton(rest), Skeleton.of(lambda rngs: DecodeLayer(config.decoder, rngs)))
 
     def shapes(self) -> dict[str, Any]:
@@ -65,13 +66,14 @@ class Parts:
 
 
 def prepare(params: Mapping[str, Any], config: VLMConfig, dtype: jnp.dtype | None = None) -> dict[str, Any]:
-    """LoRA merged, layers unstacked, the decoder's kernels transposed.
+    """LoRA and an added token's rows merged, layers unstacked, the decoder's kernels transposed.
 
     dtype: of the weights while decoding (default: the config's), the float head apart, which stays in float32.
     Returns: {"rest": path -> array, "layers": (path -> array, ...)}.
     """
     dtype = jnp.dtype(config.dtype if dtype is None else dtype)
     merged = lora.merge(dict(params), config.lora) if config.lora.rank else dict(params)
+    merged = number_row.merged(merged, config.decoder.number_row)
 
     def laid_out(path: str, value: jax.Array) -> jax.Array:
         value = value.astype(jnp.float32 if path.startswith("float_head/") else dtype)

@@ -14,7 +14,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.interop.exporting import ModelToExport
 from igllm_jax.interop.importing import copied_files
 from igllm_jax.interop.sources import KEEP
-from igllm_jax.models.lora import NO_LORA, is_lora
+from igllm_jax.models.lora import NO_LORA
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.weights import base_folder
 from igllm_jax.weights.base_folder_writer import BaseFolderWriter, copy_files
@@ -27,7 +27,7 @@ def export_base(model: ModelToExport, out: Path, dtype: str = KEEP) -> dict[str,
     Raises: UserError where `out` is there, or a number is not finite.
     """
     start, parts = time.monotonic(), skeleton(model.config)
-    paths = [path for path in model.shapes if not is_lora(path)]
+    paths = [path for path in model.shapes if not model.is_merged(path)]
     shapes = {
         path: jax.ShapeDtypeStruct(model.shapes[path], model.dtype(path) if dtype == KEEP else np.dtype(dtype))
         for path in paths
@@ -60,4 +60,5 @@ def _finish(model: ModelToExport, writer: BaseFolderWriter) -> None:
     lora = model.config.lora
     merged = asdict(lora) if lora.rank else model.about["merged_lora"]
     tokenizer = model.tokenizer.fingerprint if model.tokenizer else None
-    writer.finish(replace(model.config, lora=NO_LORA), {**model.about, "merged_lora": merged, "tokenizer": tokenizer})
+    config = replace(model.config, lora=NO_LORA, decoder=replace(model.config.decoder, number_row=-1))
+    writer.finish(config, {**model.about, "merged_lora": merged, "tokenizer": tokenizer})

@@ -25,6 +25,7 @@ from igllm_jax.interop.importing import licence_files, merge_kernel
 from igllm_jax.interop.rules import Rule, WeightFormat
 from igllm_jax.interop.safetensors_writer import Outgoing, write, write_sharded
 from igllm_jax.interop.sources import KEEP
+from igllm_jax.models import number_row
 from igllm_jax.models.lora import is_lora
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import VLMConfig, draw, skeleton
@@ -62,18 +63,32 @@ class ModelToExport:
         """An array, or one layer of a stacked one."""
         if path not in self.arrays:
             assert self.base is not None
-            return base_folder.read_array(self.base, path, layer)
+            return self._with_all_rows(path, base_folder.read_array(self.base, path, layer))
         array = np.asarray(self.arrays[path])
         return array if layer is None else array[layer]
 
     def read_merged(self, path: str, layer: int | None = None) -> np.ndarray:
-        """Like `read`, a kernel with its LoRA update."""
+        """Like `read`, a kernel with its LoRA update, a table with the rows of an added token."""
         prefix = path.removesuffix("/kernel")
         array = self.read(path, layer)
+        for row, (table, axis) in number_row.TABLES.items():
+            if table == path and row in self.shapes:
+                array = np.asarray(number_row.with_row(array, self.read(row), self.config.decoder.number_row, axis))
         if f"{prefix}/lora_a" not in self.shapes:
             return array
         a, b = (self.read(f"{prefix}/lora_{side}", layer) for side in "ab")
         return merge_kernel(array, a, b, self.config.lora)
+
+    def _with_all_rows(self, path: str, array: np.ndarray) -> np.ndarray:
+        """A table of the base that has been added to."""
+        axis = next((axis for table, axis in number_row.TABLES.values() if table == path), None)
+        if axis is None or array.shape[axis] == self.shapes[path][axis]:
+            return array
+        return np.asarray(number_row.with_more_rows(jnp.asarray(array), self.shapes[path][axis], axis))
+
+    def is_merged(self, path: str) -> bool:
+        """Whether an array is in others where nothing stands apart: LoRA's, rows of an added token."""
+        return is_lora(path) or path.startswith(number_row.PREFIX)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -220,7 +235,7 @@ def _export_llava_hf(model: ModelToExport, folder: Path, dtype: str) -> int:
             "the features come before the first vision block, which LlavaForConditionalGeneration can't say"
         )
     chosen = dtype if dtype != KEEP else model.dtype("decoder/embedding").name
-    body = {path for path in model.shapes if not path.startswith("float_head/") and not is_lora(path)}
+    body = {path for path in model.shapes if not path.startswith("float_head/") and not model.is_merged(path)}
     tensors = _outgoing(model, formats.llava_hf(config.projector, type_of(config.vision)), chosen, body)
     image_token, vocab_size = _add_image_token(model, tensors)
     tensors |= _identities(model, np.dtype(_named(chosen)))

@@ -80,7 +80,7 @@ def find_tokenizer(request: ImportRequest, plan: ImportPlan) -> Tokenizer | None
     """The tokenizer that came along, checked against the embedding and for the float token.
 
     Without one there is a note: the folder still serves runs that name theirs.
-    Raises: UserError where it does not fit, or splits the float token.
+    Raises: UserError where it does not fit, or splits the float token that weights of a float head came with.
     """
     folder = request.llava or request.decoder
     assert folder is not None
@@ -102,7 +102,9 @@ def find_tokenizer(request: ImportRequest, plan: ImportPlan) -> Tokenizer | None
         try:
             _ = tokenizer.float_id
         except UserError as error:
-            raise UserError(f"{error}; for a decoder that writes numbers as text add --numbers_as_text") from None
+            if plan.config.has_float_head:
+                raise UserError(f"{error}; for a decoder that writes numbers as text add --numbers_as_text") from None
+            plan.notes.append(f"tokenizer {tokenizer.origin}: splits the float token: a run adds one, or has head=none")
     return tokenizer
 
 

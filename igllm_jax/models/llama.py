@@ -19,6 +19,7 @@ from igllm_jax.models import axes, params
 from igllm_jax.models.attention import causal, causal_flops
 from igllm_jax.models.layers import Linear, Names, RMSNorm, linear_flops
 from igllm_jax.models.lora import DropoutSeed, LoRAConfig, LoRALinear, lora_flops
+from igllm_jax.models.number_row import NumberRow
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class DecoderConfig:
     tie_embeddings: bool
     attention: str  # see attention.KERNELS
     remat: str  # what the backward pass recomputes: see REMAT_POLICIES
+    number_row: int = -1  # the token whose rows stand apart: see number_row.py; -1: none's do
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
@@ -277,10 +279,13 @@ class Decoder(nnx.Module):
         has_head = not config.tie_embeddings
         size = (config.width, config.vocab_size)
         self.head = Linear(size, ("embed", "vocab"), rngs, bias=False) if has_head else None
+        token = config.number_row
+        self.number_row = NumberRow(token, config.width, rngs, has_head=has_head) if token >= 0 else None
 
     def embed(self, tokens: Int[Array, "b t"], dtype: jnp.dtype) -> Float[Array, "b t d"]:
-        table = axes.weight(self.embedding[...], "vocab", "embed")
-        return axes.activation(table.astype(dtype)[tokens], "batch", None, None)
+        x = axes.weight(self.embedding[...], "vocab", "embed").astype(dtype)[tokens]
+        x = x if self.number_row is None else self.number_row.embedded(x, tokens)
+        return axes.activation(x, "batch", None, None)
 
     def __call__(self, x: Float[Array, "b t d"], seed: DropoutSeed | None) -> Float[Array, "b t d"]:
         """The last layer's output, before the final norm (which only the positions that count need)."""
@@ -299,6 +304,6 @@ class Decoder(nnx.Module):
 
     def head_kernel(self) -> Float[Array, "d v"]:
         """The vocabulary head's weights."""
-        if self.head is None:
-            return axes.weight(self.embedding[...].T, "embed", "vocab")
-        return axes.weight(self.head.kernel[...], "embed", "vocab")
+        kernel = self.embedding[...].T if self.head is None else self.head.kernel[...]
+        kernel = axes.weight(kernel, "embed", "vocab")
+        return kernel if self.number_row is None else self.number_row.in_head(kernel)

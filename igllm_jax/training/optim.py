@@ -19,11 +19,18 @@ TRAINABLE: dict[str, dict[str, str]] = {
         "decoder/layers/*/lora_[ab]": "lora",
         "projector/*": "projector",
         "float_head/*": "float_head",
+        "decoder/number_row/*": "float_head",
         "decoder/*": FROZEN,
         "vision/*": FROZEN,
     },
     # LLaVA's first stage: the projector learns to speak the decoder's language
-    "projector": {"projector/*": "projector", "float_head/*": "float_head", "decoder/*": FROZEN, "vision/*": FROZEN},
+    "projector": {
+        "projector/*": "projector",
+        "float_head/*": "float_head",
+        "decoder/number_row/*": "float_head",
+        "decoder/*": FROZEN,
+        "vision/*": FROZEN,
+    },
     # everything, as from random initialisation
     "full": {"projector/*": "projector", "float_head/*": "float_head", "decoder/*": "base", "vision/*": "base"},
 }

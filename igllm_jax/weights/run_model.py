@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from igllm_jax.data.tokens import Tokenizer, find_tokenizer
 from igllm_jax.errors import UserError
+from igllm_jax.models import number_row
 from igllm_jax.models.params import Params, Skeleton, nest
 from igllm_jax.models.vlm import VLMConfig, draw, skeleton
 from igllm_jax.parallel.sharding import MeshLayout
@@ -59,7 +62,7 @@ class RunModel:
         """
         stored = base_folder.paths(self.base) if self.base else {}
         wanted = {**self.frozen, **self.trainable}
-        base_folder.check_shapes(self.base, stored, {path: wanted[path] for path in wanted if path in stored})
+        base_folder.check_shapes(self.base, stored, self._as_stored(wanted, stored))
         return [path for path in self.frozen if path not in stored]
 
     def load_frozen(self) -> Params:
@@ -72,7 +75,21 @@ class RunModel:
 
     def initial_values(self) -> Params:
         """The trainables of `initial_state`, by path."""
-        return self._values(self.trainable)
+        return {**self._values(self.trainable), **self._number_rows()}
+
+    def _number_rows(self) -> Params:
+        """Where an added token's rows begin: as in the base, or at the mean of its tables where its tokenizer lacks the
+        token; {} where none is added, or there is no base."""
+        token, stored = self.model.decoder.number_row, base_folder.paths(self.base) if self.base else {}
+        found = find_tokenizer(self.base) if stored else None
+        is_known = found is not None and Tokenizer.load(found).has_added_number
+        rows = {}
+        for path, (table, axis) in number_row.TABLES.items():
+            if path in self.trainable and table in stored:
+                values = self._values({table: self.frozen[table]})[table]
+                row = jnp.take(values, token, axis) if is_known else jnp.mean(values, axis, dtype=jnp.float32)
+                rows[path] = jax.device_put(row.astype(jnp.float32), self.trainable[path].sharding)
+        return rows
 
     def state_of(self, trainables: Params) -> TrainState:
         """Step 0 of these trainables (float32, by path), sharded as every later state is, so that the step compiles
@@ -87,11 +104,40 @@ class RunModel:
 
     def _values(self, wanted: Mapping[str, Any]) -> Params:
         stored = base_folder.paths(self.base) if self.base else {}
-        found = (
-            base_folder.restore(self.base, {path: wanted[path] for path in wanted if path in stored}) if stored else {}
-        )
+        found = base_folder.restore(self.base, self._as_stored(wanted, stored)) if stored else {}
+        found = {path: self._with_all_rows(path, value, wanted[path]) for path, value in found.items()}
         drawn = {path: shape for path, shape in wanted.items() if path not in found}
         return {**found, **draw(self.model, drawn, self.seed)}
+
+    def _as_stored(self, wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+        """What of `wanted` the base has; tables of a vocabulary that was added to at their size there, on every device
+        whole."""
+        found = {}
+        for path, shape in wanted.items():
+            if path in stored and self._lacks_rows(path, stored[path], shape):
+                whole = self.layout.replicated()
+                found[path] = jax.ShapeDtypeStruct(stored[path].shape, shape.dtype, sharding=whole)
+            elif path in stored:
+                found[path] = shape
+        return found
+
+    def _lacks_rows(self, path: str, stored: Any, wanted: Any) -> bool:
+        """Whether `stored` is the wanted table of fewer tokens."""
+        axes = self.skeleton.axes[path]
+        if "vocab" not in axes or len(stored.shape) != len(wanted.shape):
+            return False
+        axis = axes.index("vocab")
+        others = [
+            (a, b) for number, (a, b) in enumerate(zip(stored.shape, wanted.shape, strict=True)) if number != axis
+        ]
+        return stored.shape[axis] < wanted.shape[axis] and all(a == b for a, b in others)
+
+    def _with_all_rows(self, path: str, value: jax.Array, wanted: Any) -> jax.Array:
+        if value.shape == wanted.shape:
+            return value
+        axis = self.skeleton.axes[path].index("vocab")
+        more = partial(number_row.with_more_rows, size=wanted.shape[axis], axis=axis)
+        return jax.jit(more, out_shardings=wanted.sharding)(value)
 
 
 def shard_like(shapes: TrainState, params: Any, layout: MeshLayout) -> TrainState:
@@ -117,7 +163,8 @@ def _check_base(model: VLMConfig, folder: str) -> None:
         ]
     # an image of another size takes the same weights, its positions interpolated
     pairs.append(("model.vision.position_grid", model.vision.table_grid, found.vision.table_grid))
-    own_choice = {"attention", "remat", "image_mean", "image_std", "image_size", "position_grid"}
+    own_choice = {"attention", "remat", "image_mean", "image_std", "image_size", "position_grid", "number_row"}
+    own_choice |= {"vocab_size"} if model.decoder.vocab_size > found.decoder.vocab_size else set()
     for part in ("vision", "decoder"):
         wanted, stored = vars(getattr(model, part)), vars(getattr(found, part))
         pairs += [(f"model.{part}.{key}", wanted[key], stored[key]) for key in wanted if key not in own_choice]

@@ -330,9 +330,13 @@ def test_a_vocabulary_that_splits_the_float_token(tmp_path, folders, monkeypatch
     from igllm_jax.data import tokens
 
     monkeypatch.setattr(tokens, "FLOAT_TOKEN", "象牙")
-    only_base = {"vision": folders["vision"], "decoder": folders["decoder"]}
-    fails(tmp_path, "splits the float token .* use a vocabulary that has it .* add --numbers_as_text", **only_base)
-    run(ImportRequest(out=tmp_path / "text", numbers_as_text=True, **only_base))
+    base = {"vision": folders["vision"], "decoder": folders["decoder"]}
+    with_head = {**base, "adapter": folders["adapter"]}
+    fails(tmp_path, "splits the float token .* use a vocabulary that has it .* add --numbers_as_text", **with_head)
+    run(ImportRequest(out=tmp_path / "text", numbers_as_text=True, **with_head))
+    assert any(
+        "splits the float token: a run adds one" in n for n in run(ImportRequest(out=tmp_path / "a", **base)).notes
+    )
 
 
 def test_llamas_own_vocabulary(tmp_path, model):

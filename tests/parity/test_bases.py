@@ -82,6 +82,7 @@ def test_names_and_their_beginnings():
     config = bases.get_config("base=siglip2+qwen3_8b")
     assert config.model.vision.width == 1152 and config.data.image_size == 384 and config.model.decoder.qk_norm
     assert configs.check(config) is config
+    assert config.data.prompt == "chatml" and bases.get_config("base=vicuna").data.prompt == "vicuna_v1"
     with pytest.raises(UserError, match="'qwen' is no decoder; choose one of qwen3_8b, qwen25_3b"):
         bases.get_config("base=qwen")
     with pytest.raises(UserError, match="base has 3 parts"):
