@@ -16,6 +16,7 @@ SETTINGS_FILE, GENERATION_FILE = "tokenizer_config.json", "generation_config.jso
 # Pieces that end an answer, where nothing beside a tokenizer.json says it.
 END_PIECES = ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 _USER_DEFINED = 4  # sentencepiece's type of a piece that is whole wherever it stands
+MOST_TOKENS = 1 << 24
 _SPACE = "▁"  # how a space is spelled inside a piece
 
 
@@ -141,8 +142,11 @@ class TokenizerJson(Vocabulary):
 
         self.content, self.settings = content, settings
         try:
-            self._pieces = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-            self._open(json.loads(content))
+            text = content.decode("utf-8")
+            described = json.loads(text)
+            _check_model(described["model"])
+            self._pieces = tokenizers.Tokenizer.from_str(text)
+            self._open(described)
         except Exception as error:  # the library raises bare Exceptions, and a damaged file whatever it leads to
             told = " ".join(str(error).split())[:200]
             raise ValueError(f"not a tokenizer.json of pieces that are spelled in bytes ({told})") from None
@@ -227,6 +231,16 @@ class TokenizerJson(Vocabulary):
         copy = tokenizers.Tokenizer.from_str(self.content.decode())
         copy.add_tokens([tokenizers.AddedToken(piece, normalized=False)])
         return copy.to_str().encode()
+
+
+def _check_model(model: Mapping[str, Any]) -> None:
+    """Raises: ValueError for what the library itself would end the process at."""
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise ValueError(f"model.{key} is {model[key]!r}")
+    ids = model["vocab"].values() if isinstance(model["vocab"], dict) else ()
+    if any(type(token) is not int or not 0 <= token < MOST_TOKENS for token in ids):
+        raise ValueError(f"model.vocab has ids that are no number from 0 to {MOST_TOKENS - 1}")
 
 
 def _has_part(part: Any, kind: str) -> bool:

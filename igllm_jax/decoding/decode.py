@@ -161,7 +161,7 @@ def decoded(loop: Loop, options: DecodeOptions) -> Decoded:
     most = options.max_new_tokens
     is_written = jnp.arange(most) < loop.counts[:, None]
     tokens = jnp.where(is_written, loop.tokens[:, :most], options.end_id)
-    lengths = jnp.sum(is_written & ~options.is_end(tokens), axis=1)
+    lengths = jnp.sum(is_written & options.goes_on(tokens), axis=1)
     numbers, log_probabilities = (
         None if found is None else jnp.where(is_written, found[:, :most], 0.0)
         for found in (loop.numbers, loop.log_probabilities)

@@ -40,6 +40,13 @@ class DecodeOptions:
             found |= tokens == token
         return found
 
+    def goes_on(self, tokens: Any) -> Any:
+        """The opposite."""
+        found = tokens != self.end_id
+        for token in self.other_ends:
+            found &= tokens != token
+        return found
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
