@@ -18,7 +18,7 @@ TOKEN = small.NUMBER_ID
 
 
 def apart(**changes):
-    plain = small.model(**changes)
+    plain = small.model(layers=1, **changes)
     return plain, replace(plain, decoder=replace(plain.decoder, number_row=TOKEN))
 
 
@@ -31,7 +31,7 @@ def test_apart_or_in_their_tables(tied):
     np.testing.assert_array_equal(whole["decoder/embedding"][TOKEN], values["decoder/number_row/embedding"])
     one, two = (skeleton(kind).build(own).decoder for kind, own in ((config, values), (plain, whole)))
     tokens = jnp.array([[3, TOKEN, 5]])
-    np.testing.assert_array_equal(one.embed(tokens, jnp.float32), two.embed(tokens, jnp.float32))
+    np.testing.assert_array_equal(*(decoder.embed(tokens, jnp.dtype("float32")) for decoder in (one, two)))
     np.testing.assert_array_equal(one.head_kernel(), two.head_kernel())
     for mine, theirs in zip(
         *(jax.tree.leaves(prepare(v, c)) for v, c in ((values, config), (whole, plain))), strict=True
