@@ -71,8 +71,8 @@ class ModelToExport:
         """Like `read`, a kernel with its LoRA update, a table with the rows of an added token."""
         prefix = path.removesuffix("/kernel")
         array = self.read(path, layer)
-        for row, (table, axis) in number_row.TABLES.items():
-            if table == path and row in self.shapes:
+        for row, (whole, axis) in number_row.TABLES.items():
+            if whole == path and row in self.shapes:
                 array = np.asarray(number_row.with_row(array, self.read(row), self.config.decoder.number_row, axis))
         if f"{prefix}/lora_a" not in self.shapes:
             return array
@@ -81,7 +81,7 @@ class ModelToExport:
 
     def _with_all_rows(self, path: str, array: np.ndarray) -> np.ndarray:
         """A table of the base that has been added to."""
-        axis = next((axis for table, axis in number_row.TABLES.values() if table == path), None)
+        axis = dict(number_row.TABLES.values()).get(path)
         if axis is None or array.shape[axis] == self.shapes[path][axis]:
             return array
         return np.asarray(number_row.with_more_rows(jnp.asarray(array), self.shapes[path][axis], axis))
