@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-# How Llama 3 and Qwen 2 split texts into words; source: the pre_tokenizer of their tokenizer.json.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-# How GPT-2 and SmolLM2 do; source: GPT-2's encoder.py.
-GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# How texts are split into words. Sources: the pre_tokenizer of Llama 3's tokenizer.json (Qwen 2's has single digits);
+# GPT-2's encoder.py (SmolLM2's is that with single digits).
+WORDS = {
+    "LLAMA3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "GPT2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+}
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-def train(texts, *, words: str = WORDS, size: int = 500, control: tuple[str, ...] = CONTROL) -> dict:
+def train(texts, *, words: str = WORDS["LLAMA3"], size: int = 500, control: tuple[str, ...] = CONTROL) -> dict:
     """The content of a tokenizer.json, byte-level, trained on texts; as Qwen's, without a begin token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -22,7 +22,7 @@ def apart(**changes):
     return plain, replace(plain, decoder=replace(plain.decoder, number_row=TOKEN))
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_apart_or_in_their_tables(tied):
     plain, config = apart(tied=tied)
     values = small.params(config)
