@@ -144,7 +144,7 @@ class TokenizerJson(Vocabulary):
         try:
             text = content.decode("utf-8")
             described = json.loads(text)
-            _check_model(described["model"])
+            _check_model(described.get("model"))
             self._pieces = tokenizers.Tokenizer.from_str(text)
             self._open(described)
         except Exception as error:  # the library raises bare Exceptions, and a damaged file whatever it leads to
@@ -233,12 +233,15 @@ class TokenizerJson(Vocabulary):
         return copy.to_str().encode()
 
 
-def _check_model(model: Mapping[str, Any]) -> None:
+def _check_model(model: Any) -> None:
     """Raises: ValueError for what the library itself would end the process at."""
+    if not isinstance(model, dict):
+        raise ValueError("it has no model")
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise ValueError(f"model.{key} is {model[key]!r}")
-    ids = model["vocab"].values() if isinstance(model["vocab"], dict) else ()
+    vocab = model.get("vocab")
+    ids = vocab.values() if isinstance(vocab, dict) else ()
     if any(type(token) is not int or not 0 <= token < MOST_TOKENS for token in ids):
         raise ValueError(f"model.vocab has ids that are no number from 0 to {MOST_TOKENS - 1}")
 
