@@ -17,7 +17,6 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.parallel.sharding import put
-from igllm_jax.paths import to_path
 from igllm_jax.training.options import RunOptions
 from igllm_jax.weights import base_folder, checkpoint
 from igllm_jax.weights.run_model import RunModel
