@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from igllm_jax import config as configs
 from igllm_jax import files, flags, progress
 from igllm_jax.endings import INTERRUPTED
 from igllm_jax.errors import UserError
+from igllm_jax.training.patience import Patience
 from igllm_jax.weights import checkpoint
 
 SWEEP_FILE, LOG_FILE, LOCK_FILE = "sweep.json", "train.log", ".running"
@@ -32,15 +32,22 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid. words: arguments of `igllm train`. num_steps: at which it is done."""
+    """One run of the grid. words: arguments of `igllm train`. num_steps: at which it is done. patience: of
+    measurements, after which it ends before (0: never)."""
 
     folder: Path
     words: tuple[str, ...]
     num_steps: int
+    patience: int = 0
 
     @property
     def is_done(self) -> bool:
-        return checkpoint.count(self.folder) > 0 and checkpoint.find_step(self.folder, "last") >= self.num_steps
+        """Whether its last checkpoint is of the last step, or of one at which it ended early, and all is measured."""
+        if checkpoint.count(self.folder) == 0:
+            return False
+        meta, counted = checkpoint.read_meta(self.folder), Patience(self.patience)
+        counted.restore(meta)
+        return bool(meta["is_evaluated"]) and (meta["step"] >= self.num_steps or counted.is_over)
 
 
 def main(arguments: list[str]) -> int:
@@ -88,7 +95,8 @@ def grid(own: Sequence[str], sets: Sequence[tuple[str, list[str]]], out: Path) -
         folder = out / name
         if folder in [cell.folder for cell in cells]:
             raise UserError(f"--set: two combinations would both be {folder}; give them apart, to two --out")
-        cells.append(Cell(folder, (*words, "--workdir", str(folder)), config.train.num_steps))
+        steps, patience = config.train.num_steps, config.eval.patience
+        cells.append(Cell(folder, (*words, "--workdir", str(folder)), steps, patience))
     return cells
 
 
@@ -107,14 +115,12 @@ def run_all(cells: Sequence[Cell], jobs: int) -> int:
     """Runs what is not done, `jobs` at a time; returns the exit code. Once stopped, runs save what they have."""
     waiting, failed = [cell for cell in cells if not cell.is_done], []
     running: dict[subprocess.Popen[bytes], Cell] = {}
+    elsewhere: set[Path] = set()
     progress.note(f"{len(cells)} runs, {len(cells) - len(waiting)} of them done")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                cell = waiting.pop(0)
-                running[start(cell)] = cell
-                progress.note(f"started {cell.folder}")
+            _start_some(waiting, running, elsewhere, jobs)
             for process in [process for process in running if process.poll() is not None]:
                 cell = running.pop(process)
                 failed += [cell] if process.returncode else []
@@ -130,22 +136,43 @@ def run_all(cells: Sequence[Cell], jobs: int) -> int:
     return 1 if failed else 0
 
 
-def start(cell: Cell) -> "subprocess.Popen[bytes]":
-    """The run as a process, which holds a lock on its folder for as long as it lives. Raises: UserError where another
-    process holds it, as a run does whose sweep was killed."""
+def _start_some(
+    waiting: list[Cell], running: dict["subprocess.Popen[bytes]", Cell], elsewhere: set[Path], jobs: int
+) -> None:
+    """Moves runs from `waiting` to `running`, to `jobs` at a time. A run that another process trains, as one does whose
+    sweep was killed, counts among them and goes on waiting; `elsewhere`: those that were told."""
+    taken = 0
+    for cell in [*waiting]:
+        if len(running) + taken >= jobs:
+            return
+        if cell.folder in elsewhere and cell.is_done:
+            waiting.remove(cell)
+            progress.note(f"ended {cell.folder}")
+            continue
+        process = start(cell)
+        if process is None:
+            taken += 1
+            if cell.folder not in elsewhere:
+                progress.note(f"{cell.folder} is still being trained by another process; waiting for its end")
+                elsewhere.add(cell.folder)
+            continue
+        waiting.remove(cell)
+        running[process] = cell
+        progress.note(f"started {cell.folder}")
+
+
+def start(cell: Cell) -> "subprocess.Popen[bytes] | None":
+    """The run as a process, which holds a lock on its folder for as long as it lives; None where another holds it."""
     cell.folder.mkdir(parents=True, exist_ok=True)
-    with (cell.folder / LOCK_FILE).open("w") as lock, (cell.folder / LOG_FILE).open("ab") as log:
-        _take(lock, cell.folder)
-        return subprocess.Popen(
-            [*TRAIN, *cell.words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock.fileno()]
-        )
-
-
-def _take(lock: IO[Any], folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(f"{folder} is still being trained; wait for that process, or end it, and start again") from None
+    with (cell.folder / LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return None
+        with (cell.folder / LOG_FILE).open("ab") as log:
+            return subprocess.Popen(
+                [*TRAIN, *cell.words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock.fileno()]
+            )
 
 
 def _told(cell: Cell, code: int) -> str:

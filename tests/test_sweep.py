@@ -1,5 +1,6 @@
 """`igllm sweep`: grids, and four runs of it killed in the middle that go on."""
 
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from igllm_jax.weights import checkpoint
 TWO_BY_TWO = [("optim.lr", ["1e-4", "2e-4"]), ("head", ["none", "linear"])]
 # stands for `igllm train`: a step each 0.1 s, saved as a checkpoint's folder; it resumes, and ends well on SIGTERM
 TRAIN = """
-import pathlib, signal, sys, time
+import json, pathlib, signal, sys, time
 stops = []
 signal.signal(signal.SIGTERM, lambda *_: stops.append(1))
 words = sys.argv[1:]
@@ -26,7 +27,11 @@ for step in range(last + 1, 5):
     if stops:
         break
     time.sleep(0.1)
-    (folder / str(step)).mkdir(parents=True)
+    new = folder.parent / "new"
+    (new / "meta").mkdir(parents=True)
+    (new / "meta" / "metadata").write_text(json.dumps({"step": step, "is_evaluated": True}))
+    folder.mkdir(exist_ok=True)
+    new.rename(folder / str(step))  # whole or not there
 sys.exit(3 if "--config.optim.lr=9" in words else 0)
 """
 
@@ -101,9 +106,22 @@ def test_a_run_that_fails_is_told_and_the_others_end(cells, tmp_path, capsys):
     assert "optim.lr=9 failed with exit code 3: starts at 0" in told.err and f"ended {cells[1].folder}" in told.err
 
 
-def test_a_folder_is_trained_by_one_process(cells):
-    process = sweep.start(cells[0])
-    with pytest.raises(UserError, match="still being trained"):
-        sweep.start(cells[0])
-    assert process.wait() == 0
-    assert sweep.start(cells[0]).wait() == 0
+def test_a_run_whose_sweep_was_killed_is_waited_for(cells, capsys):
+    orphan = sweep.start(cells[0])
+    assert sweep.start(cells[0]) is None
+    assert sweep.run_all(cells[:2], jobs=1) == 0 and all(cell.is_done for cell in cells[:2])
+    told = capsys.readouterr().err
+    assert told.count(f"{cells[0].folder} is still being trained by another process") == 1
+    assert orphan.wait() == 0 and f"started {cells[1].folder}" in told
+    logs = [(cell.folder / sweep.LOG_FILE).read_text() for cell in cells[:2]]
+    assert logs == ["starts at 0\n"] * 2
+
+
+@pytest.mark.parametrize("num_worse, is_evaluated, is_done", [(1, True, False), (2, True, True), (2, False, False)])
+def test_a_run_that_ended_early_is_done(tmp_path, monkeypatch, num_worse, is_evaluated, is_done):
+    monkeypatch.setattr(checkpoint, "_steps", steps)
+    cell = sweep.grid(["--config=tiny", "--config.eval.patience=2"], [("seed", ["0"])], tmp_path)[0]
+    (cell.folder / "checkpoints" / "3" / "meta").mkdir(parents=True)
+    meta = {"step": 3, "is_evaluated": is_evaluated, "patience": {"best": 0.5, "num_worse": num_worse}}
+    (cell.folder / "checkpoints" / "3" / "meta" / "metadata").write_text(json.dumps(meta))
+    assert cell.is_done == is_done
