@@ -71,6 +71,7 @@ def data() -> ConfigDict:
     data.augment.blur = 0.0  # standard deviation, up to so many pixels
     data.augment.flip = False  # mirror image and scene at every second visit; for languages that say how
     data.augment.shift = 0.0  # move by up to this share of the side; for languages whose code does not depend on it
+    data.augment.crop = 0.0  # leave out up to this share of the side, and enlarge the rest; for languages alike
     data.augment.jpeg = 0  # quality, from here to 100
     data.max_bad_share = 0.01  # with skip: of the data set's images, above which the run ends all the same
     return data

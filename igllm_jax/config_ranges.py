@@ -194,6 +194,7 @@ RANGES: dict[str, Range] = {
     "data.augment.jpeg": Whole(0, 100),
     "data.augment.flip": Switch(),
     "data.augment.shift": Real(0, 0.5),
+    "data.augment.crop": Real(0, 0.5),
     "model.base": Text(),
     "model.start_from": Text(),
     "model.dtype": Choice(DTYPES),

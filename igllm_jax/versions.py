@@ -40,6 +40,7 @@ ADDED: dict[str, tuple[int, Any]] = {
     "data.augment.jpeg": (3, 0),
     "data.augment.flip": (3, False),
     "data.augment.shift": (3, 0.0),
+    "data.augment.crop": (3, 0.0),
     "model.vision.class_token": (3, True),
     "model.vision.registers": (3, 0),
     "model.vision.pre_norm": (3, True),

@@ -30,6 +30,7 @@ class AugmentOptions:
     share more or less. noise: standard deviation, up to this share of white. blur: standard deviation, up to so many
     pixels. jpeg: quality, from here to 100. Noise, blur and JPEG are each for every eighth visit. flip: every
     second one sees image and scene mirrored, left and right. shift: content is moved by up to this share of the side.
+    crop: up to this share of the side is left out, anywhere, and the rest enlarged.
     """
 
     brightness: float = 0.0
@@ -40,11 +41,17 @@ class AugmentOptions:
     jpeg: int = 0
     flip: bool = False
     shift: float = 0.0
+    crop: float = 0.0
 
     @property
     def is_on(self) -> bool:
         """Whether anything is varied."""
         return any(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything is done that not every language allows."""
+        return bool(self.flip or self.shift or self.crop)
 
 
 AS_IS = AugmentOptions()
@@ -55,6 +62,8 @@ def augment(image: np.ndarray, options: AugmentOptions, rng: np.random.Generator
     thing off leaves the others as they were."""
     signs, shares, is_applied = rng.uniform(-1, 1, 8), rng.random(3), rng.random(3) < _SHARE
     picture = Image.fromarray(_moved(image, np.rint(options.shift * len(image) * signs[6:]).astype(int)))
+    if options.crop:  # draws apart, so that what is drawn below stays as it was
+        picture = _cropped(picture, options.crop, rng.spawn(1)[0].random(3))
     if options.brightness or options.contrast or options.color:
         picture = picture.convert("RGB", _color_matrix(options, signs))
     if options.blur and is_applied[0]:
@@ -72,9 +81,18 @@ def _moved(image: np.ndarray, by: np.ndarray) -> np.ndarray:
     return image[rows[:, None], columns] if by.any() else image
 
 
+def _cropped(picture: Image.Image, share: float, draws: np.ndarray) -> Image.Image:
+    """A square part, enlarged to the whole. draws: in [0, 1): how much of `share` is left out, and how much of that
+    left of the part and above it."""
+    left_out = share * draws[0] * picture.width
+    left, top = (float(left_out * draw) for draw in draws[1:])
+    size = float(picture.width - left_out)
+    return picture.resize(picture.size, Image.Resampling.BILINEAR, box=(left, top, left + size, top + size))
+
+
 def check_language(options: AugmentOptions, language: Language) -> None:
     """Raises: UserError where the language does not say that, or how, its scenes stay right."""
-    for key, is_allowed in (("flip", language.flips), ("shift", language.shifts)):
+    for key, is_allowed in (("flip", language.flips), ("shift", language.shifts), ("crop", language.crops)):
         if getattr(options, key) and not is_allowed:
             raise UserError(
                 f"data.augment.{key} is on, but the language {language.name} does not say what its numbers become in "

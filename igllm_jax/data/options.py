@@ -108,7 +108,7 @@ class DataOptions:
         if not 0 <= self.max_bad_share <= 1:
             raise UserError(f"data.max_bad_share={self.max_bad_share} must be a share of the scenes, from 0 to 1")
         _ = self.pixel_options  # checks its own
-        if self.augment.flip or self.augment.shift:
+        if self.augment.moves:
             check_language(self.augment, find_language(self.task))
 
     @property

@@ -40,7 +40,8 @@ class Language:
     question: what is asked about an image. answer_start, answer_end: what stands around the code of an answer.
     calls_key, function_key, image_key: the label's keys of the list of calls, of a call's function, of the image.
     label_file: "scenes" (JSON), or "points" (FILE.npz:SPLIT, one call for each point).
-    shifts: whether what the code says stays true where the image's content is moved a little.
+    shifts, crops: whether what the code says stays true where the image's content is moved a little, or a part of it
+    enlarged.
     order: (attribute, index of its number) by which calls are sorted; None for the label's order.
     """
 
@@ -60,6 +61,7 @@ class Language:
     text: str
     origin: str
     shifts: bool = False
+    crops: bool = False
 
     def __reduce__(self):
         return parse_language, (self.text, self.origin)
@@ -148,7 +150,8 @@ def _settings(rotation_rep: str, rotation_unit: str) -> Settings:
 
 def _spoken(text: str) -> dict[str, Any]:
     values = tomllib.loads(text)
-    values.pop("shifts", None)
+    for key in ("shifts", "crops"):
+        values.pop(key, None)
     for function in values["functions"]:
         for attribute in function["attributes"]:
             attribute.pop("flip", None)
@@ -205,7 +208,7 @@ def parse_language(text: str, origin: str) -> Language:
     table = read_table(text, origin)
     label = table.table("label", {})
     entries = table.tables("functions")
-    name, shifts = table.name("name"), table.boolean("shifts", False)
+    name, shifts, crops = table.name("name"), table.boolean("shifts", False), table.boolean("crops", False)
     question = table.text("question", "What code could be used to produce the scene?")
     start, end = table.text("answer_start", ANSWER_START), table.text("answer_end", ANSWER_END)
     label_file, order = label.choice("file", LABEL_FILES, "scenes"), label.text("order", "as labelled")
@@ -236,4 +239,5 @@ def parse_language(text: str, origin: str) -> Language:
         text=text,
         origin=origin,
         shifts=shifts,
+        crops=crops,
     )

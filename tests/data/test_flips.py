@@ -63,11 +63,14 @@ def test_discs_and_their_numbers_are_mirrored_together(tiny, tmp_path):
 def test_only_languages_that_say_so():
     assert [name for name in SHIPPED if find_language(name).flips] == ["twod"]
     assert [name for name in SHIPPED if find_language(name).shifts] == ["so3"]
+    assert [name for name in SHIPPED if find_language(name).crops] == ["so3"]
     with pytest.raises(UserError, match=r"data.augment.flip is on, but the language clevr does not say"):
         samples.options(augment=AugmentOptions(flip=True))
     with pytest.raises(UserError, match=r"data.augment.shift is on, but the language twod does not say"):
         samples.options(task="twod", augment=AugmentOptions(shift=0.1))
-    samples.options(task="so3", rotation_rep="6d", augment=AugmentOptions(shift=0.1))
+    with pytest.raises(UserError, match=r"data.augment.crop is on, but the language sixdof does not say"):
+        samples.options(task="sixdof", rotation_rep="6d", augment=AugmentOptions(crop=0.1))
+    samples.options(task="so3", rotation_rep="6d", augment=AugmentOptions(shift=0.1, crop=0.1))
 
 
 def test_content_moves_by_whole_pixels():
@@ -76,6 +79,19 @@ def test_content_moves_by_whole_pixels():
     found = [augment(image, AugmentOptions(shift=0.2), np.random.default_rng(seed)) for seed in range(60)]
     places = np.array([np.argwhere(one[..., 0]).ravel() for one in found])
     assert places.shape == (60, 2) and places.min() == 5 and places.max() == 13
+
+
+def test_a_crop_enlarges_a_part():
+    """Of a ramp from 0 to 126: what is left out at both ends is at most the share, and the rest is spread evenly."""
+    image = np.repeat(np.arange(0, 128, 2, dtype=np.uint8)[None, :, None], 64, axis=0).repeat(3, axis=2)
+    found = [augment(image, AugmentOptions(crop=0.25), np.random.default_rng(seed)) for seed in range(60)]
+    spans = np.array([int(one[0, -1, 0]) - int(one[0, 0, 0]) for one in found])
+    assert spans.min() in range(92, 102) and spans.max() in range(120, 127)
+    assert len({int(one[0, 0, 0]) for one in found}) > 10  # it begins anywhere
+    assert all(np.ptp(np.diff(one[0, 1:-1, 0].astype(int))) <= 1 and (one == one[:1]).all() for one in found)
+    kept = augment(image, AugmentOptions(brightness=0.2), np.random.default_rng(7))
+    both = augment(image, AugmentOptions(brightness=0.2, crop=1e-9), np.random.default_rng(7))
+    np.testing.assert_array_equal(kept, both)  # what else is drawn stays as it was
 
 
 def test_flips_change_nothing_that_is_said():
