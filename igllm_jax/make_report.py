@@ -12,6 +12,7 @@ from igllm_jax.data.tars import IMAGES_HELP, open_images
 from igllm_jax.errors import UserError
 from igllm_jax.render.arguments import add_renderer, image_size, renderer_options
 from igllm_jax.report.content import Options, build_content
+from igllm_jax.report.curves import read_run
 from igllm_jax.report.html import html_page, is_turning_view
 from igllm_jax.scene.labelled import read_labelled
 
@@ -32,6 +33,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--images", type=flags.source, metavar="TAR", nargs="+", help=f"the labels' images: {IMAGES_HELP}"
+    )
+    parser.add_argument(
+        "--run",
+        type=flags.path,
+        action="append",
+        default=[],
+        help="a run whose curves of training stand besides (repeatable)",
     )
     parser.add_argument("--out", type=flags.path, required=True, metavar="FILE.html", help="the file to write")
     parser.add_argument("--title", default="Predicted scenes", help="what stands on top")
@@ -73,6 +81,7 @@ def main(argv: list[str]) -> int:
         rotation_unit=arguments.rotation_unit,
         image_size=arguments.image_size,
         workers=arguments.workers,
+        trained=[read_run(folder) for folder in dict.fromkeys(arguments.run)],
         **sampling,
     )
     images = open_images(arguments.images) if arguments.images else None

@@ -74,6 +74,15 @@ def losses(workdir):
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
+def measured(folder, lines, *words):
+    """A run's folder with a config and these lines of metrics, and nothing else. words: of `igllm train`."""
+    from igllm_jax import config as configs
+
+    Path(folder).mkdir()
+    configs.write(configs.load(["--config=tiny", *words])[0], Path(folder))
+    (Path(folder) / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def untrained(workdir, data, *, task="clevr", **overrides):
     """A run whose only checkpoint is its start: nothing is compiled. data: as `igllm make-data` leaves it."""
     from igllm_jax import config as configs

@@ -1,15 +1,14 @@
 """`igllm compare`: runs grouped by what they are, with intervals, on a page and as numbers."""
 
 import csv
-import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 from igllm_jax import compare
-from igllm_jax import config as configs
 from igllm_jax.errors import UserError
-from igllm_jax.report.curves import Interval
+from igllm_jax.report.curves import MOST_POINTS, Interval, curve_content, read_run
+from tests.runs import measured
 
 
 @pytest.fixture
@@ -18,14 +17,10 @@ def runs(tmp_path):
     folders = []
     for rate, offset in (("1e-4", 1.0), ("2e-4", 0.5)):
         for seed in (0, 1):
-            folder = tmp_path / f"{rate}-{seed}"
-            folder.mkdir()
-            configs.write(
-                configs.load(["--config=tiny", f"--config.optim.lr={rate}", f"--config.seed={seed}"])[0], folder
-            )
             lines = [{"step": step, "loss": 1.0, "lr/lora": 0.1, "val/loss": offset + seed / 10 + 1 / step}
                      for step in (1, 2, 4)]  # fmt: skip
-            (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            folder = tmp_path / f"{rate}-{seed}"
+            measured(folder, lines, f"--config.optim.lr={rate}", f"--config.seed={seed}")
             folders.append(str(folder))
     return folders
 
@@ -70,3 +65,15 @@ def test_what_cannot_be_compared(runs, tmp_path):
     (tmp_path / "1e-4-0" / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match="holds no measurement yet"):
         compare.main(runs)
+
+
+def test_the_report_gets_the_curves_of_every_set(tmp_path):
+    """The training loss beside each set's, and no rates or speeds; long curves are thinned, ends kept."""
+    lines = [{"step": step, "loss": 3.0, "rows_per_second": 9.0, "lr/lora": 0.1} for step in range(1, 1000)]
+    lines += [{"step": 500, "val_ID/loss": 1.0, "val_OOD/loss": 2.0}, {"step": 999, "val_OOD/loss": 1.5}]
+    measured(tmp_path / "run", lines)
+    (entry,) = curve_content([read_run(tmp_path / "run")], ["R"])
+    assert entry["name"] == "R" and set(entry["curves"]) == {"loss", "val_ID/loss", "val_OOD/loss"}
+    assert entry["curves"]["val_OOD/loss"] == [[500, 2.0], [999, 1.5]]
+    thinned = entry["curves"]["loss"]
+    assert len(thinned) == MOST_POINTS and thinned[0] == [1, 3.0] and thinned[-1] == [999, 3.0]

@@ -15,6 +15,7 @@ from igllm_jax.render.jobs import LabelFile, Reader, find_meshes, label_jobs, re
 from igllm_jax.render.renderers import RendererOptions
 from igllm_jax.render.roles import check_renderable
 from igllm_jax.render.scores import RENDER_METRICS, as_measures
+from igllm_jax.report.curves import RunCurves, curve_content
 from igllm_jax.report.errors import Limits, find_limits
 from igllm_jax.report.marks import Marker, compact
 from igllm_jax.report.pictures import Drawn, PictureJob, data_url, disc_picture, draw_all, input_picture
@@ -35,7 +36,8 @@ LONGEST_NAME = 80
 
 @dataclass(frozen=True)
 class Options:
-    """num_scenes: of the gallery. meshes, rotation_unit, image_size: as asked for, or None. workers: that draw."""
+    """num_scenes: of the gallery. meshes, rotation_unit, image_size: as asked for, or None. workers: that draw.
+    trained: runs whose curves are shown."""
 
     title: str
     num_scenes: int
@@ -46,6 +48,7 @@ class Options:
     workers: int
     bootstrap: int
     seed: int
+    trained: Sequence[RunCurves] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def build_content(
         if len(own) == len(run.scenes):  # else those that are drawn are the worst, and no fair average
             _add_drawings(report, run, own, options)
     content["meshes"] = meshes.content()
+    content["curves"] = curve_content(options.trained, _names([run.name for run in options.trained]))
     content["runs"] = [_run_entry(run, report, limits) for run, report in zip(made, reports, strict=True)]
     names = _names([run.path for run in runs])
     for entry, name in zip(content["runs"], names, strict=True):

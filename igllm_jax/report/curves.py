@@ -20,6 +20,8 @@ CONFIDENCE = 0.95
 # keys that say nothing of what is learned
 APART = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard", "train.wandb")
 
+MOST_POINTS = 400  # of a curve on the report's page
+
 Curve = dict[int, float]  # step -> value
 
 
@@ -116,3 +118,25 @@ def shared_metrics(runs: Sequence[RunCurves], wanted: Sequence[str]) -> list[str
     if unknown := [name for name in wanted if name not in known]:
         raise UserError(f"--metric {unknown[0]}: no run has it; choose from {', '.join(known)}")
     return list(wanted) or [name for name in known if name == "loss" or ("/" in name and not name.startswith("lr/"))]
+
+
+def curve_content(runs: Sequence[RunCurves], names: Sequence[str]) -> list[dict[str, object]]:
+    """For the report: of each run the curves of what it measured on held-out examples, and of the training loss's parts
+    that bear the same names, as [[step, value], ...] of at most MOST_POINTS."""
+    content: list[dict[str, object]] = []
+    for run, title in zip(runs, names, strict=True):
+        measures = {_measure(name) for name in run.curves if "/" in name} - {""}
+        kept = {name: _thinned(curve) for name, curve in run.curves.items() if _measure(name) in measures}
+        content.append({"name": title, "curves": kept})
+    return content
+
+
+def _measure(name: str) -> str:
+    """What was measured, whatever the set: `loss` of `val_OOD/loss`; of a learning rate nothing."""
+    return "" if name.startswith("lr/") else name.rpartition("/")[2]
+
+
+def _thinned(curve: Curve) -> list[list[float]]:
+    steps = sorted(curve)
+    chosen = {steps[int(index)] for index in np.linspace(0, len(steps) - 1, MOST_POINTS).round()}
+    return [[step, curve[step]] for step in sorted(chosen)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from igllm_jax.report.three_js import three_js
 
-SCRIPTS = ("elements.js", "metrics.js", "plots.js", "view2d.js", "view3d.js", "gallery.js", "start.js")
+SCRIPTS = ("elements.js", "metrics.js", "plots.js", "curves.js", "view2d.js", "view3d.js", "gallery.js", "start.js")
 STYLE = "page.css"
 _THREE = '<script id="three">'
 

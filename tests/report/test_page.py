@@ -19,6 +19,7 @@ from igllm_jax.scene.labels import read_labels
 from igllm_jax.scene.predictions import Predictions, write_predictions
 from igllm_jax.scene.scene import Object, Scene
 from tests.report.browser import Page, browser_page
+from tests.runs import measured
 
 SIZE, NUM_SCENES = "96x64", 6
 NEEDED = ("data:", "blob:", "about:")
@@ -90,8 +91,15 @@ def test_the_page_sorts_filters_and_turns(page: Page, data: Path, tmp_path: Path
     labels = str(data / "labels/val_ID.json")
     one = predict(tmp_path / "one.json", codes(labels, 0.3))
     other = predict(tmp_path / "other.json", codes(labels))
-    path = report(tmp_path, data, one, other)
+    lines = [{"step": s, "loss": 5 / s, "val_ID/loss": 3 / s, "val_OOD/loss": 4 / s, "val_OOD/l2": s} for s in (2, 4)]
+    measured(tmp_path / "<b>run", lines)
+    path = report(tmp_path, data, one, other, more=("--run", str(tmp_path / "<b>run")))
     opened(page, path)
+    panel = "document.getElementById('plot-curve').closest('figure')"
+    curves = f"[...{panel}.querySelectorAll('path')].map((line) => line.textContent)"
+    assert page.run(curves) == ["loss in training", "val_ID/loss", "val_OOD/loss"]
+    page.choose("plot-curve", "l2")
+    assert page.run(curves) == ["val_OOD/l2"]
     images = [scene.image for scene in read_labels(labels, "clevr")]
     assert shown(page) == images[::-1]  # the farther off, the worse
     page.choose("sort-order", "best")

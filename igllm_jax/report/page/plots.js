@@ -232,7 +232,7 @@ function namesOf(group) {
 }
 
 function plotsSection() {
-  const panels = [];
+  const panels = curvePanels();
   const errors = namesOf("errors");
   const counted = [...new Set(content.runs.flatMap((run) => Object.values(run.by_object_count).flatMap(Object.keys)))];
   const metrics = counted.filter((name) => name !== "num_scenes").map((name) => [name, name]);
