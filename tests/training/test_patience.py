@@ -1,5 +1,7 @@
 """Early stopping, counted and in a run with two validation sets."""
 
+import struct
+
 import jax
 import pytest
 
@@ -9,6 +11,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.parallel.sharding import MeshOptions
 from igllm_jax.training import metrics_log
 from igllm_jax.training.patience import Patience
+from igllm_jax.training.validation import HeldOutEvaluation
 from igllm_jax.weights import checkpoint
 from tests import runs
 
@@ -24,27 +27,68 @@ def test_only_what_is_below_the_best_counts():
     assert not Patience(0, 1.0, 100).is_over
 
 
-def test_two_sets_have_their_own_curves_and_one_decides(tmp_path, monkeypatch):
-    on = MeshOptions.on
+ADDED = {"val_ID": [0.0, -0.1, -0.2, -0.3], "val_OOD": [0.0, -0.5, 0.2, 0.1]}  # to the loss measured after each step
+
+
+@pytest.fixture
+def two_sets(tmp_path, monkeypatch):
+    """A run that sees its OOD loss fall to step 2, and its ID loss to the end; returns its folder and its arguments."""
+    on, measure = MeshOptions.on, HeldOutEvaluation.losses
     monkeypatch.setattr(MeshOptions, "on", lambda options: on(options, jax.devices()[:1]))  # compiles sooner
+    order = [ADDED[name][step] for step in (0, 1, 2, 3, 2, 3) for name in ADDED]  # steps 3 and 4 twice
+    added = iter(order)
+
+    def losses(self, *arguments):
+        return {name: value + next(added) if name == "loss" else value
+                for name, value in measure(self, *arguments).items()}  # fmt: skip
+
+    monkeypatch.setattr(HeldOutEvaluation, "losses", losses)
     make_data.main(["twod", "--out", str(tmp_path), "--num_train", "24", "--num_val", "8"])
     sets = tuple((name, *[f"{tmp_path}/2d.npz:{split}"] * 2)
                  for name, split in (("val_ID", "checkerboard_sparse"), ("val_OOD", "random")))  # fmt: skip
     changes = {"data__val_sets": sets, "eval__best_metric": "val_OOD/loss", "eval__patience": 2, "eval__loss_every": 1}
-    # a rate of 0: nothing gets better after step 1, and two more measurements end the run
+    # at a rate of 0 only what is added changes
     changes |= {f"optim__{key}": 0.0 for key in ("lr", "projector_lr", "float_head_lr")}
     changes |= {"train__num_steps": 9, "train__checkpoint_every": 1, "eval__loss_samples": 8}
-    workdir = tmp_path / "run"
-    words = runs.arguments(workdir, tmp_path, **changes)
+    changes |= {"train__keep_checkpoints": 1, "train__tensorboard": True}
+    return tmp_path / "run", runs.arguments(tmp_path / "run", tmp_path, **changes)
+
+
+def test_two_sets_have_their_own_curves_and_one_decides(two_sets):
+    workdir, words = two_sets
     assert train.main(words) == 0
     lines = [line for line in metrics_log.read(workdir / "metrics.jsonl") if "val_OOD/loss" in line]
-    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]  # two more after the least end the run
+    for name, added in ADDED.items():
+        changes = [line[f"{name}/loss"] - lines[0][f"{name}/loss"] for line in lines]
+        assert changes == pytest.approx(added, abs=1e-5)
     assert all(line["val_ID/loss"] != line["val_OOD/loss"] and "val/loss" not in line for line in lines)
-    assert checkpoint.find_step(workdir, "last") == 3
+    assert checkpoint.find_step(workdir, "best") == 2 and checkpoint.find_step(workdir, "last") == 4
+    assert checkpoint.count(workdir) == 2  # the last, and the best besides
     meta = checkpoint.read_meta(workdir)
     assert meta["scores"]["val_OOD/loss"] == lines[-1]["val_OOD/loss"] and meta["patience"]["num_worse"] == 2
-    checkpoint.go_back(workdir, "2")  # what was counted until then goes on
-    assert train.main(words) == 0 and checkpoint.find_step(workdir, "last") == 3
+    assert board(workdir) == {
+        (line["step"], key): pytest.approx(line[key]) for line in lines for key in ("val_ID/loss", "val_OOD/loss")
+    }
+    checkpoint.go_back(workdir, "best")  # what was counted until then goes on
+    assert train.main(words) == 0 and checkpoint.find_step(workdir, "last") == 4
+    again = [line for line in metrics_log.read(workdir / "metrics.jsonl") if "val_OOD/loss" in line]
+    assert again == lines and checkpoint.find_step(workdir, "best") == 2
+
+
+def board(workdir):
+    """What TensorBoard is given of held-out losses: (step, name) -> value."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found = {}
+    for path in (workdir / "tensorboard").glob("events.*"):
+        content = path.read_bytes()
+        while content:  # a record: its length, 4 bytes, itself, 4 bytes
+            (length,) = struct.unpack("<Q", content[:8])
+            event = event_pb2.Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            values = [value for value in event.summary.value if value.tag.endswith("/loss")]
+            found |= {(event.step, value.tag): value.simple_value for value in values}
+    return found
 
 
 @pytest.mark.parametrize("sets, message", [

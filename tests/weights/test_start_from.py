@@ -1,5 +1,7 @@
 """Runs that start from another one: what is taken, drawn anew and left."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from igllm_jax import make_data, train
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
+from igllm_jax.interop import base_exporting, exporting
 from igllm_jax.parallel.sharding import MeshOptions
 from igllm_jax.weights import checkpoint
 from igllm_jax.weights.start_from import with_rows_of
@@ -29,6 +32,8 @@ def test_rows_follow_their_pieces():
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     make_data.main(["twod", "--out", str(folder), "--num_train", "24", "--num_val", "4"])
+    counts = ["--num_train", "8", "--num_val", "2", "--image_size", "48x32", "--workers", "1"]
+    make_data.main(["so3", "--out", str(folder), *counts])
     return folder
 
 
@@ -39,37 +44,46 @@ def begin(data, monkeypatch):
     return lambda workdir, **changes: train.main(runs.arguments(workdir, data, **{**STILL, **changes}))
 
 
-def test_what_fits_is_taken(begin, tmp_path, capsys):
+def test_what_fits_is_taken_for_another_language_and_head(begin, data, tmp_path, capsys):
     begin(tmp_path / "a")
-    begin(tmp_path / "b", head="none", model__start_from=f"{tmp_path}/a:1", seed=5, tokenizer__train_vocab_size=300)
+    files = {
+        f"data__{split}__{kind}": f"{data}/{kind}/{name}.{ending}"
+        for split, name in (("train", "train"), ("val", "val_ID"))
+        for kind, ending in (("images", "tar"), ("labels", "json"))
+    }
+    origin = f"{tmp_path}/a:1"
+    begin(tmp_path / "b", task="so3", head="none", model__start_from=origin, seed=5, **files)
     said = capsys.readouterr()
-    told = said.out + said.err
-    assert f"left in {tmp_path}/a:1: float_head/" in told and "where pieces are the same: decoder/embedding" in told
+    pattern = r"(taken from \S+|taken from \S+ where pieces are the same|drawn anew|left in \S+): (\w+/.*)"
+    told = {kind: set(paths.split(", ")) for kind, paths in re.findall(pattern, said.out + said.err)}
     old, new = checkpoint.load_params(tmp_path / "a"), checkpoint.load_params(tmp_path / "b")
+    rows = {"decoder/embedding", "decoder/head"}
+    taken = {path for path in new if path in old and old[path].shape == new[path].shape} - rows
+    assert told == {
+        f"taken from {origin}": taken,
+        f"taken from {origin} where pieces are the same": rows,
+        "drawn anew": new.keys() - taken - rows,
+        f"left in {origin}": old.keys() - taken - rows,
+    }
+    assert any(path.startswith("float_head/") for path in told[f"left in {origin}"])
+    assert all(np.array_equal(new[path], old[path]) for path in taken) and len(taken) > 20
     ours, theirs = (Tokenizer.load(tmp_path / name).pieces for name in "ba")
-    assert ours != theirs
+    assert 0 < len({*ours} & {*theirs}) < len(ours)
     for number, piece in enumerate(ours):
-        is_same = (
-            np.array_equal(new["decoder/embedding"][number], old["decoder/embedding"][theirs.index(piece)])
-            if piece in theirs
-            else False
+        is_same = piece in theirs and np.array_equal(
+            new["decoder/embedding"][number], old["decoder/embedding"][theirs.index(piece)]
         )
         assert is_same == (piece in theirs)
-    same = [path for path in new if "embedding" not in path and "decoder/head" not in path]
-    assert same and all(np.array_equal(new[path], old[path]) for path in same)
 
 
-def test_a_run_that_started_from_another_is_resumed_without_it(begin, tmp_path):
+def test_a_run_that_started_from_a_folder_is_resumed_without_it(begin, tmp_path):
     begin(tmp_path / "a")
-    trains = {
-        "train__num_steps": 4,
-        "train__checkpoint_every": 2,
-        "optim__lr": 1e-3,
-        "model__start_from": tmp_path / "a",
-    }
+    base_exporting.export_base(exporting.from_run(tmp_path / "a", "last"), tmp_path / "base")
+    trains = {"train__num_steps": 4, "train__checkpoint_every": 2, "model__start_from": tmp_path / "base"}
+    trains |= {"data__augment__flip": True, "data__augment__brightness": 0.3, "optim__lr": 1e-3}
     begin(tmp_path / "b", **trains)
     whole = runs.losses(tmp_path / "b")
-    (tmp_path / "a").rename(tmp_path / "gone")
+    (tmp_path / "base").rename(tmp_path / "gone")
     checkpoint.go_back(tmp_path / "b", "2")
     begin(tmp_path / "b", **trains)
     assert runs.losses(tmp_path / "b") == whole and set(whole) == {1, 2, 3, 4}
