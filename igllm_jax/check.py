@@ -28,6 +28,7 @@ from igllm_jax.training.options import RunOptions
 from igllm_jax.training.state import TrainState
 from igllm_jax.weights import checkpoint
 from igllm_jax.weights.run_model import RunModel
+from igllm_jax.weights.start_from import account_of, open_origin
 
 MOST_LISTED = 20  # problems that `igllm train` lists before it ends
 
@@ -120,8 +121,13 @@ def inspect(config: configs.ConfigDict, workdir: FilePath | None, depth: Depth) 
             found.note(note)
     _count(train, val, data, found)
     with found.telling():
-        size = _look_at_model(configs.run_options(config), _longest(train, val), found)
+        run = configs.run_options(config)
+        run_model = RunModel.of(run, run.mesh.on())
+        size = _look_at_model(run, run_model, _longest(train, val), found)
         _look_at_disk(workdir, size, 1 if depth.is_quick else _num_kept(config), found)
+        is_begun = workdir is not None and checkpoint.count(workdir) > 0  # which needs it no more
+        if config.model.start_from and tokenizer is not None and not is_begun and not depth.is_quick:
+            _look_at_origin(config.model.start_from, run_model, tokenizer, found)
     return found
 
 
@@ -167,14 +173,18 @@ def _longest(train: Sequence[Looked], val: Sequence[Looked]) -> int:
     return max((part.longest for part in (*train, *val)), default=0)
 
 
-def _look_at_model(run: RunOptions, longest: int, found: Findings) -> float:
+def _look_at_origin(origin: str, run_model: RunModel, tokenizer: Tokenizer, found: Findings) -> None:
+    account = account_of(open_origin(origin, run_model), run_model, tokenizer)
+    taken, drawn, left = (len(paths) for paths in (account.taken + account.rows, account.drawn, account.left))
+    found.facts.append(f"{taken} arrays from {origin}, {drawn} drawn anew, {left} left there")
+
+
+def _look_at_model(run: RunOptions, run_model: RunModel, longest: int, found: Findings) -> float:
     """Weights against the config, and a device's memory. Returns the bytes of a checkpoint.
 
     longest: row, T, without its image; 0 where that is not known.
     """
-    layout = run.mesh.on()
-    layout.rows(run.batch_size)
-    run_model = RunModel.of(run, layout)
+    run_model.layout.rows(run.batch_size)
     drawn = run_model.check_base()
     if run.base and drawn:
         more = f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""

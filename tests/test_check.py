@@ -1,12 +1,13 @@
 """What `igllm check` finds before a run starts, and what `igllm train` looks at first."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from igllm_jax import __main__, check
+from igllm_jax import __main__, check, train
 from igllm_jax import config as configs
 from igllm_jax.data.preflight import SAMPLE
 from igllm_jax.errors import UserError
@@ -39,6 +40,17 @@ def test_a_run_that_is_ready_is_one_line(words, capsys):
     out, err = capsys.readouterr()
     assert out.count("\n") == 1 and out.startswith("ready: 6 scenes to learn from, 3 held out; rows of up to ")
     assert "; 9 images decoded; " in out and "note" not in err
+
+
+def test_what_a_run_starts_from_is_looked_at(words, tmp_path, capsys):
+    config = configs.load([word for word in words if word.startswith("--config")])[0]
+    run = train.Run(config, tmp_path / "before")
+    run.checkpoints.save(run.state, run._meta(), None)
+    run.checkpoints.close()
+    assert check.main([*words, f"--config.model.start_from={tmp_path}/before", "--config.head=none"]) == 0
+    assert re.search(rf"; \d\d arrays from {tmp_path}/before, 0 drawn anew, 4 left there", capsys.readouterr().out)
+    assert check.main([*words, f"--config.model.start_from={tmp_path}/before:7"]) == 2
+    assert "has no checkpoint '7'" in capsys.readouterr().out
 
 
 def test_every_problem_is_listed_with_scene_and_field(words, tmp_path, capsys):

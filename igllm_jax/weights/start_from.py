@@ -62,7 +62,20 @@ def starting_values(run_model: RunModel, origin: str, tokenizer: Tokenizer) -> t
     Raises: UserError where nothing fits, or what was trained there stood on other frozen weights.
     """
     found = open_origin(origin, run_model)
-    values, account = run_model.initial_values(), StartAccount()
+    account, values = account_of(found, run_model, tokenizer), run_model.initial_values()
+    read = found.read([*account.taken, *account.rows])
+    for path in account.taken:
+        values[path] = put(np.asarray(read[path], np.float32), run_model.trainable[path].sharding)
+    for path in account.rows:
+        assert found.tokenizer is not None  # else there are no rows
+        axis = run_model.skeleton.axes[path].index(VOCABULARY)
+        values[path] = with_rows_of(values[path], read[path], axis, found.tokenizer.pieces, tokenizer.pieces)
+    return values, account
+
+
+def account_of(found: Origin, run_model: RunModel, tokenizer: Tokenizer) -> StartAccount:
+    """What will become of every array; nothing is read. Raises: UserError where nothing fits."""
+    account = StartAccount()
     is_same_vocabulary = found.tokenizer is not None and found.tokenizer.fingerprint == tokenizer.fingerprint
     for path, wanted in run_model.trainable.items():
         axes, stored = run_model.skeleton.axes[path], found.shapes.get(path)
@@ -74,15 +87,8 @@ def starting_values(run_model: RunModel, origin: str, tokenizer: Tokenizer) -> t
             (account.taken if stored == wanted.shape else account.drawn).append(path)
     account.left = [path for path in found.shapes if path not in {*account.taken, *account.rows}]
     if not account.taken and not account.rows:
-        raise UserError(f"model.start_from={origin}: none of its {len(found.shapes)} arrays fits what trains here")
-    read = found.read([*account.taken, *account.rows])
-    for path in account.taken:
-        values[path] = put(np.asarray(read[path], np.float32), run_model.trainable[path].sharding)
-    for path in account.rows:
-        assert found.tokenizer is not None  # else there are no rows
-        axis = run_model.skeleton.axes[path].index(VOCABULARY)
-        values[path] = with_rows_of(values[path], read[path], axis, found.tokenizer.pieces, tokenizer.pieces)
-    return values, account
+        raise UserError(f"model.start_from={found.name}: none of its {len(found.shapes)} arrays fits what trains here")
+    return account
 
 
 def _note_rows(
