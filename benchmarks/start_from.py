@@ -2,8 +2,8 @@
 
     python benchmarks/start_from.py --out DIR
 
-For each seed a run on the other language, then two on CLEVR that differ by model.start_from alone. The same command
-goes on where it was stopped; what is done is read, not trained again.
+One run on the other language, then for each seed two on CLEVR that differ by model.start_from alone. The same command
+goes on where it was stopped; what is done is read, not trained again. Intervals are over seeds, not over source runs.
 """
 
 import argparse
@@ -82,12 +82,13 @@ def main() -> None:
     options = parser.parse_args()
     options.out = options.out.absolute()
     runs: dict[str, list[RunCurves]] = {kind: [] for kind in KINDS}
+    source = options.out / options.source
+    train(options.source, source, options)
     for seed in range(options.seeds):
-        chosen, source = f"--config.seed={seed}", options.out / f"{options.source}-{seed}"
-        train(options.source, source, options, chosen)
         for kind in KINDS:
-            start = [f"--config.model.start_from={source}"] if kind == "other" else []
-            runs[kind].append(train(TARGET, options.out / f"from_{kind}-{seed}", options, chosen, *start))
+            chosen = [f"--config.seed={seed}"]
+            chosen += [f"--config.model.start_from={source}"] if kind == "other" else []
+            runs[kind].append(train(TARGET, options.out / f"from_{kind}-{seed}", options, *chosen))
     names = ("from nothing", f"from {options.source_steps} steps on {options.source}")
     print("\n".join(table([Group(name, tuple(runs[kind])) for name, kind in zip(names, KINDS, strict=True)])))
 

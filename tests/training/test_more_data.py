@@ -1,10 +1,13 @@
 """A run that goes on with more data than it began with, its images varied."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from igllm_jax import make_data, train
+from igllm_jax.data.tokens import MODEL_FILE
 from igllm_jax.errors import UserError
 from igllm_jax.parallel.sharding import MeshOptions
 from igllm_jax.weights import checkpoint
@@ -35,9 +38,10 @@ def one_device(monkeypatch):
 def test_the_order_is_that_of_a_run_which_always_had_them(data, tmp_path):
     few, many = data
     train.main(runs.arguments(tmp_path / "always", many, train__num_steps=5, **CHANGES, **STILL))
-    same = {**CHANGES, **STILL, "tokenizer__path": tmp_path / "always"}
-    train.main(runs.arguments(tmp_path / "grown", few, train__num_steps=2, **same))
-    grown = runs.arguments(tmp_path / "grown", many, train__num_steps=5, **same)
+    (tmp_path / "grown").mkdir()
+    shutil.copy(tmp_path / "always" / MODEL_FILE, tmp_path / "grown")  # else it would have been trained on few
+    train.main(runs.arguments(tmp_path / "grown", few, train__num_steps=2, **CHANGES, **STILL))
+    grown = runs.arguments(tmp_path / "grown", many, train__num_steps=5, **CHANGES, **STILL)
     with pytest.raises(UserError, match=r"24 scenes are new .*--accept_changed_data"):
         train.main(grown)
     assert train.main([*grown, "--accept_changed_data"]) == 0
