@@ -60,7 +60,13 @@ def test_each_begins_with_what_it_assumes(path):
 
 
 @pytest.mark.parametrize(
-    ("script", "words"), [("local.sh", ["0", "train"]), ("tpu_pod.sh", ["a", "b", "v4-8"]), ("slurm.sbatch", [])]
+    ("script", "words"),
+    [
+        ("local.sh", ["0", "train"]),
+        ("tpu_pod.sh", ["a", "b", "v4-8"]),
+        ("slurm.sbatch", []),
+        ("k8s.sh", ["cpu", "image", "bucket"]),
+    ],
 )
 def test_too_few_words_are_an_error_that_says_how(script, words, tmp_path):
     _, said = finish(start(tmp_path / "bin", script, *words), code=2)
@@ -165,6 +171,19 @@ def test_what_is_taken_away_every_time_ends_at_last(tmp_path):
 # SLURM
 
 
+def test_what_is_submitted_reaches_the_tasks(tmp_path):
+    """`sbatch` as the documents spell it, by a stand-in that runs the script as the cluster would."""
+    (spelled,) = re.findall(r"`(sbatch [^`]*)`", (runs.ROOT / "docs" / "pods.md").read_text())
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "activate").write_text("")
+    fake(tmp_path / "bin", "sbatch", f'cd "{runs.ROOT}" && SLURM_SUBMIT_DIR={tmp_path} SLURM_JOB_ID=17 bash "$@"')
+    fake(tmp_path / "bin", "srun", "")
+    place = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", " ".join(spelled.split())], env=place, check=True)
+    (asked,), (line,) = calls(tmp_path / "bin", "sbatch"), calls(tmp_path / "bin", "srun")
+    assert line.endswith(f"-m igllm_jax {asked.removeprefix('launch/slurm.sbatch ')}") and "--workdir" in line
+
+
 def slurm(tmp_path, srun):
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     (tmp_path / "venv" / "bin" / "activate").write_text("")
@@ -250,6 +269,43 @@ def test_pods_find_each_other():
     assert int(environment["IGLLM_NUM_PROCESSES"]["value"]) == job["parallelism"]
     path = environment["IGLLM_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert path == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+
+
+KUBECTL = """
+case "$*" in
+*apply*) cat > "$APPLIED" ;;
+*jobset\\ *) head -n 1 "$STATES"; [[ $(wc -l < "$STATES") -le 1 ]] || sed -i 1d "$STATES" ;;
+*logs*) echo "[pod] step 1" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("last", "code"), [("Completed", 0), ("Failed", 1)])
+def test_a_job_set_is_applied_waited_for_and_its_logs_come(last, code, tmp_path):
+    fake(tmp_path / "bin", "kubectl", KUBECTL)
+    (tmp_path / "states").write_text(f"\n\n{last}\n")
+    given = {"STATES": str(tmp_path / "states"), "APPLIED": str(tmp_path / "applied"), "POLL_SECONDS": "0"}
+    _, said = finish(start(tmp_path / "bin", "k8s.sh", "gpu", "here/igllm:cuda", "mine", NAMESPACE="us", **given), code)
+    asked = calls(tmp_path / "bin", "kubectl")
+    look = "--namespace=us get jobset igllm-gpu -o jsonpath={.status.terminalState}"
+    logs = "--namespace=us logs -l jobset.sigs.k8s.io/jobset-name=igllm-gpu --prefix --tail=-1"
+    assert asked == ["--namespace=us apply -l machine=gpu -f -", look, look, look, logs]
+    assert (tmp_path / "bin" / "logs" / "pods.log").read_text() == "[pod] step 1\n"
+    assert ("igllm-gpu failed" in said) == bool(code)
+    for job_set in yaml.safe_load_all((tmp_path / "applied").read_text()):
+        (replicated,) = job_set["spec"]["replicatedJobs"]
+        (container,) = replicated["template"]["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == "here/igllm:cuda" and "BUCKET" not in str(container["command"])
+        assert "--workdir=gs://mine/runs/clevr" in container["command"]
+
+
+def test_a_dry_run_applies_nothing(tmp_path):
+    fake(tmp_path / "bin", "kubectl", "exit 1")
+    said, _ = finish(start(tmp_path / "bin", "k8s.sh", "--dry_run", "tpu", "here/igllm:tpu", "mine"))
+    assert calls(tmp_path / "bin", "kubectl") == [] and "kubectl apply -l machine=tpu -f -" in said
+    assert len(list(yaml.safe_load_all(said))) == 2
+    _, said = finish(start(tmp_path / "bin", "k8s.sh", "tpu", "here/igllm:tpu", "gs://mine"), code=2)
+    assert "without gs://" in said
 
 
 # the container
