@@ -86,48 +86,58 @@ def model() -> ConfigDict:
     model.frozen_dtype = "bfloat16"  # in which frozen weights are kept
     model.projector = "linear"  # linear | mlp2x_gelu
 
-    model.vision = ConfigDict()
-    model.vision.image_size = 336
-    model.vision.patch_size = 14
-    model.vision.width = 1024
-    model.vision.num_layers = 24
-    model.vision.num_heads = 16
-    model.vision.mlp_width = 4096
-    model.vision.layer_norm_epsilon = 1e-5
-    model.vision.activation = "quick_gelu"
-    model.vision.feature_layer = -2
-    model.vision.class_token = True
-    model.vision.registers = 0  # DINOv2's
-    model.vision.pre_norm = True
-    model.vision.patch_bias = False
-    model.vision.layer_scale = False
-    model.vision.position_grid = 0  # positions on a side of the base's table, where image_size is not the base's
-    model.vision.position_resize = "bicubic"  # bicubic | bicubic_antialias
-
-    model.decoder = ConfigDict()
-    model.decoder.vocab_size = 32_000
-    model.decoder.width = 4096
-    model.decoder.num_layers = 32
-    model.decoder.num_heads = 32
-    model.decoder.num_kv_heads = 32
-    model.decoder.head_dim = 128
-    model.decoder.mlp_width = 11_008
-    model.decoder.rms_norm_epsilon = 1e-6
-    model.decoder.rope_theta = 10_000.0
-    model.decoder.rope_scaling = ()  # | (factor,): linear | (factor, low, high, positions): Llama 3
-    model.decoder.qkv_bias = False  # Qwen 2
-    model.decoder.qk_norm = False  # Qwen 3
-    model.decoder.tie_embeddings = False
-    model.decoder.number_row = -1  # an added number token, whose rows train by themselves; set where one is added
-    model.decoder.attention = "xla"  # xla | chunked | cudnn (GPU) | splash (TPU)
-    model.decoder.remat = "full"  # none | elementwise | dots | qkvres | qkvctx | full
-
+    model.vision = vision()
+    model.decoder = decoder()
     model.lora = ConfigDict()
     model.lora.rank = 128
     model.lora.alpha = 256.0
     model.lora.dropout = 0.05
     model.lora.dropout_kind = "hash"  # hash | threefry
     return model
+
+
+def vision() -> ConfigDict:
+    """CLIP ViT-L/14-336."""
+    vision = ConfigDict()
+    vision.image_size = 336
+    vision.patch_size = 14
+    vision.width = 1024
+    vision.num_layers = 24
+    vision.num_heads = 16
+    vision.mlp_width = 4096
+    vision.layer_norm_epsilon = 1e-5
+    vision.activation = "quick_gelu"
+    vision.feature_layer = -2
+    vision.class_token = True
+    vision.registers = 0  # DINOv2's
+    vision.pre_norm = True
+    vision.patch_bias = False
+    vision.layer_scale = False
+    vision.position_grid = 0  # positions on a side of the base's table, where image_size is not the base's
+    vision.position_resize = "bicubic"  # bicubic | bicubic_antialias
+    return vision
+
+
+def decoder() -> ConfigDict:
+    """Vicuna-7B v1.3 (LLaMA-1)."""
+    decoder = ConfigDict()
+    decoder.vocab_size = 32_000
+    decoder.width = 4096
+    decoder.num_layers = 32
+    decoder.num_heads = 32
+    decoder.num_kv_heads = 32
+    decoder.head_dim = 128
+    decoder.mlp_width = 11_008
+    decoder.rms_norm_epsilon = 1e-6
+    decoder.rope_theta = 10_000.0
+    decoder.rope_scaling = ()  # | (factor,): linear | (factor, low, high, positions): Llama 3
+    decoder.qkv_bias = False  # Qwen 2
+    decoder.qk_norm = False  # Qwen 3
+    decoder.tie_embeddings = False
+    decoder.number_row = -1  # an added number token, whose rows train by themselves; set where one is added
+    decoder.attention = "xla"  # xla | chunked | cudnn (GPU) | splash (TPU)
+    decoder.remat = "full"  # none | elementwise | dots | qkvres | qkvctx | full
+    return decoder
 
 
 def optim() -> ConfigDict:
