@@ -4,11 +4,11 @@ from ml_collections import ConfigDict
 
 from igllm_jax.data.tokens import Tokenizer, find_tokenizer
 from igllm_jax.errors import UserError
+from igllm_jax.models.number_row import room
 from igllm_jax.paths import FilePath
 from igllm_jax.training.optim import FROZEN, groups
 
 EMBEDDING = "decoder/embedding"
-VOCAB_MULTIPLE = 64  # of rows, where one is added: what meshes shard evenly
 
 
 def tokenizer_source(config: ConfigDict, workdir: FilePath) -> str | FilePath | None:
@@ -38,7 +38,7 @@ def fit_vocabulary(config: ConfigDict, tokenizer: Tokenizer) -> None:
         decoder.vocab_size = vocab_size
     elif config.head != "none" and tokenizer.has_added_number:
         if decoder.vocab_size == vocab_size - 1:  # no row was to spare
-            decoder.vocab_size = -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+            decoder.vocab_size = room(decoder.vocab_size, vocab_size)
         if groups([EMBEDDING], config.optim.trainable)[EMBEDDING] == FROZEN:
             decoder.number_row = tokenizer.float_id
     if decoder.vocab_size < vocab_size:

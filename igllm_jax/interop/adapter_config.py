@@ -6,18 +6,20 @@ An adapter that is not plain LoRA loads as if it were: its tensors have the same
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from igllm_jax.errors import UserError
+from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.lora import LoRAConfig
+from igllm_jax.models.number_row import MULTIPLE
 
 Json = Mapping[str, Any]
 
 # Source: the defaults of LoraConfig (peft); files are written without the keys at these values.
 DEFAULTS = {
     "lora_dropout": 0.0, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}, "init_lora_weights": True,
-    "layers_to_transform": None, "modules_to_save": None,
+    "layers_to_transform": None, "modules_to_save": None, "trainable_token_indices": None,
 }  # fmt: skip
 # Keys that change nothing about the weights' meaning: provenance, and which modules carry LoRA (the file's names tell).
 WITHOUT_MEANING = (
@@ -39,7 +41,8 @@ class AdapterConfig:
     """lora: of every module that no pattern names. layers: the decoder layers that have LoRA (None: all).
 
     ranks, alphas: (pattern, value) pairs in the file's order; the first pattern that matches a module's name counts.
-    saved: modules that were trained whole. is_rank_stabilised: the scale is alpha / sqrt(rank).
+    is_rank_stabilised: the scale is alpha / sqrt(rank). number_row: the token whose rows of embedding and head come
+    along, -1 for none.
     """
 
     lora: LoRAConfig
@@ -47,6 +50,7 @@ class AdapterConfig:
     ranks: tuple[tuple[str, int], ...] = ()
     alphas: tuple[tuple[str, float], ...] = ()
     is_rank_stabilised: bool = False
+    number_row: int = -1
 
     @property
     def is_uniform(self) -> bool:
@@ -94,7 +98,30 @@ def read_adapter_config(adapter: Json, where: object) -> AdapterConfig:
         ranks=_patterns(found, "rank_pattern", int, where),
         alphas=_patterns(found, "alpha_pattern", float, where),
         is_rank_stabilised=is_rank_stabilised,
+        number_row=_number_row(found["trainable_token_indices"], where),
     )
+
+
+def _number_row(value: Any, where: object) -> int:
+    """The one token of trainable_token_indices, of the embedding alone or of the head too."""
+    if not value:
+        return -1
+    groups = list(value.values()) if isinstance(value, Mapping) else [value]
+    names = {str(name).rpartition(".")[2] for name in value} if isinstance(value, Mapping) else {"embed_tokens"}
+    token = groups[0][0] if isinstance(groups[0], list) and groups[0] else None
+    if not names <= {"embed_tokens", "lm_head"} or any(group != [token] for group in groups):
+        raise UserError(f"{where}: trainable_token_indices is {str(value)[:60]}; one token of both tables is expected")
+    return int(_number(token, int, where, "trainable_token_indices", low=0))
+
+
+def with_number_row(decoder: DecoderConfig, adapter: AdapterConfig | None, where: object) -> DecoderConfig:
+    """The decoder with the rows of a token that an adapter brings. Raises: UserError for one far beyond its tables."""
+    token, rows = adapter.number_row if adapter else -1, decoder.vocab_size
+    if token >= rows + MULTIPLE:
+        raise UserError(
+            f"{where} has rows of token {token}, and the decoder {rows} rows: it belongs to another decoder"
+        )
+    return replace(decoder, number_row=token)
 
 
 def _refuse_other_adapters(adapter: Json, where: object) -> None:

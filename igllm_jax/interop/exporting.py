@@ -36,6 +36,8 @@ from igllm_jax.training.options import RunOptions
 from igllm_jax.weights import base_folder, checkpoint
 from igllm_jax.weights.base_folder_writer import copy_files
 
+# rows of an added token -> PEFT's name of the module whose they are
+ROWS = {f"{number_row.PREFIX}embedding": "embed_tokens", f"{number_row.PREFIX}head": "lm_head"}
 BASE_PARTS = ("vision/", "decoder/")
 
 
@@ -171,6 +173,9 @@ def _notes(model: ModelToExport) -> list[str]:
             f"the base {model.base} has another adapter merged in: this one belongs on that sum, not on the decoder "
             "that it was made of"
         ]
+    rows = model.config.decoder.vocab_size
+    if rows > model.stored["decoder/embedding"].shape[0]:
+        return [f"this adapter belongs on its decoder after resize_token_embeddings({rows}): a token was added"]
     return []
 
 
@@ -182,7 +187,7 @@ def _export_peft(model: ModelToExport, folder: Path, dtype: str) -> int:
     config = model.config
     if not config.lora.rank:
         raise UserError("this model has no LoRA apart from its base: export it as llava-hf or safetensors")
-    whole = sorted(path for path in model.trained if path.startswith(BASE_PARTS) and not is_lora(path))
+    whole = sorted(path for path in model.trained if path.startswith(BASE_PARTS) and not model.is_merged(path))
     if whole:
         raise UserError(
             f"more has trained than an adapter holds ({len(whole)} arrays, such as {whole[0]}): export it as llava-hf "
@@ -193,13 +198,14 @@ def _export_peft(model: ModelToExport, folder: Path, dtype: str) -> int:
     sources = model.about["sources"]
     is_hf = _is_hugging_faces(model)
     lora = _outgoing(
-        model, formats.peft("none", "none", in_llava=is_hf), dtype, {p for p in model.shapes if is_lora(p)}
+        model, formats.peft("none", "none", in_llava=is_hf), dtype, {p for p in model.shapes if model.is_merged(p)}
     )
     others = _outgoing(model, beside, dtype, {p for p in model.shapes if not p.startswith(BASE_PARTS)})
     write(lora, folder / "adapter_model.safetensors")
     write_torch({name: tensor.read() for name, tensor in others.items()}, folder / "non_lora_trainables.bin")
     under = "" if model.about["merged_lora"] else sources.get("decoder", sources.get("llava", ""))
-    described = hf_config.lora_to_json(config.lora, base_model=under, in_llava=is_hf)
+    rows = {name: [config.decoder.number_row] for path, name in ROWS.items() if path in model.shapes}
+    described = hf_config.lora_to_json(config.lora, base_model=under, in_llava=is_hf, rows=rows)
     _write_json(folder / "adapter_config.json", described)
     stored = model.dtype("decoder/embedding").name
     tower, aspect_ratio = sources.get("vision", sources.get("llava", "")), model.about["image_aspect_ratio"]

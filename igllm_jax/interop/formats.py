@@ -97,6 +97,10 @@ LORA = tuple(
     for side in "AB"
 )
 
+# Rows of an added token, by PEFT's trainable_token_indices.
+ROW_OF_EMBEDDING = Rule("embed_tokens.token_adapter.trainable_tokens_delta", "decoder/number_row/embedding", UNDER_ONE)
+ROW_OF_HEAD = Rule("lm_head.token_adapter.trainable_tokens_delta", "decoder/number_row/head", UNDER_ONE)
+
 PROJECTORS: Mapping[str, tuple[Rule, ...]] = {
     "none": (),
     "linear": _linear("mm_projector{wrap}{zero}", "projector/linear1"),
@@ -158,10 +162,13 @@ def peft(projector: str, head: str, *, in_llava: bool = False) -> WeightFormat:
     in_llava: of a LlavaForConditionalGeneration, where the decoder is its language_model.
     """
     written = "base_model.model.model." + ("language_model." if in_llava else "")
-    lora = RuleGroup(LORA, r"(?:base_model\.)?(?:model\.)*(?:language_model\.)?(?:model\.)?", written)
+    under = r"(?:base_model\.)?(?:model\.)*(?:language_model\.)?(?:model\.)?"
+    lora = RuleGroup((*LORA, ROW_OF_EMBEDDING), under, written)
+    row_of_head = RuleGroup((ROW_OF_HEAD,), under, "base_model.model.")
     hf_projector = RuleGroup(HF_PROJECTORS[projector], r"(?:base_model\.)?(?:model\.)*", "base_model.model.model.")
     beside, float_head = _beside_lora(projector, head)
-    return WeightFormat("PEFT adapter", (lora, hf_projector if in_llava else beside, float_head), ORIGINAL_MODULE)
+    groups = (lora, row_of_head, hf_projector if in_llava else beside, float_head)
+    return WeightFormat("PEFT adapter", groups, ORIGINAL_MODULE)
 
 
 def llava(projector: str, head: str) -> WeightFormat:

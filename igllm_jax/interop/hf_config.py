@@ -169,8 +169,11 @@ def reference_to_json(config: VLMConfig, *, vision_tower: str, dtype: str, aspec
     }
 
 
-def lora_to_json(config: LoRAConfig, *, base_model: str, in_llava: bool = False) -> dict[str, Any]:
-    """PEFT's adapter_config.json. in_llava: the vision tower's layers, some with the same names, stay bare."""
+def lora_to_json(
+    config: LoRAConfig, *, base_model: str, in_llava: bool = False, rows: Mapping[str, list[int]] | None = None
+) -> dict[str, Any]:
+    """PEFT's adapter_config.json. in_llava: the vision tower's layers, some with the same names, stay bare. rows: of
+    tokens that come along, by module."""
     projections = [name.split(".")[-1] for name in DECODER_PROJECTIONS]
     return {
         "peft_type": "LORA",
@@ -185,4 +188,5 @@ def lora_to_json(config: LoRAConfig, *, base_model: str, in_llava: bool = False)
         "inference_mode": True,
         "init_lora_weights": True,
         "modules_to_save": None,
+        "trainable_token_indices": rows or None,
     }

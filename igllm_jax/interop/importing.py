@@ -19,7 +19,7 @@ from igllm_jax.data.tokens import find_tokenizer as tokenizer_in
 from igllm_jax.errors import UserError
 from igllm_jax.interop.rules import Tensor
 from igllm_jax.interop.sources import KEEP, ImportPlan, ImportRequest, make_plan
-from igllm_jax.models import lora
+from igllm_jax.models import lora, number_row
 from igllm_jax.models.lora import LoRAConfig, is_lora
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.scene.language import language_in
@@ -84,7 +84,8 @@ def find_tokenizer(request: ImportRequest, plan: ImportPlan) -> Tokenizer | None
     """
     folder = request.llava or request.decoder
     assert folder is not None
-    tokenizer_path = request.tokenizer or tokenizer_in(folder)
+    added = request.adapter if plan.adapter is not None and plan.adapter.number_row >= 0 else None
+    tokenizer_path = request.tokenizer or (tokenizer_in(added) if added else None) or tokenizer_in(folder)
     if tokenizer_path is None:
         plan.notes.append(
             f"{folder / MODEL_FILE} does not exist, and no {JSON_FILE}, so no tokenizer came along: set tokenizer.path "
@@ -136,7 +137,11 @@ def target_shapes(plan: ImportPlan, dtype: str) -> dict[str, jax.ShapeDtypeStruc
 
 def in_file_order(plan: ImportPlan) -> list[Tensor]:
     """What is written, file by file, so that only one file's pages are in memory."""
-    written = [tensor for tensor in plan.tensors.values() if not (is_lora(tensor.path) and not plan.config.lora.rank)]
+    written = [
+        tensor
+        for tensor in plan.tensors.values()
+        if not (is_lora(tensor.path) and not plan.config.lora.rank) and not tensor.path.startswith(number_row.PREFIX)
+    ]
     return sorted(written, key=lambda tensor: (str(tensor.info.file), tensor.path, tensor.layer or 0))
 
 
@@ -158,11 +163,12 @@ def _check_finite(array: np.ndarray, what: str) -> np.ndarray:
 
 
 def read_merged(plan: ImportPlan, tensor: Tensor) -> np.ndarray:
-    """A tensor's values; a kernel with its LoRA update where the folder keeps none apart.
+    """A tensor's values; a kernel with its LoRA update where the folder keeps none apart, a table with the rows of an
+    added token.
 
     Raises: UserError naming a tensor that is not finite, as it is in the file or once it is merged.
     """
-    array = _read_finite(tensor)
+    array = _with_rows(plan, tensor.path, _read_finite(tensor))
     prefix = tensor.path.removesuffix("/kernel")
     a, b = (plan.tensors.get((f"{prefix}/lora_{side}", tensor.layer)) for side in "ab")
     if plan.config.lora.rank or a is None or b is None:
@@ -170,6 +176,16 @@ def read_merged(plan: ImportPlan, tensor: Tensor) -> np.ndarray:
     config = plan.lora if tensor.layer is None else plan.module_lora.get((prefix, tensor.layer), plan.lora)
     merged = merge_kernel(array, _read_finite(a), _read_finite(b), config)
     return _check_finite(merged, f"{tensor.info.file}: {tensor.name}, merged with its LoRA,")
+
+
+def _with_rows(plan: ImportPlan, path: str, array: np.ndarray) -> np.ndarray:
+    """A table of the vocabulary with what the adapter has of it."""
+    for row, (of, axis) in number_row.TABLES.items():
+        found = plan.tensors.get((row, None))
+        if of == path and found is not None and plan.adapter is not None:
+            whole = number_row.with_more_rows(jnp.asarray(array), plan.config.decoder.vocab_size, axis)
+            array = np.asarray(number_row.with_row(whole, _read_finite(found), plan.adapter.number_row, axis))
+    return array
 
 
 def _read_finite(tensor: Tensor) -> np.ndarray:

@@ -11,12 +11,13 @@ import numpy as np
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop import formats, hf_config
-from igllm_jax.interop.adapter_config import AdapterConfig, read_adapter_config
+from igllm_jax.interop.adapter_config import AdapterConfig, read_adapter_config, with_number_row
 from igllm_jax.interop.files import Weights, open_weights, read_json
 from igllm_jax.interop.hf_decoder import decoder_config
 from igllm_jax.interop.hf_values import expect
 from igllm_jax.interop.hf_vision import tower_type, vision_config
 from igllm_jax.interop.rules import Shape, Tensor, WeightFormat, match_tensors
+from igllm_jax.models import number_row
 from igllm_jax.models.llama import DecoderConfig
 from igllm_jax.models.lora import NO_LORA, LoRAConfig, is_lora
 from igllm_jax.models.vision import VisionConfig
@@ -82,7 +83,8 @@ class _Part:
         owns += ("float_head/",) if self.head != "none" else ()
 
         def is_owned(path: str) -> bool:
-            return "lora" in owns if is_lora(path) else path.startswith(owns)
+            is_adapters = is_lora(path) or path.startswith(number_row.PREFIX)
+            return "lora" in owns if is_adapters else path.startswith(owns)
 
         return {path: shape for path, shape in shapes.items() if is_owned(path)}
 
@@ -107,7 +109,7 @@ def make_plan(request: ImportRequest) -> ImportPlan:
     config = VLMConfig(
         vision=_vision_config(request),
         projector="linear" if projector == "none" else projector,
-        decoder=_decoder_config(request),
+        decoder=with_number_row(_decoder_config(request), adapter, request.adapter),
         lora=found_lora,
         head=head,
         dtype="float32",
@@ -118,8 +120,10 @@ def make_plan(request: ImportRequest) -> ImportPlan:
     plan.notes += _prompt_notes(request)
     if projector == "none":
         plan.notes.append("no projector came along: training starts it from the seed")
+    rows = number_row.room(config.decoder.vocab_size, config.decoder.number_row + 1)  # those of an added token merged
+    plan.config = replace(config, decoder=replace(config.decoder, vocab_size=rows, number_row=-1))
     if request.merge_lora:
-        plan.config = replace(config, lora=NO_LORA)
+        plan.config = replace(plan.config, lora=NO_LORA)
     dtype = str(plan.tensors["decoder/embedding", None].info.dtype) if request.dtype == KEEP else request.dtype
     plan.config = replace(plan.config, dtype="float32" if dtype == "float32" else "bfloat16")
     return plan

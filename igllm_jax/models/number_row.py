@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from igllm_jax.models import params
 
 PREFIX = "decoder/number_row/"
+MULTIPLE = 64  # of rows, where some are added: what meshes shard evenly
 # a row's path -> that of the table which it is a row of, and the table's axis of tokens
 TABLES = {f"{PREFIX}embedding": ("decoder/embedding", 0), f"{PREFIX}head": ("decoder/head/kernel", 1)}
 
@@ -33,6 +34,11 @@ class NumberRow(nnx.Module):
         more than one of frozen tables alone."""
         row = (self.embedding if self.head is None else self.head)[...].astype(kernel.dtype)
         return jnp.where(jnp.arange(kernel.shape[1]) == self.token, row[:, None], kernel)
+
+
+def room(rows: int, tokens: int) -> int:
+    """Rows of a table that has to hold `tokens`: as it is, or grown to a multiple."""
+    return rows if tokens <= rows else -(-tokens // MULTIPLE) * MULTIPLE
 
 
 def merged(values: Mapping[str, Any], token: int) -> params.Params:

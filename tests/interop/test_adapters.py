@@ -5,6 +5,7 @@ import pytest
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop import formats, hf_config
+from igllm_jax.interop.adapter_config import read_adapter_config
 from igllm_jax.interop.files import open_weights
 from igllm_jax.interop.importing import run
 from igllm_jax.interop.sources import ImportRequest
@@ -115,3 +116,19 @@ def test_a_torch_tensor_without_values_is_named(tmp_path):
     torch.save({"x": torch.ones(3, dtype=torch.complex64), "y": torch.ones(3)}, tmp_path / "pytorch_model.bin")
     assert open_weights(tmp_path).read("y").tolist() == [1, 1, 1]
     assert not open_weights(tmp_path).infos["x"].is_float
+
+
+@pytest.mark.parametrize(
+    "rows", [{"embed_tokens": [5, 6]}, {"embed_tokens": [5], "lm_head": [6]}, {"q_proj": [5]}, "x"]
+)
+def test_rows_of_one_token_alone(rows):
+    described = hf_config.lora_to_json(MODEL.lora, base_model="x", rows=rows)
+    with pytest.raises(UserError, match="one token of both tables is expected"):
+        read_adapter_config(described, "here")
+    assert read_adapter_config({**described, "trainable_token_indices": [7]}, "here").number_row == 7
+
+
+def test_rows_of_a_token_far_beyond_the_decoder(tmp_path):
+    sources = folders(tmp_path, made.params(MODEL), trainable_token_indices={"embed_tokens": [9999]})
+    with pytest.raises(UserError, match="has rows of token 9999, and the decoder 331 rows"):
+        run(ImportRequest(out=tmp_path / "base", **sources))

@@ -77,11 +77,28 @@ def test_rows_are_added_and_come_back(folder, tmp_path):
             np.testing.assert_array_equal(np.take(found[table], made.VOCAB, axis), learned[row])
             np.testing.assert_array_equal(np.take(found[table], range(made.VOCAB), axis), before[table])
 
+    check_the_adapter(folder, model, tmp_path)
+
     _, again, continued = begun(tmp_path / "base")  # a run on top goes on with what the rows learned
     assert again.fingerprint == tokenizer.fingerprint
     values = unnest(continued.initial_state().params)
     for row in ROWS:
         np.testing.assert_array_equal(values[row], learned[row])
+
+
+def check_the_adapter(folder, model, tmp_path):
+    """As PEFT has it: LoRA, and a token's rows beside it."""
+    pytest.importorskip("torch")  # a PEFT folder holds a torch file
+    notes = exporting.export(model, "peft", tmp_path / "peft")["notes"]
+    assert [note for note in notes if "resize_token_embeddings(384)" in note]
+    for merge_lora in (False, True):
+        sources = {kind: folder / kind for kind in ("vision", "decoder")}
+        out, adapter = tmp_path / f"adapted-{merge_lora}", tmp_path / "peft"
+        importing.run(importing.ImportRequest(out=out, adapter=adapter, merge_lora=merge_lora, **sources))
+        found, expected = read_arrays(out), read_arrays(tmp_path / "base")
+        assert Tokenizer.load(out).float_id == made.VOCAB
+        for table, _ in ROWS.values():
+            np.testing.assert_array_equal(found[table], expected[table])
 
 
 def test_a_piece_that_is_there_stays(folder, tmp_path):
