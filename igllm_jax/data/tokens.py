@@ -30,6 +30,7 @@ from igllm_jax.scene.code import FLOAT_TOKEN
 TOKENIZER_FILES = (MODEL_FILE, JSON_FILE, SETTINGS_FILE)
 # tokenizer.number_token: the float token is a piece of the vocabulary, or added to it; auto: added where it is none.
 NUMBER_TOKENS = ("auto", "piece", "added")
+_JSON_START = b"{"  # no sentencepiece model begins so, but with a line break's byte
 # Pretrained decoders like to break code off in these ways, which no answer contains.
 FORBIDDEN_SPELLINGS = ("(\n", "( ", " )")
 
@@ -51,7 +52,7 @@ class Tokenizer:
         settings: what is known of a tokenizer.json besides, see `vocabularies.settings_beside`."""
         self.model = model
         self.origin = origin
-        is_json = model.lstrip()[:1] == b"{"
+        is_json = model.startswith(_JSON_START)
         try:
             self.vocabulary: Vocabulary = TokenizerJson(model, settings or {}) if is_json else SentencePieces(model)
         except (RuntimeError, ValueError) as error:  # UnicodeDecodeError is a ValueError
@@ -71,7 +72,7 @@ class Tokenizer:
         file = (find_tokenizer(path) or path / MODEL_FILE) if path.is_dir() else path
         try:
             model = file.read_bytes()
-            if model.lstrip()[:1] != b"{":
+            if not model.startswith(_JSON_START):
                 return cls(model, str(file))
             beside = {name: file.parent / name for name in (SETTINGS_FILE, GENERATION_FILE)}
             found = {name: other.read_bytes() for name, other in beside.items() if other.is_file()}

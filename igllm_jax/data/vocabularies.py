@@ -15,8 +15,8 @@ MODEL_FILE, JSON_FILE = "tokenizer.model", "tokenizer.json"
 SETTINGS_FILE, GENERATION_FILE = "tokenizer_config.json", "generation_config.json"  # beside a tokenizer.json
 # Pieces that end an answer, where nothing beside a tokenizer.json says it.
 END_PIECES = ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>")
-_USER_DEFINED = 4  # sentencepiece's type of a piece that is whole wherever it stands
 MOST_TOKENS = 1 << 24
+_USER_DEFINED = 4  # sentencepiece's type of a piece that is whole wherever it stands
 _SPACE = "▁"  # how a space is spelled inside a piece
 
 
