@@ -102,11 +102,15 @@ def group_runs(runs: Sequence[RunCurves]) -> list[RunGroup]:
     differing = [key for key in keys if len({repr(run.settings.get(key)) for run in runs}) > 1 and key != SEED]
     groups: dict[str, list[RunCurves]] = {}
     for run in runs:
-        name = ", ".join(f"{key}={run.settings.get(key)}" for key in differing)
+        name = ", ".join(f"{key}={_shown(run.settings.get(key))}" for key in differing)
         groups.setdefault(name, []).append(run)
     if len(groups) == 1:
         return [RunGroup(Path(runs[0].name).name if len(runs) == 1 else "all runs", tuple(runs))]
     return [RunGroup(name, tuple(members)) for name, members in groups.items()]
+
+
+def _shown(value: object) -> str:
+    return str(value) or "''"
 
 
 def shared_metrics(runs: Sequence[RunCurves], wanted: Sequence[str]) -> list[str]:

@@ -7,20 +7,24 @@ from collections.abc import Iterable, Sequence
 from igllm_jax.report.curves import RunGroup
 
 COLORS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#64b5cd")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 520, 300, 64, 34, 12, 12  # pixels
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 520, 300, 64, 38, 12, 16  # pixels
+_HIDDEN = 0.1  # of the steps: in the first ones a loss is many times what it is later
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; }
 th, td { padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #ddd; }
 td { font-variant-numeric: tabular-nums; } figure { display: inline-block; margin: 0 1rem 1.5rem 0; }
 figcaption { font-weight: 600; } svg text { font-size: 11px; fill: #555; }
-i { display: inline-block; width: .8em; height: .8em; }
+i { display: inline-block; width: .8em; height: .8em; } th { vertical-align: bottom; } small { font-weight: 400; }
+.wide { overflow-x: auto; } .names span { margin-right: 1.5rem; overflow-wrap: anywhere; }
 """
 
 
 def curves_page(groups: Sequence[RunGroup], metrics: Sequence[str], title: str) -> str:
     """The file."""
-    heads = "".join(f"<th>{html.escape(metric)}</th>" for metric in metrics)
+    heads = "".join(_head(number, group) for number, group in enumerate(groups))
+    rows = "".join(_row(groups, metric) for metric in metrics)
+    names = "".join(f"<span>{_mark(number)} {html.escape(group.name)}</span>" for number, group in enumerate(groups))
     plots = "".join(_figure(groups, metric) for metric in metrics)
     return f"""<!doctype html>
 <html lang="en">
@@ -35,10 +39,12 @@ def curves_page(groups: Sequence[RunGroup], metrics: Sequence[str], title: str) 
 <h1>{html.escape(title)}</h1>
 <p>Last values: the mean over runs that differ by their seed alone, with its
  95 % interval (Student) where there are several.</p>
-<table><tr><th>what</th><th>runs</th>{heads}</tr>
-{"".join(_row(number, group, metrics) for number, group in enumerate(groups))}</table>
+<div class="wide"><table><tr><th></th>{heads}</tr>
+{rows}</table></div>
 <h2>Curves</h2>
-<p>Thick lines are means, their bands 95 % intervals; thin lines are runs.</p>
+<p>Thick lines are means, their bands 95 % intervals; thin lines are runs. Values of the first tenth of the steps
+ may lie beyond what is shown.</p>
+<p class="names">{names}</p>
 {plots}
 </body>
 </html>
@@ -49,11 +55,19 @@ def color_of(number: int) -> str:
     return COLORS[number % len(COLORS)]
 
 
-def _row(number: int, group: RunGroup, metrics: Sequence[str]) -> str:
-    cells = "".join(f"<td>{group.final(metric) or ''}</td>" for metric in metrics)
+def _mark(number: int) -> str:
+    return f'<i style="background:{color_of(number)}"></i>'
+
+
+def _head(number: int, group: RunGroup) -> str:
     names = html.escape(", ".join(run.name for run in group.runs), quote=True)
-    mark = f'<i style="background:{color_of(number)}"></i>'
-    return f'<tr><td>{mark} {html.escape(group.name)}</td><td title="{names}">{len(group.runs)}</td>{cells}</tr>\n'
+    count = f"{len(group.runs)} run{'s' * (len(group.runs) > 1)}"
+    return f'<th title="{names}">{_mark(number)} {html.escape(group.name)}<br><small>{count}</small></th>'
+
+
+def _row(groups: Sequence[RunGroup], metric: str) -> str:
+    cells = "".join(f"<td>{group.final(metric) or ''}</td>" for group in groups)
+    return f"<tr><th>{html.escape(metric)}</th>{cells}</tr>\n"
 
 
 def _figure(groups: Sequence[RunGroup], metric: str) -> str:
@@ -79,7 +93,9 @@ class _Axes:
     """From steps and values to pixels."""
 
     def __init__(self, steps: Sequence[int], values: Sequence[float]):
-        self.steps, self.values = _around(steps), _around(values)
+        self.steps = _around(steps)
+        late = [value for step, value in zip(steps, values, strict=True) if step >= _HIDDEN * max(steps)]
+        self.values = _around(late)
 
     def points(self, points: Iterable[tuple[float, float]]) -> str:
         return " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in points)
@@ -97,8 +113,8 @@ class _Axes:
             drawn += f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e4e4"/>'
             drawn += f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>'
         for step in _ticks(*self.steps):
-            drawn += f'<text x="{self._x(step):.1f}" y="{_HEIGHT - 14}" text-anchor="middle">{step:g}</text>'
-        return drawn
+            drawn += f'<text x="{self._x(step):.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{step:g}</text>'
+        return drawn + f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 3}" text-anchor="middle">step</text>'
 
     def _x(self, step: float) -> float:
         low, high = self.steps
