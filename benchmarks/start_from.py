@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from igllm_jax.report.curves import Group, RunCurves, read_run
+from igllm_jax.report.curves import RunCurves, RunGroup, read_run
 from igllm_jax.weights import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +58,7 @@ def train(task: str, workdir: Path, options: argparse.Namespace, *more: str) -> 
     return read_run(workdir)
 
 
-def table(groups: list[Group]) -> list[str]:
+def table(groups: list[RunGroup]) -> list[str]:
     """Markdown: a row for each set and step, means with 95 % intervals, and whether these are apart."""
     lines = ["| set, step | " + " | ".join(group.name for group in groups) + " | apart |", "|" + " --- |" * 4]
     for name in SETS:
@@ -90,7 +90,7 @@ def main() -> None:
             chosen += [f"--config.model.start_from={source}"] if kind == "other" else []
             runs[kind].append(train(TARGET, options.out / f"from_{kind}-{seed}", options, *chosen))
     names = ("from nothing", f"from {options.source_steps} steps on {options.source}")
-    print("\n".join(table([Group(name, tuple(runs[kind])) for name, kind in zip(names, KINDS, strict=True)])))
+    print("\n".join(table([RunGroup(name, tuple(runs[kind])) for name, kind in zip(names, KINDS, strict=True)])))
 
 
 if __name__ == "__main__":
