@@ -212,7 +212,7 @@ class Tokenizer:
     @cached_property
     def text_start(self) -> str:
         """What `encode` puts before every text: a space, or nothing."""
-        return " " if self.surface(self.encode("x")[0]).startswith(" ") else ""
+        return " " if "".join(map(self.surface, self.encode("x"))).startswith(" ") else ""
 
     @cached_property
     def splits_digits(self) -> bool:
@@ -261,8 +261,9 @@ class Tokenizer:
 def _settings(found: Mapping[str, bytes], file: FilePath, model: bytes) -> dict[str, Any]:
     try:
         return settings_beside(found, model)
-    except (ValueError, AttributeError, KeyError, TypeError):
-        raise UserError(f"{file}: what stands beside it ({', '.join(found)}) is damaged, it is not JSON") from None
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        several = ", ".join((file.name, *found))
+        raise UserError(f"tokenizer {file}: one of {several} is damaged, it is not JSON of a tokenizer") from None
 
 
 def train_small(texts: Iterable[str], folder: str | FilePath, vocab_size: int = 400) -> Tokenizer:

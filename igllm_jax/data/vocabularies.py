@@ -17,6 +17,7 @@ SETTINGS_FILE, GENERATION_FILE = "tokenizer_config.json", "generation_config.jso
 END_PIECES = ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 MOST_TOKENS = 1 << 24
 _USER_DEFINED = 4  # sentencepiece's type of a piece that is whole wherever it stands
+_CODE = (*range(0x20, 0x7F), ord("\n"))  # bytes that code is written in
 _SPACE = "▁"  # how a space is spelled inside a piece
 
 
@@ -172,6 +173,10 @@ class TokenizerJson(Vocabulary):
         unknown = model.get("unk_token")
         self.unknown_id = vocab.get(unknown, -1) if isinstance(unknown, str) else -1
         self._bytes = [self._read(token, token in added) for token in range(self.size)]
+        spelled = set(self._bytes)
+        absent = [chr(byte) for byte in _CODE if bytes([byte]) not in spelled]
+        if absent:
+            raise ValueError(f"it has no pieces for {absent}")
         self.start_ids = self._starts()
         self.end_ids = self._ends(vocab)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from igllm_jax import config as configs
 from igllm_jax.data.tokens import Tokenizer, train_small
-from tests.data import samples
+from tests.data import byte_level, samples
 from tests.hostile import mutate
 from tests.hostile.kinds import Kind, files_below
 from tests.hostile.mutate import Files
@@ -76,6 +76,12 @@ def _vocabulary(folder: Path) -> Files:
     return files_below(folder)
 
 
+def _byte_level(folder: Path) -> Files:
+    content = byte_level.train([*samples.texts()[:9], _TEXT], size=300)
+    ends = {"tokenizer_config": {"eos_token": "<|im_end|>"}, "generation_config": {"eos_token_id": [2, 0]}}
+    return files_below(byte_level.folder(folder, content, **ends))
+
+
 def _tokenize(folder: Path) -> Any:
     tokenizer = Tokenizer.load(folder)
     ids = tokenizer.encode(_TEXT, bos=True)
@@ -88,4 +94,5 @@ RUN_KINDS = {
     "run config": Kind(_run, _read_run, mutate.of_json, _run_differs, lambda name: name == "config.json"),
     "overrides": Kind(_overrides, _load, _draw_overrides),
     "tokenizer": Kind(_vocabulary, _tokenize),
+    "tokenizer.json": Kind(_byte_level, _tokenize, mutate.of_json),
 }
