@@ -1,14 +1,17 @@
 """How commands end: the last net under each, so that nobody sees a traceback who did not ask for one."""
 
+import contextlib
 import errno
 import importlib
 import io
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from igllm_jax.errors import UserError, shown
 
@@ -52,6 +55,24 @@ def run(module: str, arguments: Sequence[str]) -> int:
             raise
         print(_unexpected(error), file=sys.stderr)
         return UNEXPECTED
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns SIGTERM into KeyboardInterrupt meanwhile, so that a stopped command cleans up as an interrupted one
+    does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _refused(error: OSError) -> str:

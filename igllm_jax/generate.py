@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from igllm_jax import files, flags, progress
+from igllm_jax import endings, files, flags, progress
 from igllm_jax.api import BATCH_SIZE, DTYPES, GRAMMARS, MAX_NEW_TOKENS
 from igllm_jax.data import tars
 from igllm_jax.decoding.answer import Answer
@@ -85,7 +85,11 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     with distributed.session(options):
         if jax.process_count() == 1:
-            return run(options)
+            try:
+                with endings.interruptible():
+                    return run(options)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("" if _is_printed(options) else "the same command goes on") from None
         try:
             with distributed.stop_signal() as stops:  # JAX takes SIGTERM for itself where there are many processes
                 return run(options, stops)

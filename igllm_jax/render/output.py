@@ -1,16 +1,15 @@
-"""Sets of outputs that are finished or not there, and runs that can be interrupted."""
+"""Sets of outputs that are finished or not there."""
 
 import contextlib
 import errno
 import io
-import signal
 import tarfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from igllm_jax import files
+from igllm_jax.endings import interruptible
 from igllm_jax.errors import UserError
 from igllm_jax.paths import FilePath
 
@@ -45,23 +44,6 @@ def finished_outputs(folder: FilePath, names: Sequence[str], *, overwrite: bool)
         if error.errno not in _NO_ROOM:
             raise
         raise UserError(f"can't write into {folder}: {error.strerror}; make room, or choose another --out") from error
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Turns SIGTERM into KeyboardInterrupt meanwhile, so that a stopped run cleans up as an interrupted one does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class TarWriter:

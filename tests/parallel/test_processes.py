@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks.kills import largest_difference
 from igllm_jax import make_data
 from igllm_jax.errors import UserError
 from igllm_jax.parallel import distributed
@@ -227,6 +228,35 @@ def test_a_signal_ends_generation_of_several_processes(alone, data, tmp_path):
     said = finish(processes, codes=(1,))
     assert "error: stopped by a signal" in said[0] and "error" not in said[1]
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_killed_while_generating_go_on(alone, data, tmp_path):
+    """Images take each other's slots; both are killed, then one alone, whose loss the other tells. The same two go on
+    to the file of two left alone, to the last byte; one process with other batches to the same tokens."""
+    images = ["--workdir", str(alone), "--images", f"{data}/2d.npz:random", "--max_new_tokens", "60"]
+
+    def asked(name, size="2"):
+        return [*images, "--batch_size", size, "--out", str(tmp_path / name)]
+
+    finish(start(2, 1, asked("whole.json"), "generate"))
+    journal = tmp_path / "killed.json.partial.jsonl"
+    for count, victims in ((2, (0, 1)), (18, (1,))):
+        processes = start(2, 1, asked("killed.json"), "generate")
+        while not (journal.exists() and journal.read_text().count('"image"') >= count):
+            assert all(process.poll() is None for process in processes), finish(processes)
+        for victim in victims:
+            processes[victim].send_signal(signal.SIGKILL)
+        said = [process.communicate(timeout=60)[1] for process in processes]
+        assert len(victims) == 2 or "lost another process" in said[0] or "another task died" in said[0]
+    assert not (tmp_path / "killed.json").exists()
+    for left in tmp_path.glob("killed.json.partial.*"):
+        shutil.copyfile(left, tmp_path / left.name.replace("killed", "single"))
+    finish(start(2, 1, asked("killed.json"), "generate"))
+    assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    runs.finish(runs.start("generate", *asked("single.json", "5")))
+    assert largest_difference(tmp_path / "single.json", tmp_path / "whole.json") < 1e-5
+    assert not list(tmp_path.glob("*.partial.*"))
 
 
 @pytest.mark.slow
