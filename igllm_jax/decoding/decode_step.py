@@ -18,6 +18,10 @@ from igllm_jax.models.llama import config_cos_sin
 from igllm_jax.models.llama_decode import Cache, DecodeLayer
 from igllm_jax.models.vlm import VLM
 
+# A grammar whose tokens are at most this share of the vocabulary gets a head of their own, which is copied whenever the
+# program is called and then read at every step.
+MOST_OF_VOCABULARY = 0.5
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -80,14 +84,17 @@ class Loop:
 class Step:
     """What every step reads and none changes.
 
-    head: [V, D]. shared: keys and values of what stands before the image, one cache a layer. cos, sin: of the positions
-    from the last one of the prompt on. num_own: positions of the prompt in each row's own caches. is_aligned: whether
-    rows that are not done are equally far where nothing is guessed.
+    head: [V, D], of the tokens `ids`, int32 [V]: all of the vocabulary, or those of the language. classes: [V], theirs
+    in the grammar. shared: keys and values of what stands before the image, one cache a layer. cos, sin: of the
+    positions from the last one of the prompt on. num_own: positions of the prompt in each row's own caches. is_aligned:
+    whether rows that are not done are equally far where nothing is guessed.
     """
 
     model: VLM
     layers: tuple[DecodeLayer, ...]
     head: jax.Array
+    ids: jax.Array
+    classes: jax.Array | None
     shared: tuple[Cache, ...]
     cos: jax.Array
     sin: jax.Array
@@ -113,20 +120,32 @@ class Step:
         positions = num_shared + num_own - 1 + jnp.arange(options.max_new_tokens + options.num_drafts)
         cos, sin = config_cos_sin(positions, decoder.config)
         head = axes.weight(head.astype(jnp.dtype(model.config.dtype)), "vocab", "embed")
-        return cls(model, layers, head, shared, cos, sin, num_own, options, grammar, is_aligned)
+        ids = jnp.arange(len(head), dtype=jnp.int32)
+        if grammar is not None and len(grammar.tokens) <= MOST_OF_VOCABULARY * len(head):
+            ids = jnp.asarray(grammar.tokens)
+            head = axes.weight(head[ids], None, "embed")
+        classes = None if grammar is None else jnp.asarray(grammar.classes)[ids]
+        return cls(model, layers, head, ids, classes, shared, cos, sin, num_own, options, grammar, is_aligned)
 
-    def write(self, loop: Loop, x: Float[Array, "d _"], guesses: Int[Array, "b n"]) -> Loop:
-        """Chooses the token after each column of x, and accepts drafts up to the first mismatch."""
+    def write(
+        self,
+        loop: Loop,
+        x: Float[Array, "d _"],
+        guesses: Int[Array, "b n"],
+        states: Int[Array, "b t w"] | None = None,
+    ) -> Loop:
+        """Chooses the token after each column of x, and accepts drafts up to the first mismatch.
+
+        states: of the grammar, where there is one, before the token after each column; by default there are no guesses.
+        """
         options, batch = self.options, len(guesses)
         state = self.model.decoder.final_norm(x, axis=0)
         logits = jnp.einsum("vd,db->vb", self.head, state, preferred_element_type=jnp.float32)
         width, memory = guesses.shape[1] + 1, loop.recent.shape[1]
         window = jnp.concatenate([loop.recent, guesses], axis=1)
         recent = jnp.stack([window[:, i : i + memory] for i in range(width)], axis=1).reshape(-1, memory)
-        is_allowed, states = _is_allowed(recent, logits.shape[0], options), loop.states
-        if self.grammar is not None:
-            states = grammars.walk(self.grammar, loop.states, jnp.maximum(guesses, 0))
-            is_allowed &= grammars.mask(self.grammar, states.reshape(batch * width, -1)).T
+        states = loop.states[:, None] if states is None and loop.states is not None else states
+        is_allowed = self._is_allowed(recent, states)
         token, log_probability = self._choose(jnp.where(is_allowed, logits, -jnp.inf), loop, width)
         number = jnp.where(token == options.number_id, self.model.numbers(state.T), 0.0)
         # The largest logit is NaN where any is. Rows that are done read what no one asked for, so they are left out.
@@ -157,6 +176,15 @@ class Step:
             states=states,
         )
 
+    def _is_allowed(self, recent: Int[Array, "bt m"], states: Int[Array, "b t w"] | None) -> Bool[Array, "v bt"]:
+        """Which of `ids` may come next, after the last tokens of each column and in its state of the grammar."""
+        allowed = _is_legal(recent, self.ids, self.options)
+        if self.grammar is None or states is None:
+            return allowed
+        legal = grammars.class_mask(self.grammar, states.reshape(-1, states.shape[-1])).T
+        legal = jax.lax.optimization_barrier(legal)  # or it is computed anew for each token of a class
+        return allowed & jnp.take(legal, self.classes, axis=0, mode="clip")
+
     def _choose(
         self, logits: Float[Array, "v bt"], loop: Loop, width: int
     ) -> tuple[Int[Array, "bt"], Float[Array, "bt"] | None]:
@@ -166,14 +194,22 @@ class Step:
         if loop.keys is not None:
             positions = loop.counts[:, None] + jnp.arange(width)
             scores = sampling.draw(logits, loop.keys, positions, self.options.sampling)
-        token = _likeliest(scores)
+        row = _likeliest(scores)
+        token = self.ids[row]
         if not self.options.has_log_probabilities:
             return token, None
-        chosen = jnp.take_along_axis(logits, token[None], axis=0)[0]
+        chosen = jnp.take_along_axis(logits, row[None], axis=0)[0]
         return token, chosen - jax.nn.logsumexp(logits, axis=0)
 
-    def advance(self, loop: Loop, counts: Int[Array, "*b"], guesses: Int[Array, "b n"]) -> Loop:
-        """Reads the last token and guesses of the next, writes what comes after them. counts: tokens written so far."""
+    def advance(
+        self,
+        loop: Loop,
+        counts: Int[Array, "*b"],
+        guesses: Int[Array, "b n"],
+        states: Int[Array, "b t w"] | None = None,
+    ) -> Loop:
+        """Reads the last token and guesses of the next, writes what comes after them. counts: tokens written so far.
+        states: as `write` takes them."""
         decoder = self.model.decoder
         read = jnp.concatenate([loop.recent[:, -1:], jnp.maximum(guesses, 0)], axis=1)
         x = decoder.embed(read, jnp.dtype(self.model.config.dtype)).reshape(read.size, -1).T
@@ -182,7 +218,7 @@ class Step:
         for layer, before, cache in zip(self.layers, self.shared, loop.caches, strict=True):
             x, cache = layer.step(x, rope, before, cache, self.num_own - 1 + counts)
             caches.append(cache)
-        return self.write(replace(loop, num_steps=loop.num_steps + 1, caches=tuple(caches)), x, guesses)
+        return self.write(replace(loop, num_steps=loop.num_steps + 1, caches=tuple(caches)), x, guesses, states)
 
     def plain(self, loop: Loop) -> Loop:
         """One token more of every row."""
@@ -191,23 +227,26 @@ class Step:
 
     def guess(self, loop: Loop, num_checked: int) -> Loop:
         """The same, and as many guesses as are right; the table learns how often the first one is."""
-        guesses = self.drafts(loop, max(num_checked, 1))
-        after = self.advance(loop, loop.counts, guesses[:, :num_checked])
+        guesses, states = self.drafts(loop, max(num_checked, 1))
+        before = None if states is None else states[:, : num_checked + 1]
+        after = self.advance(loop, loop.counts, guesses[:, :num_checked], before)
         first = jnp.take_along_axis(after.tokens, loop.counts[:, None], axis=1)[:, 0]
         return replace(after, table=ngram_drafts.judge(after.known(), guesses[:, 0], first, ~loop.is_done))
 
-    def drafts(self, loop: Loop, count: int) -> Int[Array, "b count"]:
-        """Guesses of the next tokens: what has to follow in the language, or what the table says, if it may follow."""
+    def drafts(self, loop: Loop, count: int) -> tuple[Int[Array, "b count"], Int[Array, "b _ w"] | None]:
+        """Guesses of the next tokens: what has to follow in the language, or what the table says, if it may follow; and
+        the grammar's states before each of them and after the last."""
         if self.grammar is None:
-            return ngram_drafts.guess(loop.known(), loop.recent, count)
-        recent, state, found = loop.recent, loop.states, []
+            return ngram_drafts.guess(loop.known(), loop.recent, count), None
+        recent, state, found, states = loop.recent, loop.states, [], [loop.states]
         for _ in range(count):
             token, only = ngram_drafts.guess(loop.known(), recent, 1)[:, 0], grammars.forced(self.grammar, state)
             token = jnp.where(only >= 0, only, token)
             state = grammars.advance(self.grammar, state, jnp.maximum(token, 0))
+            states.append(state)
             found.append(jnp.where(grammars.is_dead(state), ngram_drafts.UNKNOWN, token))
             recent = jnp.concatenate([recent[:, 1:], found[-1][:, None]], axis=1)
-        return jnp.stack(found, axis=1)
+        return jnp.stack(found, axis=1), jnp.stack(states, axis=1)
 
     def run(self, loop: Loop, is_on: Callable[[Loop], jax.Array]) -> Loop:
         """Steps while `is_on`. With guesses two loops take turns: one checks them while enough are accepted, one only
@@ -250,10 +289,10 @@ def _put(rows: Array, new: Array, starts: Int[Array, "b"]) -> Array:
     return jax.vmap(lambda row, part, start: jax.lax.dynamic_update_slice(row, part, (start,)))(rows, new, starts)
 
 
-def _is_allowed(recent: Int[Array, "b m"], vocab_size: int, options: DecodeOptions) -> Bool[Array, "v b"]:
+def _is_legal(recent: Int[Array, "b m"], ids: Int[Array, "v"], options: DecodeOptions) -> Bool[Array, "v b"]:
     """False for ids outside the tokenizer's vocabulary and for ids that would complete a forbidden sequence."""
-    ids = jnp.arange(vocab_size)[:, None]
-    allowed = jnp.broadcast_to(ids < options.vocab_size, (vocab_size, recent.shape[0]))
+    ids = ids[:, None]
+    allowed = jnp.broadcast_to(ids < options.vocab_size, (len(ids), recent.shape[0]))
     for *before, last in options.forbidden:
         matches = jnp.ones(recent.shape[0], bool)
         if before:
@@ -263,6 +302,6 @@ def _is_allowed(recent: Int[Array, "b m"], vocab_size: int, options: DecodeOptio
 
 
 def _likeliest(logits: Float[Array, "v b"]) -> Int[Array, "b"]:
-    """The first id of the largest logit, int32: argmax in two plain reductions, which a CPU vectorises."""
-    ids = jnp.arange(len(logits), dtype=jnp.int32)[:, None]
-    return jnp.min(jnp.where(logits == jnp.max(logits, axis=0), ids, len(logits) - 1), axis=0)
+    """The first row of the largest logit, int32: argmax in two plain reductions, which a CPU vectorises."""
+    rows = jnp.arange(len(logits), dtype=jnp.int32)[:, None]
+    return jnp.min(jnp.where(logits == jnp.max(logits, axis=0), rows, len(logits) - 1), axis=0)

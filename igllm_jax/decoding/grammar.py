@@ -39,16 +39,18 @@ NODE, MEMORY, CHARACTERS, VALUE, LEFT, COUNTS = range(6)  # of a state; from COU
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Grammar:
-    """Tables. P nodes, M memories, E moves, C classes of tokens that behave alike, V tokens, R references of a move.
+    """Tables. P nodes, M memories, E moves, C classes of tokens that behave alike, V tokens, K of them that are allowed
+    anywhere, R references of a move.
 
-    classes: [V]. moves: [P, C], 0 for none. nodes: [E], where a move leads. effects: [E], its row of
-    `memories` [.., M], which maps memories, -1 where it is impossible. tokens_left: [P, M], the fewest to the end.
-    only_token: [P, M], the one token that is allowed, -1 where there are several. longest: [P], of the open word there.
-    needs, keeps, adds: [E], what a move does to the count of an open word's characters. closes: [E, functions], calls
-    that it closes. refers_to, factor, term, is_read, closed_before: [E, R], digits of references (grammar_tokens.py).
-    start: int32 [W], the state before an answer, with no tokens left.
+    tokens: int32 [K], ascending. classes: [V]. moves: [P, C], 0 for none. nodes: [E], where a move leads. effects: [E],
+    its row of `memories` [.., M], which maps memories, -1 where it is impossible. tokens_left: [P, M], the fewest to
+    the end. only_token: [P, M], the one token that is allowed, -1 where there are several. longest: [P], of the open
+    word there. needs, keeps, adds: [E], what a move does to the count of an open word's characters. closes: [E,
+    functions], calls that it closes. refers_to, factor, term, is_read, closed_before: [E, R], digits of references
+    (grammar_tokens.py). start: int32 [W], the state before an answer, with no tokens left.
     """
 
+    tokens: Array
     classes: Array
     moves: Array
     nodes: Array
@@ -97,15 +99,6 @@ def starts(grammar: Grammar, rows: int, max_new_tokens: int) -> Array:
     return xp.where(xp.arange(states.shape[1]) == LEFT, xp.asarray(max_new_tokens, states.dtype), states)
 
 
-def walk(grammar: Grammar, state: Array, tokens: Array) -> Array:
-    """States [..., N + 1, W] before the first of tokens [..., N] and after each of them."""
-    xp = state.__array_namespace__()
-    found = [state]
-    for index in range(tokens.shape[-1]):
-        found.append(advance(grammar, found[-1], tokens[..., index]))
-    return xp.stack(found, axis=-2)
-
-
 def is_dead(state: Array) -> Array:
     """bool [...]: whether states [..., W] lie outside the language."""
     return state[..., NODE] == DEAD
@@ -130,6 +123,12 @@ def advance(grammar: Grammar, state: Array, token: Array) -> Array:
 def mask(grammar: Grammar, state: Array) -> Array:
     """bool [..., V]: the tokens that may follow in states [..., W]; after the end, the end token alone."""
     xp = state.__array_namespace__()
+    return xp.take(class_mask(grammar, state), grammar.classes.astype(np.int32), axis=-1)
+
+
+def class_mask(grammar: Grammar, state: Array) -> Array:
+    """bool [..., C]: the classes of tokens that may follow, as above."""
+    xp = state.__array_namespace__()
     node, memory, characters, value, left = (state[..., index, None] for index in range(COUNTS))
     move = grammar.moves[state[..., NODE]].astype(np.int32)  # [..., C]
     after = grammar.memories[grammar.effects[move], memory].astype(np.int32)
@@ -142,7 +141,7 @@ def mask(grammar: Grammar, state: Array) -> Array:
         )
         count = xp.take_along_axis(state[..., COUNTS:], grammar.refers_to[move, index].astype(np.int32), axis=-1)
         is_legal &= ~grammar.is_read[move, index] | (value < count + grammar.closed_before[move, index])
-    return xp.take(is_legal, grammar.classes.astype(np.int32), axis=-1)
+    return is_legal
 
 
 def forced(grammar: Grammar, state: Array) -> Array:
@@ -204,6 +203,7 @@ def _tables(nodes: Nodes, graph: Graph, calls: Calls, num_tokens: int, vocab_siz
     start = np.zeros(COUNTS + max(len(calls.referred), 1), np.int32)
     start[NODE] = node_numbers[nodes.start]
     return Grammar(
+        tokens=np.unique(np.concatenate([graph.tokens[index] for index in kept])).astype(np.int32),
         classes=classes,
         moves=moves,
         nodes=np.array([0, *(node_numbers[move.node] for move in chosen[1:])], np.int32),

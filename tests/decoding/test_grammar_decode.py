@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from igllm_jax.batch import PromptLayout
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.decoding import grammar, ngram_drafts
+from igllm_jax.decoding import decode_step, grammar, ngram_drafts
 from igllm_jax.decoding.decode import make_decode, prepare
 from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.decoding.grammar import compile_grammar
+from igllm_jax.decoding.sampling import GREEDY, SamplingOptions
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.scene.code import fill, read
-from igllm_jax.scene.language import find_language
+from igllm_jax.scene.language import SHIPPED, find_language
 from tests import small
 
 ROOT = Path(__file__).parents[2]
@@ -59,9 +61,10 @@ def compiled(task, rep, as_tokens):
     return language, make(shuffle_attributes=True, vocab_size=size)
 
 
-def written(found, as_tokens, num_drafts=0):
-    decode = jax.jit(make_decode(config(), options(as_tokens, num_drafts=num_drafts)))
-    images, table = small.batch(rows=ROWS).images, ngram_drafts.empty() if num_drafts else None
+def written(found, as_tokens, **changes):
+    wanted = options(as_tokens, **changes)
+    images, table = small.batch(rows=ROWS).images, ngram_drafts.empty() if wanted.num_drafts else None
+    decode = jax.jit(make_decode(config(), wanted))
     return decode(prepare(params(), config()), images, jnp.arange(ROWS) < ROWS - 1, table, found)
 
 
@@ -91,10 +94,37 @@ def problems(answers, row, language, rep, *, as_tokens, most=MOST):
     return tuple(read(text, language, rotation_rep=rep).problems)
 
 
-def test_each_token_is_the_likeliest_of_those_that_may_follow():
-    """Held against one pass over the whole answer, with the masks of the arrays on NumPy."""
+@pytest.mark.slow
+@pytest.mark.parametrize("as_tokens", [True, False], ids=["float-head", "text"])
+@pytest.mark.parametrize("task", [*SHIPPED, "room", "drawing"])
+def test_a_thousand_answers_of_random_models_parse(task, as_tokens, monkeypatch):
+    """Of ten models of one layer: 500 the likeliest words, 500 drawn, each of another image."""
+    monkeypatch.setattr("igllm_jax.decoding.decode.LEAST_PIECE", 1000)  # fewer loops to compile
+    name = task if task in SHIPPED else str(ROOT / f"docs/languages/{task}.toml")
+    rep, most, rows, parsed, lengths = find_language(name).rotation_reps[-1], 150, 100, 0, set()
+    model = replace(config(), decoder=replace(config().decoder, num_layers=1))
+    language, found = compiled(name, rep, as_tokens)
+    found, used = jax.tree.map(jnp.asarray, found), jnp.ones(rows, bool)
+    for sampling in (GREEDY, SamplingOptions(1.0)):
+        decode = jax.jit(make_decode(model, options(as_tokens, max_new_tokens=most, sampling=sampling, num_drafts=3)))
+        for seed in range(5):
+            ids = None if sampling.is_greedy else jnp.arange(rows, dtype=jnp.uint32)
+            images = small.batch(rows=rows, seed=seed).images
+            weights = prepare(small.params(model, seed), model)
+            answers = jax.device_get(decode(weights, images, used, ngram_drafts.empty(), found, ids))
+            lengths |= set(answers.lengths.tolist())
+            for row in range(rows):
+                parsed += problems(answers, row, language, rep, as_tokens=as_tokens, most=most) == ()
+    assert parsed == 1000 and len(lengths) > 5
+
+
+@pytest.mark.parametrize("most_of_vocabulary", [0.0, 1.0], ids=["whole", "own-head"])
+def test_each_token_is_the_likeliest_of_those_that_may_follow(most_of_vocabulary, monkeypatch):
+    """Held against one pass over the whole answer, with the masks of the arrays on NumPy; whether or not the tokens
+    that the language has get a head of their own."""
+    monkeypatch.setattr(decode_step, "MOST_OF_VOCABULARY", most_of_vocabulary)
     _, found = compiled(*CASES[0])
-    answers = written(found, as_tokens=True)
+    answers = written(found, as_tokens=True, has_log_probabilities=True)
     opened, tokens = options(True), np.asarray(answers.tokens[: ROWS - 1])
     rows = np.tile(np.array([*opened.before, *opened.after], np.int32), (len(tokens), 1))
     model, row = skeleton(config()).build(params()), np.concatenate([rows, tokens], axis=1)
@@ -107,6 +137,9 @@ def test_each_token_is_the_likeliest_of_those_that_may_follow():
         likeliest = np.where(allowed, logits[:, position], -np.inf).argmax(axis=1)
         is_open = position <= np.asarray(answers.lengths[: ROWS - 1])
         np.testing.assert_array_equal(tokens[is_open, position], likeliest[is_open])
+        sure = log_softmax(np.where(allowed, logits[:, position], -np.inf), axis=1).max(axis=1)
+        found_sure = np.asarray(answers.log_probabilities)[: ROWS - 1, position]
+        np.testing.assert_allclose(found_sure[is_open], sure[is_open], atol=1e-4)
         num_changed += np.sum(likeliest != logits[:, position].argmax(axis=1))
         state = grammar.advance(found, state, tokens[:, position])
     assert num_changed > 50  # without the grammar these weights write no code
