@@ -3,11 +3,12 @@
     python benchmarks/decode.py --size small [--images 16] [--new_tokens 96] [--dtype float32] [--rounds 5]
     python benchmarks/decode.py --run WORKDIR --pictures IMAGES
 
-Ways of ours: with guesses of the next tokens ("ours", as `igllm generate` has them) and without ("unguessed"). Ways of
-PyTorch: `generate` with a dynamic and with a static cache, a compiled loop over a static cache, each in one batch; and
-the reference's procedure, one image at a time with a second pass for the numbers. The end token is forbidden, so that
-every answer has as many tokens. Figures hold preprocessing of uint8 images, vision tower and prefill. A turn is two
-batches in a row of other images, the second timed (see report.in_turns): that is all that guesses are made from.
+Ways of ours: as `igllm generate` does it ("ours": with guesses of the next tokens, of a run with its grammar too),
+without the grammar ("free") and without both ("unguessed"). Ways of PyTorch: `generate` with a dynamic and with a
+static cache, a compiled loop over a static cache, each in one batch; and the reference's procedure, one image at a time
+with a second pass for the numbers. The end token is forbidden, so that every answer has as many tokens. Figures hold
+preprocessing of uint8 images, vision tower and prefill. A turn is two batches in a row of other images, the second
+timed (see report.in_turns): that is all that guesses are made from.
 
 --run: real scene code, by a run with LLaMA's tokenizer, of IMAGES (a tar or a folder of two batches). Without it
 weights, images and so answers are random, and there is nothing to guess.
@@ -30,14 +31,14 @@ from benchmarks.work import NUMBER_ID
 from benchmarks.worker import Side, SideError
 from igllm_jax.decoding.answers import NUM_DRAFTS
 
-OURS = {"ours": NUM_DRAFTS, "unguessed": 0}
+OURS = {"ours": NUM_DRAFTS, "free": NUM_DRAFTS, "unguessed": 0}
 WAYS = (*OURS, "reference", "dynamic", "static", "compiled")
 NUMBERS_CLOSE = 1e-3
 MOST = 0.75  # of the answers: with random weights two tokens are now and then equally likely to the last digit
 
 
 def run(options: argparse.Namespace, others: list[str]) -> None:
-    names = options.sides.split(",")
+    names = [name for name in options.sides.split(",") if options.run or name != "free"]  # random weights are free
     what = f"the run {options.run}" if options.run else options.size
     report.heading(f"decoding, {what}, {options.images} images x {options.new_tokens} tokens")
     from_run = ["--run", options.run, "--pictures", options.pictures]
@@ -79,7 +80,9 @@ def likely_token(folder: Path, options: argparse.Namespace) -> int:
 
 
 def prepare(side: Side, options: argparse.Namespace, number_id: int) -> dict[str, Any]:
-    way = {"num_drafts": OURS[side.name]} if side.name in OURS else {"way": side.name}
+    way: dict[str, Any] = {"num_drafts": OURS[side.name]} if side.name in OURS else {"way": side.name}
+    if side.name == "ours" and options.run:
+        way["grammar_of"] = options.run
     side("set_up_decoding", images=options.images, new_tokens=options.new_tokens, number_id=number_id, **way)
     found = side("decode", batch=0)
     print(f"{side.name}: first time {found['seconds']:.1f} s", flush=True)

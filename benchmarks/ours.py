@@ -8,6 +8,7 @@ trains and decodes quicker than one that has them all.
 
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,16 @@ from benchmarks import work
 from benchmarks.worker import memory, reset_memory, serve, timed
 from igllm_jax import config as configs
 from igllm_jax.batch import Batch, PromptLayout
+from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.decoding.answers import decode_layout, programs
 from igllm_jax.decoding.decode_options import DecodeOptions
+from igllm_jax.decoding.grammar import Grammar, compile_grammar
+from igllm_jax.decoding.grammar_build import UNREACHABLE
 from igllm_jax.decoding.ngram_drafts import empty
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import initialise
 from igllm_jax.parallel.sharding import MeshLayout, make_mesh
+from igllm_jax.scene.language import find_language
 from igllm_jax.training.step import jit_step, make_eval_step, make_train_step
 from igllm_jax.weights.run_model import RunModel
 
@@ -62,10 +67,12 @@ class Ours:
 
     # decoding
 
-    def set_up_decoding(self, images: int, new_tokens: int, number_id: int, num_drafts: int = 0) -> dict[str, Any]:
+    def set_up_decoding(
+        self, images: int, new_tokens: int, number_id: int, num_drafts: int = 0, grammar_of: str = ""
+    ) -> dict[str, Any]:
         """Merges LoRA, shards the weights over all devices (or as many as the heads divide), compiles; returns the
-        seconds of compiling."""
-        self.count, self.num_drafts = images, num_drafts
+        seconds of compiling. grammar_of: the run to whose language answers keep."""
+        self.count = images
         run_model = self.assemble()
         layout = decode_layout(self.model, MeshLayout.of("decode", make_mesh({"data": 1, "fsdp": -1, "tensor": 1})))
         rows = np.load(self.folder / "batch.npz")
@@ -79,7 +86,8 @@ class Ours:
         merge, decode = programs(self.model, wanted, layout)
         prepared = merge(self.read({**run_model.frozen, **run_model.trainable}))
         self.shard = partial(layout.shard, batch_size=images)
-        self.start = jax.device_put(empty(), layout.replicated())
+        self.start = jax.device_put(empty(), layout.replicated()) if num_drafts else None
+        self.grammar = jax.device_put(grammar_without_end(grammar_of), layout.replicated()) if grammar_of else None
         compiled, spent = timed(decode.lower(prepared, *self.pictures(0), *self.known(0)).compile)
         self.decoder = partial(compiled, prepared)
         return spent
@@ -87,11 +95,10 @@ class Ours:
     def pictures(self, batch: int) -> Any:
         return self.shard((work.images(self.folder, self.count, batch), np.ones(self.count, bool)))
 
-    def known(self, batch: int) -> tuple[jax.Array, ...]:
-        """What guesses come from: for the first batch nothing, for another what the one before it left."""
-        if not self.num_drafts:
-            return ()
-        return (self.start if batch == 0 else self.table,)
+    def known(self, batch: int) -> tuple[Any, Any]:
+        """What guesses come from, for the first batch nothing, for another what the one before it left; and the
+        grammar."""
+        return self.start if batch == 0 else self.table, self.grammar
 
     def decode(self, batch: int) -> dict[str, Any]:
         arguments = (*self.pictures(batch), *self.known(batch))
@@ -136,6 +143,21 @@ class Ours:
 
         loss, spent = timed(run)
         return {"loss": loss, **{name: value / count for name, value in spent.items()}}
+
+
+def grammar_without_end(workdir: str) -> Grammar:
+    """The grammar of a run's answers, which may break off anywhere, since here the end is forbidden."""
+    config = configs.read(workdir)
+    data = configs.data_options(config)
+    found = compile_grammar(
+        find_language(data.task),
+        Tokenizer.load(workdir),
+        rotation_rep=data.rotation_rep,
+        numbers_as_tokens=config.head != "none",
+        shuffle_attributes=data.shuffle_attributes,
+        vocab_size=config.model.decoder.vocab_size,
+    )
+    return replace(found, tokens_left=np.where(found.tokens_left < UNREACHABLE, 0, found.tokens_left))
 
 
 def matrix_rate(size: int, dtype: str) -> float:

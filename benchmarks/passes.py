@@ -54,7 +54,12 @@ def texts(count: int, tokenizer: Tokenizer, *, shuffled: bool) -> np.ndarray:
         scene = Scene.from_label(label, "clevr")
         code = write(scene, language, rotation_rep="", numbers_as_tokens=True, **mixed)
         rows.append([*tokenizer.encode(answer(code.text, language)), tokenizer.eos_id])
-    found = np.full((count, max(map(len, rows))), tokenizer.eos_id, np.int32)
+    return filled(rows, tokenizer)
+
+
+def filled(rows: list[list[int]], tokenizer: Tokenizer) -> np.ndarray:
+    """int32 [rows, N]: filled with the end."""
+    found = np.full((len(rows), max(map(len, rows))), tokenizer.eos_id, np.int32)
     for row, tokens in zip(found, rows, strict=True):
         row[: len(tokens)] = tokens
     return found
@@ -73,7 +78,9 @@ def dictated(answers: np.ndarray) -> Iterator[None]:
 
     def choose(step: Any, logits: jax.Array, loop: Any, width: int) -> tuple[jax.Array, None]:
         positions = jnp.minimum(loop.counts[:, None] + jnp.arange(width), answers.shape[1] - 1)
-        return jnp.asarray(answers)[loop.keys[:, :1].astype(jnp.int32), positions].reshape(-1), None
+        said = jnp.asarray(answers)[loop.keys[:, :1].astype(jnp.int32), positions].reshape(-1)
+        own = decode_step._likeliest(logits)
+        return jnp.where(own < 0, own, said), None  # it never is, which no compiler knows, so that logits are computed
 
     def keys(ids: jax.Array, num_samples: int, seed: int) -> jax.Array:
         return jnp.stack([ids, jnp.zeros_like(ids)], axis=1)
@@ -92,8 +99,18 @@ def dictated(answers: np.ndarray) -> Iterator[None]:
 class Run:
     """One way to answer all images."""
 
-    def __init__(self, model: VLMConfig, tokenizer: Tokenizer, weights: Any, most: int, drafts: int, has_grammar: bool):
-        data = DataOptions("clevr", "tanh_mlp_gelu", model.vision.image_size, (0.5, 0.5, 0.5), 4096)
+    def __init__(
+        self,
+        model: VLMConfig,
+        tokenizer: Tokenizer,
+        weights: Any,
+        most: int,
+        drafts: int,
+        has_grammar: bool,
+        task: str = "clevr",
+    ):
+        rep = find_language(task).rotation_reps[0]
+        data = DataOptions(task, "tanh_mlp_gelu", model.vision.image_size, (0.5, 0.5, 0.5), 4096, rotation_rep=rep)
         self.own = AnswerGenerator(
             model, tokenizer, data, most, one_device(), drafts, has_grammar=has_grammar, sampling=DRAWN
         )
