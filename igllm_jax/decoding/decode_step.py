@@ -179,11 +179,11 @@ class Step:
     def _is_allowed(self, recent: Int[Array, "bt m"], states: Int[Array, "b t w"] | None) -> Bool[Array, "v bt"]:
         """Which of `ids` may come next, after the last tokens of each column and in its state of the grammar."""
         allowed = _is_legal(recent, self.ids, self.options)
-        if self.grammar is None or states is None:
+        if self.grammar is None or self.classes is None or states is None:
             return allowed
-        legal = grammars.class_mask(self.grammar, states.reshape(-1, states.shape[-1])).T
-        legal = jax.lax.optimization_barrier(legal)  # or it is computed anew for each token of a class
-        return allowed & jnp.take(legal, self.classes, axis=0, mode="clip")
+        # Barriers keep apart what would be computed anew for each token of a class, and for each use of the mask.
+        legal = jax.lax.optimization_barrier(grammars.class_mask(self.grammar, states.reshape(-1, states.shape[-1])).T)
+        return allowed & jax.lax.optimization_barrier(jnp.take(legal, self.classes, axis=0, mode="clip"))
 
     def _choose(
         self, logits: Float[Array, "v bt"], loop: Loop, width: int
@@ -238,6 +238,7 @@ class Step:
         the grammar's states before each of them and after the last."""
         if self.grammar is None:
             return ngram_drafts.guess(loop.known(), loop.recent, count), None
+        assert loop.states is not None
         recent, state, found, states = loop.recent, loop.states, [], [loop.states]
         for _ in range(count):
             token, only = ngram_drafts.guess(loop.known(), recent, 1)[:, 0], grammars.forced(self.grammar, state)
