@@ -3,6 +3,7 @@
 Reads from top to bottom: arguments, data, model, state, loop. What a step does is in training/step.py.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NoReturn
@@ -22,7 +23,8 @@ from igllm_jax.data.rows import TOKENIZER_TEXTS, sample_texts
 from igllm_jax.data.tokens import Tokenizer, train_small
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import unnest
-from igllm_jax.parallel import distributed
+from igllm_jax.parallel import distributed, elastic
+from igllm_jax.parallel.sharding import MESH_AXES
 from igllm_jax.paths import FilePath
 from igllm_jax.planning.throughput import Profile, Speed
 from igllm_jax.training import metrics_log
@@ -49,13 +51,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workdir", type=flags.path, required=True, help="where the run lives; resumed if it is there")
     parser.add_argument("--step", help="go on from this checkpoint (N or best); later ones are set aside")
     parser.add_argument("--accept_changed_data", action="store_true", help="resume with other data, listed first")
+    parser.add_argument("--elastic", action="store_true", help="when hosts are lost, go on with those that are left")
     parser.add_argument("--profile", default="", help="START:STOP, steps to trace into WORKDIR/profile")
     distributed.add_arguments(parser)
     options = parser.parse_args(others)
     checkpoint.check_workdir(options.workdir)
     files.try_folder(options.workdir, "--workdir")
     config = configs.load(own)[0]
+    if options.elastic:
+        cluster = distributed.find_cluster(options, os.environ)
+        sizes = {axis: config.mesh[axis] for axis in ("slices", *MESH_AXES)}
+        rows = config.batch_size // config.optim.accumulate
+        saved = partial(checkpoint.newest_step, options.workdir)
+        return elastic.of(cluster, arguments, options.workdir, sizes, rows, saved).run()
     with distributed.session(options):
+        elastic.tell_devices()
         if options.step:
             set_aside(options.workdir, options.step)
         profile = Profile(options.profile, options.workdir / "profile")

@@ -138,7 +138,7 @@ def session(options: argparse.Namespace) -> Iterator[None]:
     Raises: SystemExit with IGLLM_STOPPED_CODE where that is set and a signal ended the work early, for launchers that
     start again what failed and leave alone what ended well.
     """
-    cluster, stopped_code = find_cluster(options, os.environ), _setting("IGLLM_STOPPED_CODE", 0)
+    cluster, stopped_code = find_cluster(options, os.environ), setting("IGLLM_STOPPED_CODE", 0)
     if cluster is None:
         devices()
         yield
@@ -154,7 +154,7 @@ def session(options: argparse.Namespace) -> Iterator[None]:
         raise SystemExit(stopped_code)
 
 
-def _setting(name: str, default: int) -> int:
+def setting(name: str, default: int) -> int:
     """A whole number from the environment, the default where it is absent or empty. Raises: UserError."""
     return _whole(name, os.environ) if os.environ.get(name) else default
 
@@ -170,7 +170,7 @@ def start(cluster: Cluster | str) -> None:
     """Raises: UserError where not everybody came in time."""
     if isinstance(cluster, str):
         cluster = _detected()
-    seconds = _setting("IGLLM_START_SECONDS", START_SECONDS)
+    seconds = setting("IGLLM_START_SECONDS", START_SECONDS)
     wait_for_all(cluster.coordinator, cluster.num_processes, cluster.process_id, seconds)
     jax.distributed.initialize(
         cluster.coordinator,
@@ -179,7 +179,7 @@ def start(cluster: Cluster | str) -> None:
         local_device_ids=cluster.local_devices,
         cluster_detection_method="deactivate",  # it would take one device of a SLURM node that has several
         initialization_timeout=seconds,
-        heartbeat_timeout_seconds=_setting("IGLLM_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS),
+        heartbeat_timeout_seconds=setting("IGLLM_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS),
         shutdown_timeout_seconds=SHUTDOWN_SECONDS,
     )
     _client().key_value_set(_host_key(jax.process_index()), socket.gethostname())
@@ -187,7 +187,7 @@ def start(cluster: Cluster | str) -> None:
 
 def _detected() -> Cluster:
     """What JAX finds in the metadata of a TPU pod."""
-    seconds = _setting("IGLLM_START_SECONDS", START_SECONDS)
+    seconds = setting("IGLLM_START_SECONDS", START_SECONDS)
     found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)
     coordinator, count, own, devices = found
     if coordinator is None or count is None or own is None:

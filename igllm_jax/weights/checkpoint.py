@@ -267,6 +267,11 @@ def count(workdir: str | FilePath) -> int:
     return len(_steps(paths.absolute(workdir) / FOLDER))
 
 
+def newest_step(workdir: str | FilePath) -> int:
+    """The number of the last finished checkpoint, 0 where there is none."""
+    return max(_steps(paths.absolute(workdir) / FOLDER), default=0)
+
+
 def find_step(workdir: str | FilePath, step: int | str) -> int:
     """The number of `last`, `best` or a step that exists.
 
