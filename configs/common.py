@@ -136,7 +136,7 @@ def decoder() -> ConfigDict:
     decoder.tie_embeddings = False
     decoder.number_row = -1  # an added number token, whose rows train by themselves; set where one is added
     decoder.attention = "xla"  # xla | chunked | cudnn (GPU) | splash (TPU)
-    decoder.remat = "full"  # none | elementwise | dots | qkvres | qkvctx | full
+    decoder.remat = "full"  # none | elementwise | dots | qkvres | qkvctx | full | qkv+low+gate_up@host: tensors
     return decoder
 
 

@@ -15,9 +15,9 @@ from igllm_jax.data.tokens import NUMBER_TOKENS
 from igllm_jax.errors import UserError
 from igllm_jax.models.attention import KERNELS
 from igllm_jax.models.float_heads import FLOAT_HEADS
-from igllm_jax.models.llama import REMAT_POLICIES
 from igllm_jax.models.lora import DROPOUT_KINDS
 from igllm_jax.models.projectors import PROJECTORS
+from igllm_jax.models.remat import EXPECTED, find_policy
 from igllm_jax.models.vision import ACTIVATIONS, RESIZES
 from igllm_jax.parallel.sharding import LAYOUTS
 from igllm_jax.scene.kind import ROTATION_UNITS
@@ -114,6 +114,18 @@ class Text(Range):
 
     def __str__(self) -> str:
         return "text of one line"
+
+
+@dataclass(frozen=True)
+class RematPolicy(Text):
+    def holds(self, value: Any) -> bool:
+        try:
+            return isinstance(value, str) and bool(find_policy(value))
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return EXPECTED
 
 
 @dataclass(frozen=True)
@@ -231,7 +243,7 @@ RANGES: dict[str, Range] = {
     "model.decoder.tie_embeddings": Switch(),
     "model.decoder.number_row": Whole(-1, 16_777_215),
     "model.decoder.attention": Choice(KERNELS),
-    "model.decoder.remat": Choice(REMAT_POLICIES),
+    "model.decoder.remat": RematPolicy(),
     "model.lora.rank": Whole(0, 65_536),
     "model.lora.alpha": Real(0, 1e6),
     "model.lora.dropout": Real(0, 1, is_open_high=True),

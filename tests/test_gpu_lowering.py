@@ -11,6 +11,7 @@ from igllm_jax import config as configs
 from igllm_jax import plan_compile
 from igllm_jax.parallel.sharding import MeshLayout, one_device
 from igllm_jax.planning import compilers
+from igllm_jax.planning.plans import PlanRequest
 from tests import runs
 
 CUDNN = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward")
@@ -25,13 +26,14 @@ def run(tmp_path):
     return configs.run_options(configs.load([*words, "--config.model.dtype=bfloat16"])[0])
 
 
-def lowered_for_cuda(program, run, attention, monkeypatch):
+def lowered_for_cuda(program, run, attention, monkeypatch, **more):
     """The text of the program that `igllm plan` compiles: its own jitted function, exported for CUDA."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: compilers.CUDNN)
     decoder = replace(run.model.decoder, attention=attention)
     run = replace(run, model=replace(run.model, decoder=decoder))
     layout = MeshLayout.of("train" if program is plan_compile.train_program else "decode", one_device().mesh)
-    function, arguments, _ = program(run, layout, 2, 128)
+    request = PlanRequest((), "local", "train", 2, 128, (1, 1, 1), **more)
+    function, arguments, _ = program(run, layout, request)
     checks = [DisabledSafetyCheck.custom_call(name) for name in CUDNN]
     return jax.export.export(function, platforms=["cuda"], disabled_checks=checks)(*arguments).mlir_module()
 
@@ -45,5 +47,6 @@ def test_training_is_lowered_for_cuda(run, attention, monkeypatch):
 
 @pytest.mark.parametrize("attention", ["xla", "cudnn"])
 def test_decoding_is_lowered_for_cuda(run, attention, monkeypatch):
-    text = lowered_for_cuda(plan_compile.decode_program, run, attention, monkeypatch)
+    loop = {"num_drafts": 2, "has_grammar": True} if attention == "xla" else {}
+    text = lowered_for_cuda(plan_compile.decode_program, run, attention, monkeypatch, **loop)
     assert "stablehlo.while" in text

@@ -7,7 +7,6 @@ Source: Touvron et al. 2023; rotary embedding in the half-split form of the rele
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.ad_checkpoint
@@ -20,62 +19,7 @@ from igllm_jax.models.attention import causal, causal_flops
 from igllm_jax.models.layers import Linear, Names, RMSNorm, linear_flops
 from igllm_jax.models.lora import DropoutSeed, LoRAConfig, LoRALinear, lora_flops
 from igllm_jax.models.number_row import NumberRow
-
-
-@dataclass(frozen=True)
-class LayerFlops:
-    """FLOPs of a forward pass through layers. kernels: products with the kernels. lora: with LoRA's. attention: its two
-    products, causal. The first two again by output: low, what LoRA's A makes; qkv, queries, keys and values; o;
-    gate_up; down. down_b: LoRA's share of the last."""
-
-    kernels: float
-    lora: float
-    attention: float
-    low: float
-    qkv: float
-    o: float
-    gate_up: float
-    down: float
-    down_b: float
-
-    @property
-    def total(self) -> float:
-        return self.kernels + self.lora + self.attention
-
-
-@dataclass(frozen=True)
-class Remat:
-    """What the backward pass keeps. policy: of jax.checkpoint, None for no checkpoint at all. names: of what is kept
-    beside a layer's input; None where the policy has none. recomputed: the FLOPs that are computed once more (the last
-    product of a layer never is: nothing in the layer reads its output)."""
-
-    policy: Any
-    names: tuple[str, ...] | None
-    recomputed: Callable[[LayerFlops], float]
-
-    @classmethod
-    def keeping(cls, *names: str) -> "Remat":
-        return cls(
-            jax.checkpoint_policies.save_only_these_names(*names),
-            names,
-            lambda flops: sum(getattr(flops, part) for name, part in _REPLACES.items() if name not in names),
-        )
-
-
-# what is kept -> what need not be computed again; no kernel but "xla" has weights to keep
-_REPLACES = {"qkv": "qkv", "weights": "attention", "residual": "o", "gate_up": "gate_up", "low": "low"}
-REMAT_POLICIES: dict[str, Remat] = {
-    "none": Remat(None, None, lambda flops: 0.0),
-    "elementwise": Remat.keeping("qkv", "weights", "context", "residual", "gate_up", "low"),
-    "dots": Remat(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        None,
-        lambda flops: flops.attention + flops.lora - flops.down_b,
-    ),
-    "qkvres": Remat.keeping("qkv", "residual"),
-    "qkvctx": Remat.keeping("qkv", "context"),
-    "full": Remat.keeping(),
-}
+from igllm_jax.models.remat import LayerFlops, find_policy
 
 
 @dataclass(frozen=True)
@@ -100,12 +44,11 @@ class DecoderConfig:
     qk_norm: bool
     tie_embeddings: bool
     attention: str  # see attention.KERNELS
-    remat: str  # what the backward pass recomputes: see REMAT_POLICIES
+    remat: str  # what the backward pass recomputes: see remat.py
     number_row: int = -1  # the token whose rows stand apart: see number_row.py; -1: none's do
 
     def __post_init__(self) -> None:
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"model.decoder.remat is {self.remat!r}; choose one of {tuple(REMAT_POLICIES)}")
+        find_policy(self.remat)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}")
         if self.head_dim % 2:
@@ -297,7 +240,7 @@ class Decoder(nnx.Module):
             own_seed = None if seed is None else seed.fold(layer[1])
             return nnx.merge(graphdef, layer[0])(x, own_seed), None
 
-        policy = REMAT_POLICIES[self.config.remat].policy
+        policy = find_policy(self.config.remat).policy
         scanned = body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)
         x, _ = jax.lax.scan(scanned, x, (state, jnp.arange(self.config.num_layers)))
         return x

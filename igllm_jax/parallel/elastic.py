@@ -52,9 +52,9 @@ class Group:
         mesh = [f"--config.mesh.{axis}={size}" for axis, size in self.mesh.items()]
         if len(self.members) == 1:
             return [*mesh, "--distributed=off"]
-        place = {"coordinator": self.coordinator, "num_processes": len(self.members)}
-        place |= {"process_id": self.members.index(own), "distributed": "auto"}
-        return [*mesh, *(f"--{name}={value}" for name, value in place.items())]
+        position = {"coordinator": self.coordinator, "num_processes": len(self.members)}
+        position |= {"process_id": self.members.index(own), "distributed": "auto"}
+        return [*mesh, *(f"--{name}={value}" for name, value in position.items())]
 
 
 def largest_mesh(sizes: Mapping[str, int], devices: Sequence[int], batch_size: int) -> tuple[int, dict[str, int]]:
@@ -114,7 +114,7 @@ class Supervisor:
                 note(f"error: {failures} failures without a checkpoint between them; the last exit code is {code}")
                 return code
             generation += 1
-            group = self._meet(generation, {"address": address, "devices": devices}, set(members))
+            group = self._gather(generation, {"address": address, "devices": devices}, set(members))
             if own not in group.members:
                 note(f"process {own} is left out: the mesh that divides the batch is {dict(group.mesh)}")
                 return 0
@@ -151,7 +151,7 @@ class Supervisor:
         if self.process is not None:
             self.process.send_signal(number)
 
-    def _meet(self, generation: int, about: Mapping[str, Any], members: set[int]) -> Group:
+    def _gather(self, generation: int, about: Mapping[str, Any], members: set[int]) -> Group:
         """Who goes on. Raises: UserError where the one that has to say so does not."""
         folder, own = self.folder / str(generation), self.cluster.process_id
         seconds = setting("IGLLM_ELASTIC_SECONDS", ELASTIC_SECONDS)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from igllm_jax.models import vision
 from igllm_jax.models.attention import attend_flops, causal_flops
 from igllm_jax.models.float_heads import FLOAT_HEADS
-from igllm_jax.models.llama import REMAT_POLICIES, DecoderConfig, LayerFlops, layer_flops, vocabulary_flops
+from igllm_jax.models.llama import DecoderConfig, layer_flops, vocabulary_flops
 from igllm_jax.models.lora import NO_LORA
 from igllm_jax.models.projectors import PROJECTORS
+from igllm_jax.models.remat import LayerFlops, find_policy
 from igllm_jax.models.vlm import VLMConfig
 
 
@@ -75,7 +76,7 @@ def train_flops(model: VLMConfig, *, length: int, answer_length: int, trainable:
 def recomputed(decoder: DecoderConfig, forward: LayerFlops) -> float:
     """FLOPs that the layers' backward pass computes once more. Kernels but "xla" have no attention weights to keep: a
     policy that names them runs those again."""
-    policy = REMAT_POLICIES[decoder.remat]
+    policy = find_policy(decoder.remat)
     runs_attention = "weights" in (policy.names or ()) and decoder.attention != "xla"
     return policy.recomputed(forward) + (forward.attention if runs_attention else 0.0)
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from igllm_jax.models.llama import DecoderConfig, layer_flops, layer_projections
+from igllm_jax.models.remat import find_policy
 from igllm_jax.models.vlm import VLMConfig
 from igllm_jax.planning.flops import recomputed
 
@@ -43,7 +44,7 @@ def activation_bound(model: VLMConfig, *, rows: float, length: int, loss_chunk: 
     """
     decoder, vision = model.decoder, model.vision
     size = element_bytes(model)
-    kept = kept_elements(decoder, length) * decoder.num_layers + _all_of_a_layer(decoder, length)
+    kept = kept_elements(model, length)[0] * decoder.num_layers + _all_of_a_layer(decoder, length)
     patch = 8 * vision.width + 2 * vision.mlp_width + 2 * vision.num_heads * vision.num_patches
     tower = patch * (vision.num_blocks if trains_vision else 1)
     logits = 2 * 4 * min(loss_chunk, length) * decoder.vocab_size  # float32, and their gradient
@@ -55,23 +56,37 @@ def element_bytes(model: VLMConfig) -> int:
     return jax.numpy.dtype(model.dtype).itemsize
 
 
-def kept_elements(decoder: DecoderConfig, length: int) -> float:
-    """Elements that the backward pass keeps of a layer, per position; all there are under a policy unknown here."""
+def kept_elements(model: VLMConfig, length: int) -> tuple[float, float]:
+    """Elements that the backward pass keeps of a layer, per position: on the device, and in the host's memory."""
+    decoder = model.decoder
+    policy = find_policy(decoder.remat)
+    if decoder.remat == "none":
+        return _all_of_a_layer(decoder, length), 0.0
+    sizes = _named(model, length)
+    names = ("qkv", "context", "residual", "residual", "gate_up") if policy.names is None else policy.names
+    on_device = [sizes[name] for name in names if name not in policy.offloaded]
+    return decoder.width + sum(on_device), sum(sizes[name] for name in policy.offloaded)
+
+
+def _named(model: VLMConfig, length: int) -> dict[str, float]:
+    """Elements of what remat.TENSORS names, per position of a layer."""
+    decoder = model.decoder
     heads, kv_heads = decoder.num_heads * decoder.head_dim, decoder.num_kv_heads * decoder.head_dim
-    attention = 2 * heads + 2 * kv_heads
-    by_policy = {
-        "full": decoder.width,
-        "qkvctx": decoder.width + attention,
-        "qkvres": 2 * decoder.width + attention - heads,
-        "dots": 3 * decoder.width + attention + 2 * decoder.mlp_width,
+    return {
+        "qkv": heads + 2 * kv_heads,
+        "context": heads,
+        "residual": decoder.width,
+        "gate_up": 2 * decoder.mlp_width,
+        "low": model.lora.rank * len(layer_projections(decoder)),
+        "weights": decoder.num_heads * length if decoder.attention == "xla" else 0,
     }
-    return by_policy.get(decoder.remat, _all_of_a_layer(decoder, length))
 
 
 def weight_passes(decoder: DecoderConfig) -> int:
     """How often a training step reads every weight: forward, for gradients, and where products are
     recomputed."""
-    return 2 if decoder.remat in ("none", "elementwise", "dots") else 3
+    names = find_policy(decoder.remat).names
+    return 2 if names is None or {"qkv", "residual", "gate_up"} <= set(names) else 3
 
 
 def train_traffic(model: VLMConfig, length: int) -> float:
@@ -81,7 +96,14 @@ def train_traffic(model: VLMConfig, length: int) -> float:
     forward = layer_flops(decoder, model.lora, length)
     runs = 2 + recomputed(decoder, forward) / forward.total
     moved = sum(sum(size) for size, _ in layer_projections(decoder).values())
-    return element_bytes(model) * length * decoder.num_layers * (runs * moved + kept_elements(decoder, length))
+    kept = sum(kept_elements(model, length))
+    return element_bytes(model) * length * decoder.num_layers * (runs * moved + kept)
+
+
+def host_traffic(model: VLMConfig, length: int) -> float:
+    """Bytes of one row that go to the host's memory in a training step, and come back."""
+    kept = kept_elements(model, length)[1]
+    return 2 * element_bytes(model) * length * model.decoder.num_layers * kept
 
 
 def _all_of_a_layer(decoder: DecoderConfig, length: int) -> float:

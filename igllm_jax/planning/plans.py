@@ -12,7 +12,10 @@ from igllm_jax.planning.hlo import Collective
 class PlanRequest:
     """One compile. config: the --config arguments. topology: as chips.find_topology names it, or local. what: "train"
     or "decode". batch_size: examples over all chips. length: positions of a row. mesh: data, fsdp, tensor. slices: how
-    many such TPU slices."""
+    many such TPU slices. runs: training steps that are timed, where the topology is local. accumulate: micro-batches
+    of a step. Of decoding: num_drafts,
+    tokens guessed a pass; has_grammar, whether answers keep to the language; tokens_per_pass, written on average.
+    """
 
     config: tuple[str, ...]
     topology: str
@@ -21,6 +24,16 @@ class PlanRequest:
     length: int
     mesh: tuple[int, int, int]
     slices: int = 1
+    runs: int = 0
+    accumulate: int = 1
+    num_drafts: int = 0
+    has_grammar: bool = False
+    tokens_per_pass: float = 1.0
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "PlanRequest":
+        """The inverse of `dataclasses.asdict`, by way of JSON."""
+        return cls(**{**values, "config": tuple(values["config"]), "mesh": tuple(values["mesh"])})
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,8 @@ class Program:
 
     mesh: axis -> size. memory: that programs may take, None where chips.CHIPS knows it. arguments: kind -> bytes.
     refused: the compiler's words where it refused; what follows is then not there. workspace: what kernels take that
-    the compiler does not count; part of the peak. collectives: None where the program can't be printed.
+    the compiler does not count; part of the peak. collectives: None where the program can't be printed. step_seconds:
+    of a step that ran, None where none did.
     """
 
     device_kind: str
@@ -43,6 +57,7 @@ class Program:
     workspace: float = 0.0
     peak: float = 0.0
     collectives: tuple[Collective, ...] | None = None
+    step_seconds: float | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Program":
@@ -67,8 +82,8 @@ class Bound:
 
     seconds: `compute`, executed FLOPs at peak; `memory`, weights read once per pass (and at each token) at the memory's
     bandwidth; `links`, what collectives send over all fast links at once; `network`, what of it goes to other GPU
-    hosts or TPU slices (absent where nothing does). limit: the slowest. step: its seconds. mfu: useful
-    FLOPs over peak at that bound.
+    hosts or TPU slices; `host`, what activations go to the host's memory and back, one after the other (both absent
+    where nothing does). limit: the slowest. step: its seconds. mfu: useful FLOPs over peak at that bound.
     """
 
     seconds: Mapping[str, float]
@@ -77,8 +92,8 @@ class Bound:
     mfu: float
 
     @classmethod
-    def of(cls, flops: BatchFlops, read: float, program: Program, chip: Chip) -> "Bound":
-        """read: bytes that a chip at least reads and writes."""
+    def of(cls, flops: BatchFlops, read: float, program: Program, chip: Chip, offloaded: float = 0.0) -> "Bound":
+        """read: bytes that a chip at least reads and writes. offloaded: to its host's memory and back."""
         sent = sum(one.bytes - one.network_bytes for one in program.collectives or ())
         seconds = {
             "compute": flops.per_chip / chip.flops,
@@ -88,6 +103,8 @@ class Bound:
         between = sum(one.network_bytes for one in program.collectives or ())
         if between:
             seconds["network"] = between / chip.network_bandwidth
+        if offloaded:
+            seconds["host"] = offloaded / chip.host_bandwidth
         limit = max(seconds, key=lambda name: seconds[name])
         mfu = flops.useful / program.num_devices / chip.flops / seconds[limit]
         return cls(seconds, limit, seconds[limit], mfu)
@@ -105,7 +122,8 @@ class Search:
 class Plan:
     """memory: bytes that a program may take of one chip. memory_note: why that is not all of it. flops: None where the
     program was refused. bound: None where the chip is unknown too. collectives_note: where they were read off another
-    program, which. search: where the largest batch was asked for."""
+    program, which. search: where the largest batch was asked for. rates: of decoding, tokens per second at the bound by
+    tokens a pass, over all chips."""
 
     request: PlanRequest
     program: Program
@@ -115,6 +133,7 @@ class Plan:
     bound: Bound | None = None
     collectives_note: str | None = None
     search: Search | None = None
+    rates: Mapping[float, float] | None = None
 
     @property
     def fits(self) -> bool:
@@ -127,8 +146,10 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Plain values under the keys that readers of plan files know; what is not there is left out."""
         request, program = self.request, {**asdict(self.program), "memory": self.memory}
+        is_decode = request.what == "decode"
         measured = ("compile_seconds", "temporaries", "peak", "collectives")
         left_out = measured if self.program.refused is not None else ("refused",)
+        left_out += ("step_seconds",) if program["step_seconds"] is None else ()
         found = {
             "topology": request.topology,
             "what": request.what,
@@ -138,12 +159,14 @@ class Plan:
             "memory": self.memory,
             **({"memory_note": self.memory_note} if self.memory_note else {}),
             **({"slices": request.slices} if request.slices > 1 else {}),
+            **({"num_drafts": request.num_drafts, "has_grammar": request.has_grammar} if is_decode else {}),
             "fits": self.fits,
             **{key: value for key, value in program.items() if key not in left_out},
             **({"collectives_note": self.collectives_note} if self.collectives_note else {}),
         }
         if self.flops is not None:
             found |= {"flops": asdict(self.flops), "bound": asdict(self.bound) if self.bound else None}
+        found |= {"tokens_per_second": {f"{key:g}": rate for key, rate in self.rates.items()}} if self.rates else {}
         return {**found, **(asdict(self.search) if self.search else {})}
 
 
@@ -195,4 +218,7 @@ def _cost(plan: Plan) -> list[str]:
         of = "step" if plan.request.what == "train" else "answer of all tokens"
         lines += [f"bound: {of} >= {plan.bound.step:.3g} s, MFU <= {plan.bound.mfu:.1%} ({parts})"]
         lines += [f"limited by {plan.bound.limit}"]
+    if plan.rates:
+        each = ", ".join(f"{rate:.4g} at {tokens:g} tokens a pass" for tokens, rate in plan.rates.items())
+        lines += [f"tokens per second <= {each}"]
     return lines

@@ -1,15 +1,19 @@
 """`igllm plan --tune`: which mesh, remat policy and attention promise most, before anything is compiled."""
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
 
 from igllm_jax.errors import UserError
-from igllm_jax.models.llama import REMAT_POLICIES
+from igllm_jax.models.remat import HOST, REMAT_POLICIES
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.planning.chips import GIB, Chip
 from igllm_jax.planning.flops import train_flops
-from igllm_jax.planning.memory import activation_bound, train_traffic, weight_passes, whole_bytes
+from igllm_jax.planning.memory import activation_bound, host_traffic, train_traffic, weight_passes, whole_bytes
 from igllm_jax.planning.plans import Plan, PlanRequest
 
 MOST_ACCUMULATED = 64
@@ -42,7 +46,8 @@ class TuneChoice:
 
     def of(self, request: PlanRequest) -> PlanRequest:
         """The request with this choice."""
-        return replace(request, config=(*request.config, *self._words(request)), mesh=self.mesh)
+        config = (*request.config, *self._words(request))
+        return replace(request, config=config, mesh=self.mesh, accumulate=self.accumulate)
 
     def flags(self, plan: Plan) -> str:
         """To paste behind `igllm train`."""
@@ -72,6 +77,41 @@ def whole_mesh(mesh: tuple[int, int, int], num_devices: int) -> tuple[int, int, 
     return data, fsdp, tensor
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What promises are made from. trainable: parameters that train, by path. frozen_dtype: of the others. memory:
+    bytes of a chip that a program may take. answer: positions with logits. chunk: those whose logits exist at once."""
+
+    model: VLMConfig
+    trainable: Collection[str]
+    frozen_dtype: str
+    chip: Chip
+    memory: float
+    length: int
+    answer: int
+    chunk: int
+
+    @cached_property
+    def trained(self) -> float:
+        """Bytes of what trains, in float32."""
+        shapes = skeleton(self.model).shapes
+        return whole_bytes([shape for path, shape in shapes.items() if path in self.trainable])
+
+    @cached_property
+    def frozen(self) -> float:
+        """Bytes of what does not."""
+        scale = np.dtype(self.frozen_dtype).itemsize / 4  # shapes are float32
+        return scale * (whole_bytes(list(skeleton(self.model).shapes.values())) - self.trained)
+
+
+def policies() -> list[str]:
+    """What the backward pass may keep: the named policies, and each tensor that spares products recomputed, kept, or
+    (if it is large) offloaded to the host's memory. The last are few bytes, so nobody offloads them."""
+    ways = itertools.product(*(("", name, name + HOST) for name in ("qkv", "residual", "gate_up")), ("", "low"))
+    found = ["+".join(filter(None, way)) for way in ways]
+    return [*REMAT_POLICIES, *(text for text in found if text not in ("", "qkv+residual"))]  # those have names
+
+
 def choices(
     num_chips: int, slices: int, attentions: Iterable[str], mesh: tuple[int, int, int] | None
 ) -> list[TuneChoice]:
@@ -79,48 +119,40 @@ def choices(
     given, with every remat policy and these kernels."""
     ways = [n for n in range(1, num_chips + 1) if num_chips % n == 0]
     meshes = [mesh] if mesh else [(n * slices, num_chips // n, 1) for n in ways]
-    return [TuneChoice(one, remat, kernel) for one in meshes for remat in REMAT_POLICIES for kernel in attentions]
+    return [TuneChoice(one, remat, kernel) for one in meshes for remat in policies() for kernel in attentions]
 
 
-def promise(
-    choice: TuneChoice,
-    model: VLMConfig,
-    trainable: Collection[str],
-    chip: Chip,
-    memory: float,
-    length: int,
-    answer: int,
-    chunk: int,
-) -> Promise:
-    """From sizes alone. trainable: parameters that train, by path. memory: bytes of a chip that a program may take.
-    chunk: answer positions whose logits are computed at once. Weights are gathered once a pass over fsdp; gradients of
-    trainables are added up once."""
-    model = choice.model(model)
-    shapes = skeleton(model).shapes
-    trained = whole_bytes([shape for path, shape in shapes.items() if path in trainable])
-    frozen = whole_bytes([shape for path, shape in shapes.items() if path not in trainable])
-    trains_vision = any(path.startswith("vision/") for path in trainable)
+def promise(choice: TuneChoice, sizes: Sizes) -> Promise:
+    """From sizes alone. Weights are gathered once a pass over fsdp; gradients of trainables are added up once."""
+    model, chip, trained = choice.model(sizes.model), sizes.chip, sizes.trained
+    weights = sizes.frozen + trained
     data, fsdp, tensor = choice.mesh
-    held = (frozen + 4 * trained) / (fsdp * tensor)  # gradients and two moments
-    held += (frozen + trained) / model.decoder.num_layers if fsdp > 1 else 0  # a layer's, gathered
-    per_row = activation_bound(model, rows=1.0 / tensor, length=length, loss_chunk=chunk, trains_vision=trains_vision)
-    rows = int((memory - held) / per_row)
+    held = (sizes.frozen + 4 * trained) / (fsdp * tensor)  # gradients and two moments
+    held += weights / model.decoder.num_layers if fsdp > 1 else 0  # a layer's, gathered
+    trains_vision = any(path.startswith("vision/") for path in sizes.trainable)
+    shapes = {"length": sizes.length, "loss_chunk": sizes.chunk}
+    per_row = activation_bound(model, rows=1.0 / tensor, trains_vision=trains_vision, **shapes)
+    rows = int((sizes.memory - held) / per_row)
     if rows < 1:
         return Promise(choice, 0, 0.0)
-    flops = train_flops(model, length=length, answer_length=answer, trainable=trainable)
+    flops = train_flops(model, length=sizes.length, answer_length=sizes.answer, trainable=sizes.trainable)
     passes = weight_passes(model.decoder)
-    sent = passes * (frozen + trained) / tensor * (fsdp - 1) / fsdp + 2 * trained / (fsdp * tensor) * (data > 1)
-    weights = passes * (frozen + trained) / tensor + 8 * trained / (fsdp * tensor)
+    sent = passes * weights / tensor * (fsdp - 1) / fsdp + 2 * trained / (fsdp * tensor) * (data > 1)
+    read = passes * weights / tensor + 8 * trained / (fsdp * tensor)
     seconds = (
         rows * flops.executed / tensor / chip.flops,
-        (weights + rows * train_traffic(model, length) / tensor) / chip.memory_bandwidth,
+        (read + rows * train_traffic(model, sizes.length) / tensor) / chip.memory_bandwidth,
         sent / chip.link_bandwidth,
+        rows * host_traffic(model, sizes.length) / tensor / chip.host_bandwidth,
     )
     return Promise(choice, rows, rows * data * fsdp / max(seconds))
 
 
-def best(promises: Sequence[Promise], most: int) -> list[Promise]:
-    """Those that are compiled: the most promising, of each remat policy and kernel the best mesh first."""
+def best(promises: Sequence[Promise]) -> list[Promise]:
+    """In the order in which they are compiled: the most promising, of each remat policy and kernel the best mesh first.
+
+    Raises: UserError where none has room for an example.
+    """
     ranked = sorted((one for one in promises if one.rows), key=lambda one: (-one.rate, -one.rows))
     if not ranked:
         raise UserError("--tune: not even one example per chip fits by any mesh or remat policy; take more chips")
@@ -128,7 +160,7 @@ def best(promises: Sequence[Promise], most: int) -> list[Promise]:
     for one in ranked:
         first.setdefault((one.choice.remat, one.choice.attention), one)
     kinds = list(first.values())
-    return [*kinds, *(one for one in ranked if one not in kinds)][:most]
+    return [*kinds, *(one for one in ranked if one not in kinds)]
 
 
 def fitted(one: Promise, request: PlanRequest, batch: int | None, measure: Callable, largest: Callable) -> tuple:
@@ -148,22 +180,36 @@ def fitted(one: Promise, request: PlanRequest, batch: int | None, measure: Calla
     return one.choice, None
 
 
+def predicted(plan: Plan) -> float:
+    """Seconds of a step at the bound; of a CPU, which does one thing at a time, of all parts together."""
+    if plan.bound is None:
+        return math.inf
+    return sum(plan.bound.seconds.values()) if plan.program.device_kind == "cpu" else plan.bound.step
+
+
 def rate(plan: Plan) -> float:
-    """Samples per second at the bound."""
-    return plan.request.batch_size / plan.bound.step if plan.bound else 0.0
+    """Samples per second as predicted."""
+    return plan.request.batch_size / predicted(plan)
 
 
 def table(found: Sequence[tuple[TuneChoice, Plan]]) -> str:
-    """The plans, best first, then the flags of the best. chip-h/M: chip hours for a million samples, at least."""
-    rows = [HEAD]
+    """The plans, best first, then the flags of the best. chip-h/M: chip hours for a million samples, at least. Where
+    steps were measured, their seconds, and whether they put the plans into the same order."""
+    measured = [plan.program.step_seconds for _, plan in found]
+    head = HEAD if measured[0] is None else (*HEAD, "measured, s")
+    rows = [head]
     for choice, plan in found:
         assert plan.bound is not None
         mesh = ",".join(f"{axis}={size}" for axis, size in plan.program.mesh.items())
         cost = plan.program.num_devices / rate(plan) * 1e6 / 3600
         held = f"{plan.program.peak / GIB:.2f} of {plan.memory / GIB:.2f}"
         chosen = (mesh, choice.remat, choice.attention, str(choice.accumulate), str(plan.request.batch_size), held)
-        bound = (f"{plan.bound.step:.3g}", plan.bound.limit, f"{plan.bound.mfu:.1%}")
-        rows.append((*chosen, *bound, f"{rate(plan):.4g}", f"{cost:.4g}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+        bound = (f"{predicted(plan):.3g}", plan.bound.limit, f"{plan.bound.mfu:.1%}")
+        steps = () if plan.program.step_seconds is None else (f"{plan.program.step_seconds:.3g}",)
+        rows.append((*chosen, *bound, f"{rate(plan):.4g}", f"{cost:.4g}", *steps))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if measured[0] is not None:
+        per_sample = [seconds / plan.request.batch_size for seconds, (_, plan) in zip(measured, found, strict=True)]
+        lines.append(f"measured order: {'as' if per_sample == sorted(per_sample) else 'not as'} predicted")
     return "\n".join([*lines, f"best: {found[0][0].flags(found[0][1])}"])

@@ -11,12 +11,14 @@ from flax import nnx
 from igllm_jax import plan
 from igllm_jax.errors import UserError
 from igllm_jax.models import llama
+from igllm_jax.models.remat import REMAT_POLICIES, find_policy
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.planning import chips, compilers, plans, tune
 from igllm_jax.planning.chips import GIB
 from igllm_jax.training.optim import trainable_paths
 from tests import runs, small
 
+OFFLOADED = "qkv@host+residual"
 CLEVR = [f"--config={runs.ROOT}/configs/clevr.py"]
 
 
@@ -52,31 +54,33 @@ def traced(remat, length=8):
     return products(jax.make_jaxpr(jax.grad(summed))(trained, frozen, x)), llama.layer_flops(config, model.lora, length)
 
 
-@pytest.mark.parametrize("remat", llama.REMAT_POLICIES)
+@pytest.mark.parametrize("remat", [*REMAT_POLICIES, "qkv+residual+low", "gate_up", "residual+low+gate_up@host"])
 def test_what_a_policy_recomputes_is_what_its_program_does(remat):
     """Blocks this short compute the masked half too: twice the attention; with its output kept, one product of two."""
     found, forward = traced(remat)
     more = 0 if remat in ("none", "elementwise", "qkvctx") else forward.attention
-    assert found - traced("none")[0] == llama.REMAT_POLICIES[remat].recomputed(forward) + more
+    assert found - traced("none")[0] == find_policy(remat).recomputed(forward) + more
 
 
 def test_choices_cut_the_chips_every_way():
     found = tune.choices(4, 2, ["splash"], None)
     assert {one.mesh for one in found} == {(2, 4, 1), (4, 2, 1), (8, 1, 1)}
-    assert len(found) == 3 * len(llama.REMAT_POLICIES)
+    assert len(found) == 3 * len(tune.policies())
+    assert set(REMAT_POLICIES) | {OFFLOADED, "qkv+residual+gate_up@host+low"} <= {one.remat for one in found}
     assert {one.mesh for one in tune.choices(4, 1, ["splash"], (1, 2, 2))} == {(1, 2, 2)}
 
 
 def test_a_policy_that_keeps_more_promises_more_of_fewer_rows():
     model = plan.configs.model_config(plan.configs.load(CLEVR)[0])
     trainable = trainable_paths(skeleton(model).shapes, "lora")
-    sizes = (model, trainable, chips.CHIPS["v5e"], 15.75 * GIB, 1024, 393, 128)
-    by = {remat: tune.promise(tune.TuneChoice((1, 16, 1), remat, "splash"), *sizes) for remat in ("full", "qkvres")}
+    sizes = tune.Sizes(model, trainable, "bfloat16", chips.CHIPS["v5e"], 15.75 * GIB, 1024, 393, 128)
+    by = {one: tune.promise(tune.TuneChoice((1, 16, 1), one, "splash"), sizes) for one in ("full", "qkvres", OFFLOADED)}
     assert by["qkvres"].rows < by["full"].rows and by["qkvres"].rate > by["full"].rate
-    alone = tune.promise(tune.TuneChoice((1, 1, 1), "full", "splash"), *sizes)
+    assert by["qkvres"].rows < by[OFFLOADED].rows < by["full"].rows  # the host holds the rest
+    alone = tune.promise(tune.TuneChoice((1, 1, 1), "full", "splash"), sizes)
     assert alone.rows == 0  # 13 GiB of weights, and as much of gradients and moments as there are trainables
     with pytest.raises(UserError, match="not even one example per chip fits by any mesh"):
-        tune.best([alone], 4)
+        tune.best([alone])
 
 
 def fake_measure(request):
@@ -94,7 +98,8 @@ def fake_measure(request):
 def fake(monkeypatch):
     monkeypatch.setattr(compilers, "check", lambda topology: topology)
     monkeypatch.setattr(plan, "measure", fake_measure)
-    monkeypatch.setattr(plan, "largest", lambda request: plan_largest(request, fake_measure))
+    monkeypatch.setattr(plan, "largest", lambda request, slack: plan_largest(request, fake_measure))
+    monkeypatch.setattr(tune, "policies", lambda: list(REMAT_POLICIES))  # few enough to try all
 
 
 plan_largest = plan.largest
@@ -105,7 +110,7 @@ def test_the_best_plan_at_the_largest_batch_with_its_flags(fake, capsys):
     said = capsys.readouterr().out.splitlines()
     table = [line.split() for line in said[1:7]]
     rates = [float(row[-2]) for row in table]
-    assert {row[1] for row in table} == set(llama.REMAT_POLICIES) and rates == sorted(rates, reverse=True)
+    assert {row[1] for row in table} == set(REMAT_POLICIES) and rates == sorted(rates, reverse=True)
     batches = {row[1]: int(row[4]) for row in table}
     assert batches["full"] == 16 * 15 and batches["qkvres"] == 16 * 12
     start = "best: --config.mesh.data=1 --config.mesh.fsdp=16 --config.mesh.tensor=1 --config.model.decoder.remat="
@@ -115,7 +120,7 @@ def test_the_best_plan_at_the_largest_batch_with_its_flags(fake, capsys):
 
 
 def test_a_plan_that_is_refused_leaves_the_others(fake, monkeypatch, capsys):
-    def refuses(request):
+    def refuses(request, slack):
         if "--config.model.decoder.remat=qkvres" in request.config:
             raise UserError("axis 'embed' can't be sharded")
         return plan_largest(request, fake_measure)
@@ -136,8 +141,7 @@ def test_a_given_batch_is_split_until_it_fits(fake, capsys):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["--topology", "local", "--tune"], "--tune ranks training on chips whose speed is known"),
-        (["--topology", "v5e:4x4", "--tune", "--what", "decode"], "--tune ranks training on chips whose speed"),
+        (["--topology", "v5e:4x4", "--tune", "--what", "decode"], "--tune ranks training; for the largest batch"),
         (
             ["--topology", "v5e:4x4", "--tune", "--mesh", "data=1,fsdp=16", "--batch", "17"],
             "--tune: batch 17 fits by none",
@@ -148,3 +152,14 @@ def test_a_given_batch_is_split_until_it_fits(fake, capsys):
 def test_what_can_t_be_tuned(words, match, fake):
     with pytest.raises(UserError, match=match):
         plan.main([*CLEVR, *words])
+
+
+@pytest.mark.slow
+def test_on_this_machine_steps_are_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    config = [word for word in runs.arguments(tmp_path, tmp_path) if word.startswith("--config")]
+    words = ["--topology", "local", "--mesh", "data=2,fsdp=1", "--batch", "8", "--length", "96", "--tune", "2"]
+    assert plan.main([*config, *words]) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[:5]]
+    assert table[0][-2:] == ["measured,", "s"] and table[3][0] == "measured"
+    assert all(float(row[-1]) > 0 and float(row[8]) > 0 for row in table[1:3]), table

@@ -74,6 +74,7 @@ def test_micro_batches_give_the_whole_batch_s_steps(count):
         {"remat": "dots"},
         {"remat": "qkvctx"},
         {"remat": "qkvres"},
+        {"remat": "qkv+residual@host"},
         {"remat": "full"},
         {"attention": "chunked"},
     ],
