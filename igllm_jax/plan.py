@@ -103,7 +103,8 @@ def tuned(request: PlanRequest, run: RunOptions, options: argparse.Namespace) ->
     choices = tune.choices(machine.count, request.slices, kernels, mesh)
     promising = tune.best([tune.promise(choice, sizes) for choice in choices])
     request = replace(request, runs=TIMED_STEPS if request.topology == "local" else 0)
-    found, told = [], f"batch {options.batch} fits by none of the plans; give a smaller --batch, or none"
+    found: list[tuple[tune.TuneChoice, Plan]] = []
+    told = f"batch {options.batch} fits by none of the plans; give a smaller --batch, or none"
     for one in promising[: TRIES_PER_PLAN * options.tune]:
         if len(found) == options.tune:
             break

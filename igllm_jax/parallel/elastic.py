@@ -103,7 +103,7 @@ class Supervisor:
             files.remove_folder(self.folder)  # of an earlier start
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
-        words, members, failures, generation = [*self.words], range(self.cluster.num_processes), 0, 0
+        words, members, failures, generation = [*self.words], tuple(range(self.cluster.num_processes)), 0, 0
         while True:
             saved = self.progress()
             code, devices = self._start(words)

@@ -147,8 +147,8 @@ class Plan:
         """Plain values under the keys that readers of plan files know; what is not there is left out."""
         request, program = self.request, {**asdict(self.program), "memory": self.memory}
         is_decode = request.what == "decode"
-        measured = ("compile_seconds", "temporaries", "peak", "collectives")
-        left_out = measured if self.program.refused is not None else ("refused",)
+        measured: tuple[str, ...] = ("compile_seconds", "temporaries", "peak", "collectives")
+        left_out: tuple[str, ...] = measured if self.program.refused is not None else ("refused",)
         left_out += ("step_seconds",) if program["step_seconds"] is None else ()
         found = {
             "topology": request.topology,

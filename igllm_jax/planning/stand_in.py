@@ -1,7 +1,6 @@
 """What a decoder reads beside weights and images, where no run and no tokenizer is at hand: shapes are what counts."""
 
 import tempfile
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,11 @@ def grammar_like(data: DataOptions, model: VLMConfig) -> Grammar:
     texts = sample_texts(scenes, data, seed=0, count=NUM_TEXTS)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = train_small(texts, folder, min(VOCABULARY, model.decoder.vocab_size))
-    settings: dict[str, Any] = {"rotation_rep": data.rotation_rep, "shuffle_attributes": data.shuffle_attributes}
-    sizes = {"numbers_as_tokens": model.has_float_head, "vocab_size": model.decoder.vocab_size}
-    return compile_grammar(language, tokenizer, **settings, **sizes)
+    return compile_grammar(
+        language,
+        tokenizer,
+        rotation_rep=data.rotation_rep,
+        numbers_as_tokens=model.has_float_head,
+        shuffle_attributes=data.shuffle_attributes,
+        vocab_size=model.decoder.vocab_size,
+    )

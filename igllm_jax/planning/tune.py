@@ -195,8 +195,8 @@ def rate(plan: Plan) -> float:
 def table(found: Sequence[tuple[TuneChoice, Plan]]) -> str:
     """The plans, best first, then the flags of the best. chip-h/M: chip hours for a million samples, at least. Where
     steps were measured, their seconds, and whether they put the plans into the same order."""
-    measured = [plan.program.step_seconds for _, plan in found]
-    head = HEAD if measured[0] is None else (*HEAD, "measured, s")
+    is_measured = found[0][1].program.step_seconds is not None
+    head = (*HEAD, "measured, s") if is_measured else HEAD
     rows = [head]
     for choice, plan in found:
         assert plan.bound is not None
@@ -209,7 +209,7 @@ def table(found: Sequence[tuple[TuneChoice, Plan]]) -> str:
         rows.append((*chosen, *bound, f"{rate(plan):.4g}", f"{cost:.4g}", *steps))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    if measured[0] is not None:
-        per_sample = [seconds / plan.request.batch_size for seconds, (_, plan) in zip(measured, found, strict=True)]
+    if is_measured:
+        per_sample = [(plan.program.step_seconds or math.nan) / plan.request.batch_size for _, plan in found]
         lines.append(f"measured order: {'as' if per_sample == sorted(per_sample) else 'not as'} predicted")
     return "\n".join([*lines, f"best: {found[0][0].flags(found[0][1])}"])
