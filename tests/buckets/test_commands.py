@@ -20,7 +20,7 @@ from tests.interop import made
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {name: module for name, (module, _) in cli.COMMANDS.items()} | {"convert": "igllm_jax.interop.command"}
-DRAWN = ("--num_train", "3", "--num_val", "2", "--image_size", "64x48", "--workers", "1")
+DRAWN = ("--num_train", "8", "--num_val", "2", "--image_size", "64x48", "--workers", "1")
 LABELS = ("--labels", "GIVEN/clevr/labels/val_ID.json")
 VAL = (*LABELS, "--images", "GIVEN/clevr/images/val_ID.tar")
 ANSWERS = ("--predictions", "GIVEN/answers.json")
@@ -32,7 +32,7 @@ DATA = [
     for kind, ending in (("images", "tar"), ("labels", "json"))
 ]
 CONFIG = ["--config", "GIVEN/mine.py:task=clevr", *SMALL, *DATA]
-SHORT = ["--config.train.num_steps=2", "--config.batch_size=2", "--config.eval.loss_every=0"]
+SHORT = ["--config.train.num_steps=2", "--config.batch_size=8", "--config.eval.loss_every=0"]
 DECODED = ("--max_new_tokens", "14", "--batch_size", "2")
 # name -> the command's words (GIVEN holds what is there, OUT is the test's own), and what is there afterwards
 CASES = {
