@@ -115,7 +115,7 @@ def data(root):
 
 @pytest.mark.slow
 def test_a_save_that_fails_leaves_the_one_before_and_the_run_goes_on(root, gcs_server, data):
-    """Arrays whose connection is cut now and then arrive all the same; what says that a checkpoint is whole does not."""
+    """Arrays whose connection is cut now and then arrive all the same; what makes a checkpoint whole does not."""
     cut = {"kind": "cut", "path": r"^P.*checkpoints/2.*params", "count": 3}
     always = {"kind": "cut", "path": r"^P.*checkpoints/4.*meta", "count": 100_000}
     with faults(gcs_server, cut, always):
