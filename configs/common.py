@@ -87,6 +87,11 @@ def model() -> ConfigDict:
     model.projector = "linear"  # linear | mlp2x_gelu
 
     model.vision = vision()
+    # a tower whose features stand beside the first's, patch by patch (Prismatic); its image is the same, resized
+    model.second_vision = ConfigDict(model.vision)
+    model.second_vision.width = 0  # there is none
+    model.second_vision.image_mean = (0.5, 0.5, 0.5)
+    model.second_vision.image_std = (0.5, 0.5, 0.5)
     model.decoder = decoder()
     model.lora = ConfigDict()
     model.lora.rank = 128
@@ -132,7 +137,17 @@ def decoder() -> ConfigDict:
     decoder.rope_theta = 10_000.0
     decoder.rope_scaling = ()  # | (factor,): linear | (factor, low, high, positions): Llama 3
     decoder.qkv_bias = False  # Qwen 2
-    decoder.qk_norm = False  # Qwen 3
+    decoder.qk_norm = False  # Qwen 3, Gemma 3
+    decoder.activation = "silu"  # silu | gelu_pytorch_tanh (Gemma)
+    decoder.window = 0  # positions that a local layer sees (Mistral 0.1, Gemma); 0: all layers see all
+    decoder.global_every = 0  # every so many layers one sees all (Gemma); 0: none does
+    decoder.local_rope_theta = 0.0  # of local layers (Gemma 3); 0: rope_theta
+    decoder.query_scalar = 0.0  # what scores are divided by the root of (Gemma); 0: head_dim
+    decoder.attention_softcap = 0.0  # Gemma 2; 0: none
+    decoder.logit_softcap = 0.0  # Gemma 2; 0: none
+    decoder.unit_offset = False  # norms keep their scale less 1 (Gemma)
+    decoder.post_norms = False  # what attention and MLP add is normalised (Gemma 2, 3)
+    decoder.scaled_embedding = False  # by the root of width (Gemma)
     decoder.tie_embeddings = False
     decoder.number_row = -1  # an added number token, whose rows train by themselves; set where one is added
     decoder.attention = "xla"  # xla | chunked | cudnn (GPU) | splash (TPU)

@@ -289,6 +289,7 @@ def model_config(config: ConfigDict) -> VLMConfig:
     of_data = {"vision": {"image_mean": tuple(data.image_mean), "image_std": tuple(data.image_std)}}
     try:
         parts = {name: _named(kind, model[name], of_data.get(name, {})) for name, kind in PARTS.items()}
+        parts["second_vision"] = parts["second_vision"] if parts["second_vision"].width else None
         found = VLMConfig(projector=model.projector, head=config.head, dtype=model.dtype, **parts)
     except ValueError as error:
         raise UserError(str(error)) from None

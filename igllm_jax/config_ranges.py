@@ -15,6 +15,7 @@ from igllm_jax.data.tokens import NUMBER_TOKENS
 from igllm_jax.errors import UserError
 from igllm_jax.models.attention import KERNELS
 from igllm_jax.models.float_heads import FLOAT_HEADS
+from igllm_jax.models.llama import ACTIVATIONS as GATES
 from igllm_jax.models.lora import DROPOUT_KINDS
 from igllm_jax.models.projectors import PROJECTORS
 from igllm_jax.models.remat import EXPECTED, find_policy
@@ -240,6 +241,16 @@ RANGES: dict[str, Range] = {
     "model.decoder.rope_scaling": Reals(Real(0, 1e12, is_open_low=True), (0, 1, 4)),
     "model.decoder.qkv_bias": Switch(),
     "model.decoder.qk_norm": Switch(),
+    "model.decoder.activation": Choice(GATES),
+    "model.decoder.window": Whole(0, 16_777_216),
+    "model.decoder.global_every": Whole(0, 1024),
+    "model.decoder.local_rope_theta": Real(0, 1e12),
+    "model.decoder.query_scalar": Real(0, 1e6),
+    "model.decoder.attention_softcap": Real(0, 1e6),
+    "model.decoder.logit_softcap": Real(0, 1e6),
+    "model.decoder.unit_offset": Switch(),
+    "model.decoder.post_norms": Switch(),
+    "model.decoder.scaled_embedding": Switch(),
     "model.decoder.tie_embeddings": Switch(),
     "model.decoder.number_row": Whole(-1, 16_777_215),
     "model.decoder.attention": Choice(KERNELS),
@@ -280,6 +291,14 @@ RANGES: dict[str, Range] = {
     "mesh.data": MESH_SIZE,
     "mesh.fsdp": MESH_SIZE,
     "mesh.tensor": MESH_SIZE,
+}
+RANGES |= {
+    key.replace("vision", "second_vision"): own for key, own in RANGES.items() if key.startswith("model.vision.")
+}
+RANGES |= {
+    "model.second_vision.width": Whole(0, WIDTH.high),
+    "model.second_vision.image_mean": RANGES["data.image_mean"],
+    "model.second_vision.image_std": RANGES["data.image_std"],
 }
 
 

@@ -15,6 +15,12 @@ FORMAT = 3  # of the files that are written now
 RENAMED: dict[str, tuple[int, str]] = {
     "model.decoder.head_dim": (2, "model.decoder.head_width"),
 }
+_NO_TOWER = {
+    "image_size": 336, "patch_size": 14, "width": 0, "num_layers": 24, "num_heads": 16, "mlp_width": 4096,
+    "layer_norm_epsilon": 1e-5, "activation": "quick_gelu", "feature_layer": -2, "class_token": True, "registers": 0,
+    "pre_norm": True, "patch_bias": False, "layer_scale": False, "position_grid": 0, "position_resize": "bicubic",
+    "image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5),
+}  # fmt: skip
 # today's key -> (the first format that has it, what the code did before)
 ADDED: dict[str, tuple[int, Any]] = {
     "data.pixels": (2, "legacy"),
@@ -48,9 +54,20 @@ ADDED: dict[str, tuple[int, Any]] = {
     "model.vision.layer_scale": (3, False),
     "model.vision.position_grid": (3, 0),
     "model.vision.position_resize": (3, "bicubic"),
+    **{f"model.second_vision.{key}": (3, meant) for key, meant in _NO_TOWER.items()},
     "model.decoder.rope_scaling": (3, ()),
     "model.decoder.qkv_bias": (3, False),
     "model.decoder.qk_norm": (3, False),
+    "model.decoder.activation": (3, "silu"),
+    "model.decoder.window": (3, 0),
+    "model.decoder.global_every": (3, 0),
+    "model.decoder.local_rope_theta": (3, 0.0),
+    "model.decoder.query_scalar": (3, 0.0),
+    "model.decoder.attention_softcap": (3, 0.0),
+    "model.decoder.logit_softcap": (3, 0.0),
+    "model.decoder.unit_offset": (3, False),
+    "model.decoder.post_norms": (3, False),
+    "model.decoder.scaled_embedding": (3, False),
 }
 
 

@@ -1,6 +1,8 @@
 """Small models and batches that several tests share; sizes are distinct primes, or as near as heads allow."""
 
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,17 @@ from igllm_jax.models.vlm import VLMConfig, draw, skeleton
 
 LAYOUT = PromptLayout(image_offset=2, answer_offset=5)
 NUMBER_ID, END_ID = 7, 2
+# what decoder families add to LLaMA's first
+PLAIN = {
+    "rope_scaling": (), "qkv_bias": False, "qk_norm": False, "activation": "silu", "window": 0, "global_every": 0,
+    "local_rope_theta": 0.0, "query_scalar": 0.0, "attention_softcap": 0.0, "logit_softcap": 0.0, "unit_offset": False,
+    "post_norms": False, "scaled_embedding": False,
+}  # fmt: skip
+# of a second tower, whose images are smaller and patches as many
+SECOND = {
+    "image_size": 15, "patch_size": 5, "width": 14, "class_token": False, "pre_norm": False, "patch_bias": True,
+    "activation": "gelu", "image_mean": (0.2, 0.3, 0.6), "image_std": (0.5, 0.6, 0.7),
+}  # fmt: skip
 
 
 def model(
@@ -29,10 +42,10 @@ def model(
     dtype: str = "float32",
     dropout_kind: str = "hash",
     feature_layer: int = -2,
-    rope_scaling: tuple[float, ...] = (),
-    qkv_bias: bool = False,
-    qk_norm: bool = False,
+    two_towers: bool = False,
+    **flags: Any,
 ) -> VLMConfig:
+    """flags: of the decoder, in which families differ."""
     vision = VisionConfig(
         image_size=21, patch_size=7, width=22, num_layers=3, num_heads=2, mlp_width=29, layer_norm_epsilon=1e-5,
         activation="quick_gelu", feature_layer=feature_layer, class_token=True, registers=0, pre_norm=True,
@@ -41,11 +54,12 @@ def model(
     )  # fmt: skip
     decoder = DecoderConfig(
         vocab_size=53, width=26, num_layers=layers, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=31,
-        rms_norm_epsilon=1e-5, rope_theta=5000.0, rope_scaling=rope_scaling, qkv_bias=qkv_bias, qk_norm=qk_norm,
-        tie_embeddings=tied, attention=attention, remat=remat,
+        rms_norm_epsilon=1e-5, rope_theta=5000.0, attention=attention, remat=remat,
+        **PLAIN | {"tie_embeddings": tied} | flags,
     )  # fmt: skip
     lora = LoRAConfig(rank=rank, alpha=5.0, dropout=dropout, dropout_kind=dropout_kind)
-    return VLMConfig(vision, projector, decoder, lora, head, dtype)
+    second = replace(vision, **SECOND) if two_towers else None
+    return VLMConfig(vision, second, projector, decoder, lora, head, dtype)
 
 
 def batch(rows: int = 8, tokens: int = 19, seed: int = 0, image_size: int = 21) -> Batch:

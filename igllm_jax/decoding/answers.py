@@ -32,7 +32,8 @@ NUM_DRAFTS = 3  # tokens guessed a step: see BENCHMARKS.md
 
 def decode_layout(model: VLMConfig, layout: MeshLayout) -> MeshLayout:
     """Where to decode on the devices of `layout`: weights sharded over several, never gathered for a token."""
-    heads = (model.decoder.num_heads, model.decoder.num_kv_heads, model.vision.num_heads)
+    heads = [model.decoder.num_heads, model.decoder.num_kv_heads]
+    heads += [tower.num_heads for tower in model.towers.values()]
 
     def fits(found: MeshLayout) -> bool:
         try:

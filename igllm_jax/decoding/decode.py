@@ -31,35 +31,38 @@ MOST_PIECES, LEAST_PIECE = 4, 32  # of the loop, in tokens
 
 @dataclass(frozen=True)
 class Parts:
-    """The model split for decoding: everything but the layers, and one layer. Layers stand apart, not stacked: a loop
+    """The model split for decoding: everything but the layers, and each layer. Layers stand apart, not stacked: a loop
     that scans over a stack copies every layer's weights and cache at every token. The vocabulary head is laid out like
     the layers' kernels (see llama_decode) and like the embedding, [V, D]."""
 
     config: VLMConfig
     rest: Skeleton
-    layer: Skeleton
+    layers: tuple[Skeleton, ...]
 
     @classmethod
     def of(cls, config: VLMConfig) -> "Parts":
         decoder = replace(config.decoder, num_layers=0, tie_embeddings=True, number_row=-1)
         rest = replace(config, decoder=decoder, lora=lora.NO_LORA)
-        return cls(config, skeleton(rest), Skeleton.of(lambda rngs: DecodeLayer(config.decoder, rngs)))
+        kinds = [config.decoder.is_local(layer) for layer in range(config.decoder.num_layers)]
+        made = {kind: Skeleton.of(partial(DecodeLayer, config.decoder, is_local=kind)) for kind in set(kinds)}
+        return cls(config, skeleton(rest), tuple(made[kind] for kind in kinds))
 
     def shapes(self) -> dict[str, Any]:
         """Shapes of the tree that `prepare` makes."""
-        layers = tuple(dict(self.layer.shapes) for _ in range(self.config.decoder.num_layers))
+        layers = tuple(dict(layer.shapes) for layer in self.layers)
         return {"rest": self.rest.shapes | self._head(self.rest.shapes), "layers": layers}
 
     def axes(self) -> dict[str, Any]:
         """Axis names of the same tree."""
-        layers = (self.layer.axes,) * self.config.decoder.num_layers
+        layers = tuple(layer.axes for layer in self.layers)
         return {"rest": self.rest.axes | self._head(self.rest.axes), "layers": layers}
 
     def build(self, params: Mapping[str, Any]) -> tuple[VLM, tuple[DecodeLayer, ...], jax.Array]:
         """Of what `prepare` made: the model but its layers, the layers, and the vocabulary head [V, D]."""
         rest = dict(params["rest"])
         head = rest.pop(HEAD, rest[EMBEDDING])
-        return self.rest.build(rest), tuple(self.layer.build(layer) for layer in params["layers"]), head
+        layers = tuple(layer.build(own) for layer, own in zip(self.layers, params["layers"], strict=True))
+        return self.rest.build(rest), layers, head
 
     def _head(self, like: Mapping[str, Any]) -> dict[str, Any]:
         return {} if self.config.decoder.tie_embeddings else {HEAD: like[EMBEDDING]}
@@ -131,7 +134,8 @@ def prefill(step: Step, images: UInt8[Array, "b s s 3"], free: int) -> tuple[tup
         if number < len(layers):
             x, cache = layer.prefill(x, length, before)
         else:
-            x, cache = layer.prefill_last(x, length, before, (step.cos[:1], step.sin[:1]))
+            cos, sin = step.ropes[layer.is_local]
+            x, cache = layer.prefill_last(x, length, before, (cos[:1], sin[:1]))
         caches.append(cache)
     return tuple(caches), x
 

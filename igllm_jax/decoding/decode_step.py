@@ -1,6 +1,6 @@
 """One step of the decoding loop, and what it changes: tokens chosen, guesses accepted, numbers read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,8 +14,9 @@ from igllm_jax.decoding import ngram_drafts, sampling
 from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.decoding.grammar import Grammar
 from igllm_jax.models import axes
+from igllm_jax.models.attention import soft_capped
 from igllm_jax.models.llama import config_cos_sin
-from igllm_jax.models.llama_decode import Cache, DecodeLayer
+from igllm_jax.models.llama_decode import Cache, CosSin, DecodeLayer
 from igllm_jax.models.vlm import VLM
 
 # A grammar whose tokens are at most this share of the vocabulary gets a head of their own, which is copied whenever the
@@ -85,9 +86,9 @@ class Step:
     """What every step reads and none changes.
 
     head: [V, D], of the tokens `ids`, int32 [V]: all of the vocabulary, or those of the language. classes: [V], theirs
-    in the grammar. shared: keys and values of what stands before the image, one cache a layer. cos, sin: of the
-    positions from the last one of the prompt on. num_own: positions of the prompt in each row's own caches. is_aligned:
-    whether rows that are not done are equally far where nothing is guessed.
+    in the grammar. shared: keys and values of what stands before the image, one cache a layer. ropes: whether a layer
+    is local -> cosine and sine of the positions from the last one of the prompt on. num_own: positions of the prompt in
+    each row's own caches. is_aligned: whether rows that are not done are equally far where nothing is guessed.
     """
 
     model: VLM
@@ -96,8 +97,7 @@ class Step:
     ids: jax.Array
     classes: jax.Array | None
     shared: tuple[Cache, ...]
-    cos: jax.Array
-    sin: jax.Array
+    ropes: Mapping[bool, CosSin]
     num_own: int
     options: DecodeOptions
     grammar: Grammar | None
@@ -118,14 +118,14 @@ class Step:
         shared = shared_caches(model, layers, options) if shared is None else shared
         num_shared, num_own = len(options.before), model.config.vision.num_patches + len(options.after)
         positions = num_shared + num_own - 1 + jnp.arange(options.max_new_tokens + options.num_drafts)
-        cos, sin = config_cos_sin(positions, decoder.config)
+        ropes = {kind: config_cos_sin(positions, decoder.config, kind) for kind in {z.is_local for z in layers}}
         head = axes.weight(head.astype(jnp.dtype(model.config.dtype)), "vocab", "embed")
         ids = jnp.arange(len(head), dtype=jnp.int32)
         if grammar is not None and len(grammar.tokens) <= MOST_OF_VOCABULARY * len(head):
             ids = jnp.asarray(grammar.tokens)
             head = axes.weight(head[ids], None, "embed")
         classes = None if grammar is None else jnp.asarray(grammar.classes)[ids]
-        return cls(model, layers, head, ids, classes, shared, cos, sin, num_own, options, grammar, is_aligned)
+        return cls(model, layers, head, ids, classes, shared, ropes, num_own, options, grammar, is_aligned)
 
     def write(
         self,
@@ -141,6 +141,7 @@ class Step:
         options, batch = self.options, len(guesses)
         state = self.model.decoder.final_norm(x, axis=0)
         logits = jnp.einsum("vd,db->vb", self.head, state, preferred_element_type=jnp.float32)
+        logits = soft_capped(logits, self.model.decoder.config.logit_softcap)
         width, memory = guesses.shape[1] + 1, loop.recent.shape[1]
         window = jnp.concatenate([loop.recent, guesses], axis=1)
         recent = jnp.stack([window[:, i : i + memory] for i in range(width)], axis=1).reshape(-1, memory)
@@ -214,9 +215,9 @@ class Step:
         read = jnp.concatenate([loop.recent[:, -1:], jnp.maximum(guesses, 0)], axis=1)
         x = decoder.embed(read, jnp.dtype(self.model.config.dtype)).reshape(read.size, -1).T
         now = counts[..., None] + jnp.arange(guesses.shape[1] + 1)
-        rope, caches = (self.cos[now], self.sin[now]), []
+        ropes, caches = {kind: (cos[now], sin[now]) for kind, (cos, sin) in self.ropes.items()}, []
         for layer, before, cache in zip(self.layers, self.shared, loop.caches, strict=True):
-            x, cache = layer.step(x, rope, before, cache, self.num_own - 1 + counts)
+            x, cache = layer.step(x, ropes[layer.is_local], before, cache, self.num_own - 1 + counts)
             caches.append(cache)
         return self.write(replace(loop, num_steps=loop.num_steps + 1, caches=tuple(caches)), x, guesses, states)
 

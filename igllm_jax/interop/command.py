@@ -5,12 +5,21 @@ from dataclasses import fields
 
 from igllm_jax import files, flags, paths, progress
 from igllm_jax.errors import UserError
-from igllm_jax.interop import base_exporting, exporting, importing
+from igllm_jax.interop import base_exporting, exporting, importing, parts_exporting
 from igllm_jax.interop.sources import DTYPES, KEEP, ImportRequest
 from igllm_jax.weights.base_folder_writer import partial_of
 
-BASE = "base"  # a new folder of ours, beside the forms of others in exporting.FORMATS
-SOURCES = ("vision", "decoder", "llava", "projector", "adapter", "tokenizer")  # read from this machine's disk
+# beside exporting.FORMATS: a new folder of ours; a folder for each part
+BASE, PARTS = "base", "parts"
+SOURCES = (
+    "vision",
+    "second_vision",
+    "decoder",
+    "llava",
+    "projector",
+    "adapter",
+    "tokenizer",
+)  # read from this machine's disk
 
 
 def main(arguments: list[str]) -> int:
@@ -39,8 +48,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = flags.Parser(prog="convert_weights.py", description="PyTorch weights in and out.")
     commands = parser.add_subparsers(dest="command", required=True)
     into = commands.add_parser("import", help="to a folder for model.base, igllm generate --model and notebooks")
-    into.add_argument("--vision", type=flags.path, metavar="DIR", help="a CLIPVisionModel or CLIPModel")
-    into.add_argument("--decoder", type=flags.path, metavar="DIR", help="a LLaMA or Vicuna")
+    into.add_argument("--vision", type=flags.path, metavar="DIR", help="an image tower, such as a CLIPVisionModel")
+    into.add_argument(
+        "--second_vision", type=flags.path, metavar="DIR", help="another, its features beside the first's"
+    )
+    into.add_argument("--decoder", type=flags.path, metavar="DIR", help="a LLaMA, Qwen, Gemma, ...")
     into.add_argument(
         "--llava", type=flags.path, metavar="DIR", help="a merged LLaVA, in its own or Hugging Face's layout"
     )
@@ -66,7 +78,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     model.add_argument("--workdir", type=flags.path, metavar="RUN", help="a run")
     model.add_argument("--model", type=flags.path, metavar="DIR", help="an imported folder")
     out.add_argument("--step", default="last", help="of the run: N, best or last (default)")
-    out.add_argument("--format", required=True, choices=(*exporting.FORMATS, BASE))
+    out.add_argument("--format", required=True, choices=(*exporting.FORMATS, PARTS, BASE))
     for command in (into, out):
         command.add_argument("--dtype", choices=DTYPES, default=KEEP, help="of the tensors (default: as they are)")
         command.add_argument("--out", type=flags.path, required=True, metavar="DIR", help="must not exist yet")
@@ -94,6 +106,8 @@ def run_export(options: argparse.Namespace) -> int:
         model = exporting.from_folder(options.model)
     if options.format == BASE:
         account = base_exporting.export_base(model, options.out, options.dtype)
+    elif options.format == PARTS:
+        account = parts_exporting.export_parts(model, options.out, options.dtype)
     else:
         account = exporting.export(model, options.format, options.out, options.dtype)
     for note in account["notes"]:

@@ -28,6 +28,7 @@ from igllm_jax.interop.sources import KEEP
 from igllm_jax.models import number_row
 from igllm_jax.models.lora import is_lora
 from igllm_jax.models.params import Params
+from igllm_jax.models.vision import VisionConfig
 from igllm_jax.models.vlm import VLMConfig, draw, skeleton
 from igllm_jax.parallel.backend import devices
 from igllm_jax.paths import FilePath
@@ -38,7 +39,7 @@ from igllm_jax.weights.base_folder_writer import copy_files
 
 # rows of an added token -> PEFT's name of the module whose they are
 ROWS = {f"{number_row.PREFIX}embedding": "embed_tokens", f"{number_row.PREFIX}head": "lm_head"}
-BASE_PARTS = ("vision/", "decoder/")
+BASE_PARTS = ("vision/", "second_vision/", "decoder/")
 
 
 @dataclass(frozen=True)
@@ -197,21 +198,21 @@ def _export_peft(model: ModelToExport, folder: Path, dtype: str) -> int:
     import_torch(folder / "non_lora_trainables.bin")
     sources = model.about["sources"]
     is_hf = _is_hugging_faces(model)
-    lora = _outgoing(
+    lora = outgoing(
         model, formats.peft("none", "none", in_llava=is_hf), dtype, {p for p in model.shapes if model.is_merged(p)}
     )
-    others = _outgoing(model, beside, dtype, {p for p in model.shapes if not p.startswith(BASE_PARTS)})
+    others = outgoing(model, beside, dtype, {p for p in model.shapes if not p.startswith(BASE_PARTS)})
     write(lora, folder / "adapter_model.safetensors")
     write_torch({name: tensor.read() for name, tensor in others.items()}, folder / "non_lora_trainables.bin")
     under = "" if model.about["merged_lora"] else sources.get("decoder", sources.get("llava", ""))
     rows = {name: [config.decoder.number_row] for path, name in ROWS.items() if path in model.shapes}
     described = hf_config.lora_to_json(config.lora, base_model=under, in_llava=is_hf, rows=rows)
-    _write_json(folder / "adapter_config.json", described)
+    write_json(folder / "adapter_config.json", described)
     stored = model.dtype("decoder/embedding").name
     tower, aspect_ratio = sources.get("vision", sources.get("llava", "")), model.about["image_aspect_ratio"]
     described = hf_config.reference_to_json(config, vision_tower=tower, dtype=stored, aspect_ratio=aspect_ratio)
-    _write_json(folder / "config.json", described | _about_text(model))
-    _save_companions(model, folder)
+    write_json(folder / "config.json", described | about_text(model))
+    save_companions(model, folder)
     return len(lora) + len(others)
 
 
@@ -228,40 +229,44 @@ def _export_safetensors(model: ModelToExport, folder: Path, dtype: str) -> int:
         for path in sorted(model.trained)
     }
     write(tensors, folder / "trained.safetensors")
-    _write_json(folder / base_folder.MODEL_FILE, {"config": base_folder.config_to_json(model.config), **model.about})
-    _save_companions(model, folder)
+    write_json(folder / base_folder.MODEL_FILE, {"config": base_folder.config_to_json(model.config), **model.about})
+    save_companions(model, folder)
     return len(tensors)
 
 
 def _export_llava_hf(model: ModelToExport, folder: Path, dtype: str) -> int:
     """LoRA merged; the float head in a file of its own, as Hugging Face's model has none."""
     config = model.config
+    if config.second_vision is not None:
+        raise UserError("LlavaForConditionalGeneration has one image tower and this model two: export it as parts")
     if not config.vision.num_blocks:
         raise UserError(
             "the features come before the first vision block, which LlavaForConditionalGeneration can't say"
         )
     chosen = dtype if dtype != KEEP else model.dtype("decoder/embedding").name
     body = {path for path in model.shapes if not path.startswith("float_head/") and not model.is_merged(path)}
-    tensors = _outgoing(model, formats.llava_hf(config.projector, type_of(config.vision)), chosen, body)
+    post_norms = config.decoder.post_norms
+    weight_format = formats.llava_hf(config.projector, type_of(config.vision), post_norms=post_norms)
+    tensors = outgoing(model, weight_format, chosen, body)
     image_token, vocab_size = _add_image_token(model, tensors)
     tensors |= _identities(model, np.dtype(_named(chosen)))
     write_sharded(tensors, folder)
     if config.has_float_head:
         head = {path for path in model.shapes if path.startswith("float_head/")}
-        beside = _outgoing(model, formats.float_head(config.head), KEEP, head)
+        beside = outgoing(model, formats.float_head(config.head), KEEP, head)
         write(beside, folder / formats.FLOAT_HEAD_FILE)
     described = hf_config.llava_to_json(config, vocab_size=vocab_size, image_token=image_token, dtype=chosen)
-    described["text_config"] |= _about_text(model)
-    _write_json(folder / "config.json", described)
+    described["text_config"] |= about_text(model)
+    write_json(folder / "config.json", described)
     aspect_ratio = model.about["image_aspect_ratio"]
-    _copy_licences(model, folder)
-    _save_companions(model, folder)
+    copy_licences(model, folder)
+    save_companions(model, folder)
     settings = model.tokenizer.settings() if model.tokenizer else {}
     processors = hf_config.processor_to_json(
         config, image_token=image_token, aspect_ratio=aspect_ratio, tokenizer=settings
     )
     for name, value in processors.items():
-        _write_json(folder / name, value)
+        write_json(folder / name, value)
     return len(tensors)
 
 
@@ -272,7 +277,7 @@ FORMATS: Mapping[str, Callable[[ModelToExport, Path, str], int]] = {
 }
 
 
-def _outgoing(model: ModelToExport, source: WeightFormat, dtype: str, paths: set[str]) -> dict[str, Outgoing]:
+def outgoing(model: ModelToExport, source: WeightFormat, dtype: str, paths: set[str]) -> dict[str, Outgoing]:
     """A table's names for these paths, LoRA merged into kernels."""
     shapes = {path: shape for path, shape in model.shapes.items() if path in paths}
     absent = sorted(set(shapes) - source.paths())
@@ -323,15 +328,19 @@ def _with_mean_row(tensor: Outgoing) -> Outgoing:
     return replace(tensor, shape=(tensor.shape[0] + 1, tensor.shape[1]), read=read)
 
 
-def _identities(model: ModelToExport, dtype: np.dtype) -> dict[str, Outgoing]:
-    """What Hugging Face's model has and ours does not: the post-layernorm, which the features skip, and the second
-    projection of a projector that is a single one."""
-    vision, width = model.config.vision.width, model.config.decoder.width
-    norm = "vision_tower.layernorm" if model.config.vision.layer_scale else "vision_tower.vision_model.post_layernorm"
-    found = {
-        f"{norm}.weight": Outgoing((vision,), dtype, lambda: np.ones(vision, dtype)),
-        f"{norm}.bias": Outgoing((vision,), dtype, lambda: np.zeros(vision, dtype)),
+def skipped_norm(tower: VisionConfig, prefix: str, dtype: np.dtype) -> dict[str, Outgoing]:
+    """Hugging Face's towers end with a norm, which the features skip."""
+    norm = "layernorm" if tower.layer_scale else "vision_model.post_layernorm"
+    return {
+        f"{prefix}{norm}.weight": Outgoing((tower.width,), dtype, lambda: np.ones(tower.width, dtype)),
+        f"{prefix}{norm}.bias": Outgoing((tower.width,), dtype, lambda: np.zeros(tower.width, dtype)),
     }
+
+
+def _identities(model: ModelToExport, dtype: np.dtype) -> dict[str, Outgoing]:
+    """What Hugging Face's model has and ours does not: a norm that is skipped, and the second projection of a projector
+    that is a single one."""
+    found, width = skipped_norm(model.config.vision, "vision_tower.", dtype), model.config.decoder.width
     if model.config.projector == "linear":
         second = "multi_modal_projector.linear_2"
         found[f"{second}.weight"] = Outgoing((width, width), dtype, lambda: np.eye(width, dtype=dtype))
@@ -339,14 +348,14 @@ def _identities(model: ModelToExport, dtype: np.dtype) -> dict[str, Outgoing]:
     return found
 
 
-def _copy_licences(model: ModelToExport, folder: Path) -> None:
+def copy_licences(model: ModelToExport, folder: Path) -> None:
     """Those of everything that is in the weights; the decoder's under their own names, others with theirs before it."""
-    for role in ("decoder", "llava", "vision", "adapter", "projector") if model.base else ():
+    for role in ("decoder", "llava", "vision", "second_vision", "adapter", "projector") if model.base else ():
         for name, file in licence_files(paths.to_path(model.base or "") / base_folder.SOURCES / role).items():
             copy_files({name if role in ("decoder", "llava") else f"{role}-{name}": file}, folder)
 
 
-def _save_companions(model: ModelToExport, folder: Path) -> None:
+def save_companions(model: ModelToExport, folder: Path) -> None:
     """The tokenizer, and the language that the model writes."""
     if model.tokenizer:
         model.tokenizer.save(folder)
@@ -354,7 +363,7 @@ def _save_companions(model: ModelToExport, folder: Path) -> None:
         model.language.save(folder)
 
 
-def _about_text(model: ModelToExport) -> dict[str, Any]:
+def about_text(model: ModelToExport) -> dict[str, Any]:
     """Settings that our model does not have: the tokenizer's ids and, where the base said so, the longest text."""
     ids = model.tokenizer
     found: dict[str, Any] = {"bos_token_id": ids.bos_id} if ids else {}
@@ -367,5 +376,5 @@ def _about_text(model: ModelToExport) -> dict[str, Any]:
     return found
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")

@@ -5,6 +5,7 @@ our kernels are [in, out], theirs [out, in].
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop import hf_vision
@@ -47,7 +48,7 @@ CLIP_VISION = (
     *_linear("encoder.layers.{layer}.mlp.fc2", "vision/blocks/fc2", LATER_BLOCK),
 )
 
-DINOV2_VISION = (
+DINOV2_VISION: tuple[Rule, ...] = (
     Rule("embeddings.cls_token", "vision/class_embedding", UNDER_ONE_ROW),
     Rule("embeddings.register_tokens", "vision/register_embedding", UNDER_ONE),
     Rule("embeddings.patch_embeddings.projection.weight", "vision/patch_embedding/kernel", PATCHES),
@@ -63,6 +64,13 @@ DINOV2_VISION = (
     *_linear("encoder.layer.{layer}.mlp.fc1", "vision/blocks/fc1", LATER_BLOCK),
     *_linear("encoder.layer.{layer}.mlp.fc2", "vision/blocks/fc2", LATER_BLOCK),
     Rule("encoder.layer.{layer}.layer_scale2.lambda1", "vision/blocks/scale2", SAME, LATER_BLOCK),
+)
+
+# As transformers 5 names the attention in memory.
+DINOV2_VISION += tuple(
+    replace(rule, is_written=False)
+    for theirs, ours in {"q": "q", "k": "k", "v": "v", "o": "out"}.items()
+    for rule in _linear(f"encoder.layer.{{layer}}.attention.{theirs}_proj", f"vision/blocks/{ours}", LATER_BLOCK)
 )
 
 # Their name of each projection of a decoder layer -> ours; LoRA sits on all of them.
@@ -83,8 +91,14 @@ DECODER = (
         for name in "qk"
     ),
     Rule("layers.{layer}.input_layernorm.weight", "decoder/layers/attention_norm/scale", SAME),
-    Rule("layers.{layer}.post_attention_layernorm.weight", "decoder/layers/mlp_norm/scale", SAME),
     Rule("norm.weight", "decoder/final_norm/scale", SAME),
+)
+# Gemma's name of the norm after attention is LLaMA's of the one before the MLP.
+LLAMA_NORMS = (Rule("layers.{layer}.post_attention_layernorm.weight", "decoder/layers/mlp_norm/scale", SAME),)
+GEMMA_NORMS = (
+    Rule("layers.{layer}.post_attention_layernorm.weight", "decoder/layers/attention_post_norm/scale", SAME),
+    Rule("layers.{layer}.pre_feedforward_layernorm.weight", "decoder/layers/mlp_norm/scale", SAME),
+    Rule("layers.{layer}.post_feedforward_layernorm.weight", "decoder/layers/mlp_post_norm/scale", SAME),
 )
 HEAD = (Rule("lm_head.weight", "decoder/head/kernel", TRANSPOSED, "head that is tied to the embedding"),)
 LORA = tuple(
@@ -139,6 +153,11 @@ DINOV2_UNUSED = {
     r"(.*\.)?layernorm\.(weight|bias)": "vision layer norm, which the features skip",
     r".*embeddings\.mask_token": "token of masked patches",
 }
+ITS_OWN_TOWER = {
+    r"(model\.)?(vision_tower|multi_modal_projector)\..*": "image tower and projector that the decoder has"
+}
+NEWLINE = {r"(model\.)?image_newline": "LLaVA-OneVision's newline, which ends rows of tiles"}
+LLAVA_UNUSED = VISION_UNUSED | POOLING | NEWLINE
 ORIGINAL_MODULE = {r".*\.original_module\..*": "PEFT's copy of a module before training"}
 
 # ---- one table per kind of file --------------------------------------------------------------------------------------
@@ -153,7 +172,29 @@ TOWERS: dict[str, WeightFormat] = {
     hf_vision.DINOV2_REGISTERS: _dinov2,
 }
 
-LLAMA = WeightFormat("decoder", (RuleGroup(DECODER, r"model\.", "model."), RuleGroup(HEAD)), ROTARY)
+
+def _decoder(post_norms: bool) -> tuple[Rule, ...]:
+    return DECODER + (GEMMA_NORMS if post_norms else LLAMA_NORMS)
+
+
+def decoder(post_norms: bool) -> WeightFormat:
+    """A decoder of its own, or with the image tower that Gemma 3 has. post_norms: see DecoderConfig."""
+    inside = r"(?:model\.(?:language_model\.)?|language_model\.model\.)"
+    groups = (RuleGroup(_decoder(post_norms), inside, "model."), RuleGroup(HEAD, r"(?:language_model\.)?"))
+    return WeightFormat("decoder", groups, ROTARY | ITS_OWN_TOWER)
+
+
+LLAMA = decoder(post_norms=False)
+
+
+def tower(kind: str, part: str = "vision") -> WeightFormat:
+    """An image tower of its own. kind: a key of TOWERS. part: where it goes, "vision" or "second_vision"."""
+    found = TOWERS[kind]
+    groups = tuple(
+        replace(group, rules=tuple(replace(r, ours=r.ours.replace("vision/", f"{part}/", 1)) for r in group.rules))
+        for group in found.groups
+    )
+    return replace(found, groups=groups)
 
 
 def peft(projector: str, head: str, *, in_llava: bool = False) -> WeightFormat:
@@ -171,11 +212,11 @@ def peft(projector: str, head: str, *, in_llava: bool = False) -> WeightFormat:
     return WeightFormat("PEFT adapter", groups, ORIGINAL_MODULE)
 
 
-def llava(projector: str, head: str) -> WeightFormat:
+def llava(projector: str, head: str, *, post_norms: bool = False) -> WeightFormat:
     """A merged checkpoint of the LLaVA repository (`llava_llama`), a float head in it where the reference left one."""
     tower = r"model\.vision_tower\.(?:vision_tower\.)?(?:vision_model\.)?"
     groups = (
-        RuleGroup(DECODER, r"model\.", "model."),
+        RuleGroup(_decoder(post_norms), r"model\.", "model."),
         RuleGroup(HEAD),
         RuleGroup(_projector(PROJECTORS, projector), r"model\.", "model."),
         RuleGroup(_float_head(head), r"(?:model\.)?"),
@@ -184,15 +225,16 @@ def llava(projector: str, head: str) -> WeightFormat:
     return WeightFormat("LLaVA checkpoint", groups, ROTARY | VISION_UNUSED)
 
 
-def llava_hf(projector: str, tower: str = hf_vision.CLIP) -> WeightFormat:
-    """Hugging Face's LlavaForConditionalGeneration, names as of 2023 and as of 2025. tower: a key of TOWERS."""
+def llava_hf(projector: str, tower: str = hf_vision.CLIP, *, post_norms: bool = False) -> WeightFormat:
+    """Hugging Face's LlavaForConditionalGeneration and LLaVA-OneVision, names as of 2023 and as of 2025. tower: a key
+    of TOWERS."""
     is_dinov2 = TOWERS[tower] is _dinov2
     vision = RuleGroup(CLIP_VISION, r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "vision_tower.vision_model.")
     if is_dinov2:
         vision = RuleGroup(DINOV2_VISION, r"(?:model\.)?vision_tower\.", "vision_tower.")
     groups = (
         vision,
-        RuleGroup(DECODER, r"(?:language_model\.model|model\.language_model)\.", "language_model.model."),
+        RuleGroup(_decoder(post_norms), r"(?:language_model\.model|model\.language_model)\.", "language_model.model."),
         RuleGroup(HEAD, r"(?:language_model\.)?", "language_model."),
         RuleGroup(_projector(HF_PROJECTORS, projector), r"(?:model\.)?", ""),
     )
@@ -201,7 +243,7 @@ def llava_hf(projector: str, tower: str = hf_vision.CLIP) -> WeightFormat:
     return WeightFormat(
         "Hugging Face LLaVA checkpoint",
         groups,
-        ROTARY | VISION_UNUSED | POOLING | (DINOV2_UNUSED if is_dinov2 else {}) | (identity if is_linear else {}),
+        ROTARY | LLAVA_UNUSED | (DINOV2_UNUSED if is_dinov2 else {}) | (identity if is_linear else {}),
     )
 
 

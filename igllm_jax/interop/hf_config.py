@@ -1,28 +1,36 @@
 """Sizes and settings between the config files of Hugging Face, LLaVA and PEFT and our own dataclasses."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from igllm_jax.errors import UserError
 from igllm_jax.interop.formats import DECODER_PROJECTIONS
-from igllm_jax.interop.hf_decoder import decoder_to_json, family_of
+from igllm_jax.interop.hf_decoder import FAMILIES, decoder_to_json, family_of
 from igllm_jax.interop.hf_values import Json, expect
 from igllm_jax.interop.hf_vision import TOWERS, tower_type, vision_to_json
 from igllm_jax.models.lora import LoRAConfig
 from igllm_jax.models.vlm import VLMConfig
 
 # What a key that a config file leaves out means: files of this format are written without the keys at these values.
-# Source: the defaults of LlavaConfig (transformers).
+# Source: the defaults of LlavaConfig and LlavaOnevisionConfig (transformers).
 LLAVA_DEFAULTS = {
     "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "projector_hidden_act": "gelu",
     "multimodal_projector_bias": True, "image_token_index": 32000, "tie_word_embeddings": False,
 }  # fmt: skip
+ONEVISION = "llava_onevision"
+ONEVISION_DEFAULTS = {
+    **LLAVA_DEFAULTS, "vision_feature_layer": -1, "vision_feature_select_strategy": "full", "image_token_index": 151646,
+}  # fmt: skip
+# Whose tensors are a LLaVA's; its other kin cut images into tiles that no model here has.
+LLAVA_TYPES = ("llava", ONEVISION, None)
 
 
 def feature_layer_of(config: Json, where: object) -> int:
     """Which hidden state feeds the projector, by a LLaVA's config (Hugging Face's or the original's)."""
     is_hf = "vision_config" in config
-    found = {**LLAVA_DEFAULTS, **config} if is_hf else {"mm_vision_select_feature": "patch", **config}
+    defaults = ONEVISION_DEFAULTS if config.get("model_type") == ONEVISION else LLAVA_DEFAULTS
+    found = {**defaults, **config} if is_hf else {"mm_vision_select_feature": "patch", **config}
     layer = found.get("vision_feature_layer") if is_hf else found.get("mm_vision_select_layer")
     if is_hf:
         has_class_token = TOWERS[tower_type(config, where)].flags["class_token"]
@@ -38,6 +46,8 @@ def feature_layer_of(config: Json, where: object) -> int:
 
 def aspect_ratio_of(config: Json, preprocessor: Json | None, where: object) -> str:
     """How a LLaVA makes images square: "pad", as the reference does where nothing is said, or "square" (crops)."""
+    if config.get("model_type") == ONEVISION:  # as it does where there are several; one it cuts into tiles, too
+        return "pad"
     if "vision_config" in config:  # Hugging Face's says it beside the config
         return "pad" if preprocessor is None or preprocessor.get("do_pad") else "square"
     expect({"image_aspect_ratio": "pad", **config}, where, image_aspect_ratio=("pad", "square"))
@@ -50,13 +60,14 @@ def aspect_ratio_of(config: Json, preprocessor: Json | None, where: object) -> s
 def llava_to_json(config: VLMConfig, *, vocab_size: int, image_token: int, dtype: str) -> dict[str, Any]:
     """LlavaConfig, with the float head's kind as the reference calls it.
 
-    A single linear projection is written as linear_1, no activation, and an identity for linear_2.
+    A single linear projection is written as linear_1, no activation, and an identity for linear_2. Logits have no soft
+    cap there, which changes no greedy answer.
     """
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
         "vision_config": vision_to_json(config.vision),
-        "text_config": decoder_to_json(config.decoder, vocab_size=vocab_size, dtype=dtype),
+        "text_config": decoder_to_json(replace(config.decoder, logit_softcap=0.0), vocab_size=vocab_size, dtype=dtype),
         "image_token_index": image_token,
         "image_seq_length": config.vision.num_patches,
         "projector_hidden_act": "gelu" if config.projector == "mlp2x_gelu" else "linear",
@@ -154,10 +165,10 @@ def reference_to_json(config: VLMConfig, *, vision_tower: str, dtype: str, aspec
     family = family_of(config.decoder)
     return {
         **decoder_to_json(config.decoder, vocab_size=config.decoder.vocab_size, dtype=dtype),
-        "architectures": [f"Llava{family.capitalize()}ForCausalLM"],
+        "architectures": [f"Llava{FAMILIES[family].architecture}"],
         "model_type": f"llava_{family}",
         "mm_vision_tower": vision_tower,
-        "mm_hidden_size": config.vision.width,
+        "mm_hidden_size": config.vision_width,
         "mm_projector_type": config.projector,
         "mm_vision_select_layer": config.vision.feature_layer,
         "mm_vision_select_feature": "patch",

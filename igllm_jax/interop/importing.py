@@ -201,7 +201,7 @@ def merge_kernel(kernel: np.ndarray, a: np.ndarray, b: np.ndarray, config: LoRAC
 
 
 def _folders(request: ImportRequest) -> dict[str, Path]:
-    folders = {"vision": request.vision, "decoder": request.decoder, "llava": request.llava, "adapter": request.adapter}
+    folders = {role: getattr(request, role) for role in ("vision", "second_vision", "decoder", "llava", "adapter")}
     folders["projector"] = request.projector if request.projector and request.projector.is_dir() else None
     return {role: folder for role, folder in folders.items() if folder}
 

@@ -96,12 +96,14 @@ class Rule:
 
     theirs: `{layer}` stands for the layer's number, and our array of that path is stacked over the layers.
     surplus: why a tensor that fits this rule, but that the model doesn't have, is left out ("": it is an error).
+    is_written: False for another spelling, which is only read.
     """
 
     theirs: str
     ours: str
     layout: TensorLayout
     surplus: str = ""
+    is_written: bool = True
 
     @property
     def is_stacked(self) -> bool:
@@ -144,7 +146,7 @@ class WeightFormat:
         names: dict[str, tuple[Rule, int | None]] = {}
         for group in self.groups:
             for rule in group.rules:
-                if rule.ours in shapes:
+                if rule.is_written and rule.ours in shapes:
                     layers: Iterable[int | None] = range(shapes[rule.ours][0]) if rule.is_stacked else (None,)
                     names.update({group.write + rule.name(layer): (rule, layer) for layer in layers})
         return names

@@ -33,10 +33,12 @@ DTYPES = (KEEP, "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What the user asked for. vision and decoder, or llava; the other files add to or replace parts of these."""
+    """What the user asked for. vision, maybe second_vision, and decoder, or llava; the other files add to or replace
+    parts of these."""
 
     out: Path
     vision: Path | None = None
+    second_vision: Path | None = None
     decoder: Path | None = None
     llava: Path | None = None
     projector: Path | None = None
@@ -96,6 +98,8 @@ def make_plan(request: ImportRequest) -> ImportPlan:
     """
     if request.llava and request.decoder:
         raise UserError("--llava brings its own decoder: leave out --decoder")
+    if request.llava and request.second_vision:
+        raise UserError("--llava brings its own projector, for one tower: leave out --second_vision")
     if not request.llava and not (request.vision and request.decoder):
         raise UserError("give --vision DIR and --decoder DIR, or --llava DIR")
     if request.merge_lora and not request.adapter:
@@ -107,7 +111,8 @@ def make_plan(request: ImportRequest) -> ImportPlan:
     adapter = _adapter_config(request)
     found_lora = adapter.lora if adapter else NO_LORA
     config = VLMConfig(
-        vision=_vision_config(request),
+        vision=_vision_config(request, _given(request.vision or request.llava)),
+        second_vision=_vision_config(request, request.second_vision) if request.second_vision else None,
         projector="linear" if projector == "none" else projector,
         decoder=with_number_row(_decoder_config(request), adapter, request.adapter),
         lora=found_lora,
@@ -130,7 +135,7 @@ def make_plan(request: ImportRequest) -> ImportPlan:
 
 
 def _check_folders(request: ImportRequest) -> None:
-    for flag in ("vision", "decoder", "llava", "adapter"):
+    for flag in ("vision", "second_vision", "decoder", "llava", "adapter"):
         file = getattr(request, flag)
         if file and file.is_file():
             raise UserError(f"--{flag} {file} is a file: give the folder that it came in, with its config.json")
@@ -143,7 +148,9 @@ def _open_parts(request: ImportRequest) -> list[_Part]:
         parts += _llava_parts(request, request.llava)
     else:
         parts.append(_tower_part(_given(request.vision)))
-        parts.append(_Part(open_weights(_given(request.decoder)), lambda *_: formats.LLAMA, ("decoder/",)))
+        parts += [_tower_part(request.second_vision, "second_vision")] if request.second_vision else []
+        weight_format = formats.decoder(_decoder_config(request).post_norms)
+        parts.append(_Part(open_weights(_given(request.decoder)), lambda *_: weight_format, ("decoder/",)))
     if request.projector:
         part = _kinds(open_weights(request.projector, names=PROJECTOR_FILES), formats.non_lora, ())
         if part.projector == "none":
@@ -185,13 +192,13 @@ def _llava_parts(request: ImportRequest, folder: Path) -> list[_Part]:
     if "vision_config" in config:
         if request.vision:
             raise UserError(f"{folder} brings its own vision tower: leave out --vision")
-        # its kin (LLaVA-NeXT, OneVision) have the same tensors, but cut images into tiles
-        expect(config, folder / "config.json", model_type=("llava", None))
+        expect(config, folder / "config.json", model_type=hf_config.LLAVA_TYPES)
         kind = formats.kind_of(weights.infos, "multi_modal_projector", folder)
         if kind != "none":
             kind = _hf_projector(config, weights, folder)
         tower = tower_type(config, folder / "config.json")
-        parts = [_Part(weights, lambda kind, _: formats.llava_hf(kind, tower), ("vision/", "decoder/"), kind)]
+        weight_format = partial(formats.llava_hf, tower=tower, post_norms=_decoder_config(request).post_norms)
+        parts = [_Part(weights, lambda kind, _: weight_format(kind), ("vision/", "decoder/"), kind)]
         if (folder / formats.FLOAT_HEAD_FILE).is_file():
             beside = open_weights(folder / formats.FLOAT_HEAD_FILE)
             kind = formats.kind_of(beside.infos, "float_head", beside.origin)
@@ -200,15 +207,16 @@ def _llava_parts(request: ImportRequest, folder: Path) -> list[_Part]:
     if not request.vision:
         raise UserError(f"{folder} does not describe its vision tower: give the folder of the tower as --vision")
     has_tower = any(name.startswith("model.vision_tower.") for name in weights.infos)
-    part = _kinds(weights, formats.llava, ("vision/", "decoder/") if has_tower else ("decoder/",))
+    own = ("vision/", "decoder/") if has_tower else ("decoder/",)
+    part = _kinds(weights, partial(formats.llava, post_norms=_decoder_config(request).post_norms), own)
     return [part] if has_tower else [_tower_part(request.vision), part]
 
 
-def _tower_part(folder: Path) -> _Part:
+def _tower_part(folder: Path, part: str = "vision") -> _Part:
     """An image tower of its own."""
     file = folder / "config.json"
-    weight_format = formats.TOWERS[tower_type(read_json(file), file)]
-    return _Part(open_weights(folder), lambda *_: weight_format, ("vision/",))
+    weight_format = formats.tower(tower_type(read_json(file), file), part)
+    return _Part(open_weights(folder), lambda *_: weight_format, (f"{part}/",))
 
 
 def _hf_projector(config: Mapping[str, Any], weights: Weights, folder: Path) -> str:
@@ -258,11 +266,18 @@ def _check_kinds(request: ImportRequest, projector: str, head: str) -> None:
 def _prompt_notes(request: ImportRequest) -> list[str]:
     """What a checkpoint was trained with and no prompt here writes."""
     files = [folder / "config.json" for folder in (request.adapter, request.llava) if folder]
-    marked = [file for file in files if file.is_file() and read_json(file).get("mm_use_im_start_end")]
-    return [
+    configs = {file: read_json(file) for file in files if file.is_file()}
+    notes = [
         f"{file}: mm_use_im_start_end is set, so the image stood between two marks in training, which no prompt here "
         "writes: train on it before generating"
-        for file in marked
+        for file, config in configs.items()
+        if config.get("mm_use_im_start_end")
+    ]
+    return notes + [
+        f"{file}: LLaVA-OneVision also saw an image's tiles, and a newline after it, which no model here does: train "
+        "on it before generating"
+        for file, config in configs.items()
+        if config.get("model_type") == hf_config.ONEVISION
     ]
 
 
@@ -336,8 +351,7 @@ def _given(path: Path | None) -> Path:
 # ---- configs ---------------------------------------------------------------------------------------------------------
 
 
-def _vision_config(request: ImportRequest) -> VisionConfig:
-    folder = _given(request.vision or request.llava)
+def _vision_config(request: ImportRequest, folder: Path) -> VisionConfig:
     file = folder / "config.json"
     layer = request.feature_layer if request.feature_layer is not None else _feature_layer(request)
     return vision_config(read_json(file), _preprocessor(folder), feature_layer=layer, where=file)

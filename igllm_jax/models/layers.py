@@ -35,18 +35,31 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * scale, in float32, returned in x's dtype. Source: Zhang and Sennrich 2019."""
+    """x / rms(x) * scale, in float32, returned in x's dtype. Source: Zhang and Sennrich 2019.
 
-    def __init__(self, width: int, epsilon: float, rngs: nnx.Rngs, *, layers: int | None = None):
+    unit_offset: the parameter is the scale less 1 (Gemma).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        epsilon: float,
+        rngs: nnx.Rngs,
+        *,
+        layers: int | None = None,
+        unit_offset: bool = False,
+    ):
         lead, lead_names = stacked(layers)
-        self.epsilon = epsilon
-        self.scale = params.parameter(rngs, (*lead, width), (*lead_names, "norm"), params.ones)
+        self.epsilon, self.unit_offset = epsilon, unit_offset
+        start = params.zeros if unit_offset else params.ones
+        self.scale = params.parameter(rngs, (*lead, width), (*lead_names, "norm"), start)
 
     def __call__(self, x: Float[Array, "..."], *, axis: int = -1) -> Float[Array, "..."]:
         """axis: of x that holds the width, the last (-1) or the first (0)."""
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axis, keepdims=True) + self.epsilon)
         scale = self.scale[...].astype(jnp.float32)
+        scale = 1 + scale if self.unit_offset else scale
         scale = scale if axis == -1 else scale.reshape(-1, *[1] * (x.ndim - 1))
         return (y * scale).astype(x.dtype)
 

@@ -1,5 +1,5 @@
-"""The decoder of LLaMA, Mistral and Qwen: RMSNorm, rotary positions, grouped-query attention, SwiGLU; LoRA on all seven
-projections. In what families differ are values of `DecoderConfig`.
+"""The decoder of LLaMA, Mistral, Qwen and Gemma: RMSNorm, rotary positions, grouped-query attention, a gated MLP; LoRA
+on all seven projections. In what families differ are values of `DecoderConfig`.
 
 Source: Touvron et al. 2023; rotary embedding in the half-split form of the released Hugging Face weights.
 """
@@ -7,6 +7,8 @@ Source: Touvron et al. 2023; rotary embedding in the half-split form of the rele
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.ad_checkpoint
@@ -20,6 +22,12 @@ from igllm_jax.models.layers import Linear, Names, RMSNorm, linear_flops
 from igllm_jax.models.lora import DropoutSeed, LoRAConfig, LoRALinear, lora_flops
 from igllm_jax.models.number_row import NumberRow
 from igllm_jax.models.remat import LayerFlops, find_policy
+from igllm_jax.models.rope import ROPE_SCALINGS, apply_rope, rope_cos_sin
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,13 @@ class DecoderConfig:
     """Sizes of the decoder as its checkpoint gives them.
 
     head_dim: of one head, often width / num_heads. rope_scaling: see `rope_cos_sin`. qkv_bias: queries, keys and values
-    have one (Qwen 2). qk_norm: queries and keys are normalised head by head, before their rotation (Qwen 3).
+    have one (Qwen 2). qk_norm: queries and keys are normalised head by head, before their rotation (Qwen 3, Gemma 3).
+    activation: of the MLP's gate, a key of ACTIVATIONS. window: how many positions a local layer sees, itself included
+    (0: no layer is local); every global_every-th layer sees all (0: none does) (Mistral, Gemma). local_rope_theta: of
+    local layers, whose rotation isn't scaled then; 0 for that of all. query_scalar: scores are divided by its square
+    root (0: by that of head_dim). softcap of scores and of logits: see `soft_capped`, 0 for none. unit_offset: norms
+    keep their scale less 1; post_norms: what attention and MLP add is normalised too; scaled_embedding: a token's
+    embedding is multiplied by sqrt(width) (Gemma).
     """
 
     vocab_size: int
@@ -42,6 +56,16 @@ class DecoderConfig:
     rope_scaling: tuple[float, ...]
     qkv_bias: bool
     qk_norm: bool
+    activation: str
+    window: int
+    global_every: int
+    local_rope_theta: float
+    query_scalar: float
+    attention_softcap: float
+    logit_softcap: float
+    unit_offset: bool
+    post_norms: bool
+    scaled_embedding: bool
     tie_embeddings: bool
     attention: str  # see attention.KERNELS
     remat: str  # what the backward pass recomputes: see remat.py
@@ -49,6 +73,8 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         find_policy(self.remat)
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"model.decoder.activation is {self.activation!r}; choose one of {tuple(ACTIVATIONS)}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not divisible by num_kv_heads {self.num_kv_heads}")
         if self.head_dim % 2:
@@ -60,6 +86,12 @@ class DecoderConfig:
 
     def has_bias(self, projection: str) -> bool:
         return self.qkv_bias and projection in ("q", "k", "v")
+
+    def is_local(self, layer: Any) -> Any:
+        """Whether a layer, by its number, sees its window alone: a bool, traced where the number is and it counts."""
+        if not (self.window and self.global_every):
+            return self.window > 0
+        return (layer + 1) % self.global_every != 0
 
 
 def layer_projections(config: DecoderConfig) -> dict[str, tuple[tuple[int, int], Names]]:
@@ -87,7 +119,7 @@ def layer_flops(config: DecoderConfig, lora: LoRAConfig, length: int) -> LayerFl
     per_layer = LayerFlops(
         kernels=length * linear_flops(*sizes.values()),
         lora=length * lora_flops(lora, *sizes.values()),
-        attention=causal_flops(length, config.num_heads, config.head_dim),
+        attention=0.0,
         low=length * linear_flops(*((inputs, lora.rank) for inputs, _ in sizes.values())),
         qkv=outputs("q", "k", "v"),
         o=outputs("o"),
@@ -95,7 +127,14 @@ def layer_flops(config: DecoderConfig, lora: LoRAConfig, length: int) -> LayerFl
         down=outputs("down"),
         down_b=length * linear_flops((lora.rank, sizes["down"][1])),
     )
-    return LayerFlops(*(config.num_layers * flops for flops in vars(per_layer).values()))
+    flops = {part: config.num_layers * flops for part, flops in vars(per_layer).items()}
+    return LayerFlops(**flops | {"attention": attention_flops(config, length)})
+
+
+def attention_flops(config: DecoderConfig, length: int) -> float:
+    """Of one sequence's causal products through all layers."""
+    windows = [config.window if config.is_local(layer) else 0 for layer in range(config.num_layers)]
+    return sum(causal_flops(length, config.num_heads, config.head_dim, window) for window in windows)
 
 
 def vocabulary_flops(config: DecoderConfig) -> float:
@@ -104,7 +143,7 @@ def vocabulary_flops(config: DecoderConfig) -> float:
 
 
 class Layer(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); stacked over `layers`."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), what is added normalised or not; stacked over `layers`."""
 
     def __init__(self, config: DecoderConfig, lora: LoRAConfig, rngs: nnx.Rngs, *, layers: int):
         projections = layer_projections(config)
@@ -115,37 +154,54 @@ class Layer(nnx.Module):
             return LoRALinear(size, names, lora, rngs, site=site, bias=bias, layers=layers)
 
         self.config = config
-        self.attention_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs, layers=layers)
+        self.attention_norm = layer_norm(config, rngs, layers=layers)
         self.q, self.k, self.v, self.o = (linear(name) for name in "qkvo")
         self.q_norm, self.k_norm = (head_norm(config, rngs, layers=layers) for _ in "qk")
-        self.mlp_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs, layers=layers)
+        self.attention_post_norm = post_norm(config, rngs, layers=layers)
+        self.mlp_norm = layer_norm(config, rngs, layers=layers)
         self.gate, self.up, self.down = (linear(name) for name in ("gate", "up", "down"))
+        self.mlp_post_norm = post_norm(config, rngs, layers=layers)
 
-    def __call__(self, x: Float[Array, "b t d"], seed: DropoutSeed | None) -> Float[Array, "b t d"]:
-        """A whole sequence from position 0."""
-        y = self.attention_norm(x)
-        q, k, v = by_head(self.q(y, seed), self.k(y, seed), self.v(y, seed), self.config, (self.q_norm, self.k_norm))
+    def __call__(
+        self, x: Float[Array, "b t d"], seed: DropoutSeed | None, is_local: bool | jax.Array
+    ) -> Float[Array, "b t d"]:
+        """A whole sequence from position 0. is_local: see `DecoderConfig.is_local`."""
+        y, norms = self.attention_norm(x), (self.q_norm, self.k_norm)
+        q, k, v = by_head(self.q(y, seed), self.k(y, seed), self.v(y, seed), self.config, norms, is_local)
         q, k, v = (jax.ad_checkpoint.checkpoint_name(y, "qkv") for y in (q, k, v))
-        context = causal(q, k, v, kernel=self.config.attention)
+        context = config_causal(q, k, v, self.config, is_local)
         context = jax.ad_checkpoint.checkpoint_name(context, "context").reshape(*x.shape[:2], -1)
-        x = axes.activation(x + self.o(context, seed), "batch", None, None)
+        x = axes.activation(x + normed(self.o(context, seed), self.attention_post_norm), "batch", None, None)
         x = jax.ad_checkpoint.checkpoint_name(x, "residual")
         y = self.mlp_norm(x)
         gate, up = (jax.ad_checkpoint.checkpoint_name(f(y, seed), "gate_up") for f in (self.gate, self.up))
-        y = axes.activation(jax.nn.silu(gate) * up, "batch", None, "mlp")
-        return axes.activation(x + self.down(y, seed), "batch", None, None)
+        y = axes.activation(ACTIVATIONS[self.config.activation](gate) * up, "batch", None, "mlp")
+        return axes.activation(x + normed(self.down(y, seed), self.mlp_post_norm), "batch", None, None)
 
 
 HeadNorms = tuple[RMSNorm | None, RMSNorm | None]  # of queries and of keys
 
 
+def layer_norm(
+    config: DecoderConfig, rngs: nnx.Rngs, *, width: int | None = None, layers: int | None = None
+) -> RMSNorm:
+    """A norm of this decoder. width: the decoder's, where it isn't given."""
+    wide = config.width if width is None else width
+    return RMSNorm(wide, config.rms_norm_epsilon, rngs, layers=layers, unit_offset=config.unit_offset)
+
+
+def post_norm(config: DecoderConfig, rngs: nnx.Rngs, *, layers: int | None = None) -> RMSNorm | None:
+    """The norm of what attention or MLP adds, None where the family has none."""
+    return layer_norm(config, rngs, layers=layers) if config.post_norms else None
+
+
 def head_norm(config: DecoderConfig, rngs: nnx.Rngs, *, layers: int | None = None) -> RMSNorm | None:
     """The norm of one head's queries or keys, None where the family has none."""
-    return RMSNorm(config.head_dim, config.rms_norm_epsilon, rngs, layers=layers) if config.qk_norm else None
+    return layer_norm(config, rngs, width=config.head_dim, layers=layers) if config.qk_norm else None
 
 
-def head_normed(x: Float[Array, "*s k"], norm: RMSNorm | None) -> Float[Array, "*s k"]:
-    return x if norm is None else norm(x)
+def normed(x: Float[Array, "..."], norm: RMSNorm | None, *, axis: int = -1) -> Float[Array, "..."]:
+    return x if norm is None else norm(x, axis=axis)
 
 
 def by_head(
@@ -154,60 +210,54 @@ def by_head(
     v: Float[Array, "b t v"],
     config: DecoderConfig,
     norms: HeadNorms,
+    is_local: bool | jax.Array,
     start: int = 0,
 ) -> tuple[Float[Array, "b t h k"], Float[Array, "b t g k"], Float[Array, "b t g k"]]:
     """By head, queries and keys normalised and with RoPE applied, from `start` on."""
     q, k, v = (z.reshape(*z.shape[:2], -1, config.head_dim) for z in (q, k, v))
-    q, k = (head_normed(z, norm) for z, norm in zip((q, k), norms, strict=True))
-    cos, sin = config_cos_sin(start + jnp.arange(q.shape[1]), config)
-    q, k = (apply_rope(z, cos[:, None], sin[:, None]) for z in (q, k))
+    q, k = (normed(z, norm) for z, norm in zip((q, k), norms, strict=True))
+    cos, sin = config_cos_sin(start + jnp.arange(q.shape[1]), config, is_local)
+    q, k = (apply_rope(z, cos[:, None], sin[:, None]) for z in (scaled_queries(q, config), k))
     k, v = (axes.activation(z, "batch", None, "kv_heads", None) for z in (k, v))
     return axes.activation(q, "batch", None, "heads", None), k, v
 
 
+def scaled_queries(q: Float[Array, "*s k"], config: DecoderConfig) -> Float[Array, "*s k"]:
+    """Queries that attention, which divides scores by sqrt(head_dim), takes for ones divided by sqrt(query_scalar)."""
+    if config.query_scalar in (0, config.head_dim):
+        return q
+    return q * jnp.asarray(math.sqrt(config.head_dim / config.query_scalar), q.dtype)
+
+
+def config_causal(
+    q: Float[Array, "b t h k"],
+    k: Float[Array, "b t g k"],
+    v: Float[Array, "b t g k"],
+    config: DecoderConfig,
+    is_local: bool | jax.Array,
+    kernel: str = "",
+) -> Float[Array, "b t h k"]:
+    """`causal` of one layer of this decoder. kernel: another than the config's.
+
+    Layers of both kinds run in one scan over one stack of weights (how many there are is seldom a multiple of
+    global_every), so a layer chooses between two kernels while it runs; it need not where the window holds all.
+    """
+    full = partial(causal, kernel=kernel or config.attention, softcap=config.attention_softcap)
+    local = partial(full, window=config.window)
+    if isinstance(is_local, bool):
+        return (local if is_local else full)(q, k, v)
+    return full(q, k, v) if q.shape[1] <= config.window else jax.lax.cond(is_local, local, full, q, k, v)
+
+
 def config_cos_sin(
-    positions: Int[Array, "t"], config: DecoderConfig
+    positions: Int[Array, "t"], config: DecoderConfig, is_local: bool | jax.Array
 ) -> tuple[Float[Array, "t half"], Float[Array, "t half"]]:
-    """`rope_cos_sin` of this decoder."""
-    return rope_cos_sin(positions, config.head_dim, config.rope_theta, config.rope_scaling)
-
-
-def rope_cos_sin(
-    positions: Int[Array, "t"], width: int, theta: float, scaling: tuple[float, ...] = ()
-) -> tuple[Float[Array, "t half"], Float[Array, "t half"]]:
-    """Cosine and sine (float32) of the angles of rotary positions, position / theta^(2i/K) radians for the pair i.
-
-    scaling: () for none, or the numbers of a row of ROPE_SCALINGS.
-    Source: Su et al. 2021.
-    """
-    half = width // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    frequencies = ROPE_SCALINGS[len(scaling)](frequencies, *scaling)
-    angles_rad = positions[:, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles_rad), jnp.sin(angles_rad)
-
-
-def _llama3_scaled(frequencies: jax.Array, factor: float, low: float, high: float, length: float) -> jax.Array:
-    """Frequencies that turn less than `low` times in `length` positions are divided by the factor, those that turn more
-    than `high` times stay, and between them lies a straight line. Source: Llama 3.1's model card and released code.
-    """
-    kept = jnp.clip((frequencies * length / (2 * math.pi) - low) / (high - low), 0.0, 1.0)
-    return frequencies * ((1 - kept) / factor + kept)
-
-
-# how many numbers `rope_scaling` has -> frequencies scaled with them
-ROPE_SCALINGS: dict[int, Callable[..., jax.Array]] = {
-    0: lambda frequencies: frequencies,
-    1: lambda frequencies, factor: frequencies / factor,  # linear: Chen et al. 2023
-    4: _llama3_scaled,  # factor, low and high frequency factor, positions of the pretraining
-}
-
-
-def apply_rope(x: Float[Array, "... k"], cos: jax.Array, sin: jax.Array) -> Float[Array, "... k"]:
-    """Rotates the pair (i, i + K/2) of x by the angle i, computed in float32. cos, sin: [..., K/2], broadcast."""
-    half = x.shape[-1] // 2
-    first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    """`rope_cos_sin` of one layer of this decoder."""
+    of_all = rope_cos_sin(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+    if is_local is False or not config.local_rope_theta:
+        return of_all
+    of_local = rope_cos_sin(positions, config.head_dim, config.local_rope_theta)
+    return jax.tree.map(partial(jnp.where, is_local), of_local, of_all)
 
 
 class Decoder(nnx.Module):
@@ -218,7 +268,7 @@ class Decoder(nnx.Module):
         table = (config.vocab_size, config.width)
         self.embedding = params.parameter(rngs, table, ("vocab", "embed"), params.EMBEDDING_STD)
         self.layers = Layer(config, lora, rngs, layers=config.num_layers) if config.num_layers else None
-        self.final_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs)
+        self.final_norm = layer_norm(config, rngs)
         has_head = not config.tie_embeddings
         size = (config.width, config.vocab_size)
         self.head = Linear(size, ("embed", "vocab"), rngs, bias=False) if has_head else None
@@ -228,6 +278,7 @@ class Decoder(nnx.Module):
     def embed(self, tokens: Int[Array, "b t"], dtype: jnp.dtype) -> Float[Array, "b t d"]:
         x = axes.weight(self.embedding[...], "vocab", "embed").astype(dtype)[tokens]
         x = x if self.number_row is None else self.number_row.embedded(x, tokens)
+        x = x * jnp.asarray(math.sqrt(self.config.width), dtype) if self.config.scaled_embedding else x
         return axes.activation(x, "batch", None, None)
 
     def __call__(self, x: Float[Array, "b t d"], seed: DropoutSeed | None) -> Float[Array, "b t d"]:
@@ -238,7 +289,7 @@ class Decoder(nnx.Module):
 
         def body(x: jax.Array, layer: tuple[nnx.State, jax.Array]) -> tuple[jax.Array, None]:
             own_seed = None if seed is None else seed.fold(layer[1])
-            return nnx.merge(graphdef, layer[0])(x, own_seed), None
+            return nnx.merge(graphdef, layer[0])(x, own_seed, self.config.is_local(layer[1])), None
 
         policy = find_policy(self.config.remat).policy
         scanned = body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)

@@ -14,9 +14,21 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from igllm_jax.models import axes, params
-from igllm_jax.models.attention import causal
-from igllm_jax.models.layers import Names, RMSNorm
-from igllm_jax.models.llama import DecoderConfig, apply_rope, by_head, head_norm, head_normed, layer_projections
+from igllm_jax.models.attention import soft_capped
+from igllm_jax.models.layers import Names
+from igllm_jax.models.llama import (
+    ACTIVATIONS,
+    DecoderConfig,
+    by_head,
+    config_causal,
+    head_norm,
+    layer_norm,
+    layer_projections,
+    normed,
+    post_norm,
+    scaled_queries,
+)
+from igllm_jax.models.rope import apply_rope
 
 CosSin = tuple[Float[Array, "... n half"], Float[Array, "... n half"]]
 Position = Int[Array, ""] | Int[Array, "b"]  # one for all rows or one for each
@@ -78,21 +90,26 @@ class DecodeLinear(nnx.Module):
 
 
 class DecodeLayer(nnx.Module):
-    """What `llama.Layer` computes, with its parameters' names and every kernel transposed."""
+    """What `llama.Layer` computes, with its parameters' names and every kernel transposed.
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    is_local: see `DecoderConfig.is_local`.
+    """
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, *, is_local: bool):
         projections = layer_projections(config)
 
         def linear(name: str) -> DecodeLinear:
             (inputs, outputs), (from_axis, to_axis) = projections[name]
             return DecodeLinear((outputs, inputs), (to_axis, from_axis), rngs, bias=config.has_bias(name))
 
-        self.config = config
-        self.attention_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs)
+        self.config, self.is_local = config, is_local
+        self.attention_norm = layer_norm(config, rngs)
         self.q, self.k, self.v, self.o = (linear(name) for name in "qkvo")
         self.q_norm, self.k_norm = (head_norm(config, rngs) for _ in "qk")
-        self.mlp_norm = RMSNorm(config.width, config.rms_norm_epsilon, rngs)
+        self.attention_post_norm = post_norm(config, rngs)
+        self.mlp_norm = layer_norm(config, rngs)
         self.gate, self.up, self.down = (linear(name) for name in ("gate", "up", "down"))
+        self.mlp_post_norm = post_norm(config, rngs)
 
     def prefill(
         self, x: Float[Array, "b t d"], cache_length: int, shared: Cache | None = None
@@ -103,10 +120,11 @@ class DecodeLayer(nnx.Module):
         """
         q, k, v = self._queries_keys_values(x, shared)
         context = self._attend(q, k, v, shared).reshape(*x.shape[:2], -1)
-        x = axes.activation(x + self.o.rows(context), "batch", None, None)
+        x = axes.activation(x + normed(self.o.rows(context), self.attention_post_norm), "batch", None, None)
         y = self.mlp_norm(x)
-        y = axes.activation(jax.nn.silu(self.gate.rows(y)) * self.up.rows(y), "batch", None, "mlp")
-        return axes.activation(x + self.down.rows(y), "batch", None, None), Cache.of(k, v, cache_length)
+        y = axes.activation(self._activation(self.gate.rows(y)) * self.up.rows(y), "batch", None, "mlp")
+        x = axes.activation(x + normed(self.down.rows(y), self.mlp_post_norm), "batch", None, None)
+        return x, Cache.of(k, v, cache_length)
 
     def prefill_last(
         self, x: Float[Array, "b t d"], cache_length: int, shared: Cache, rope: CosSin
@@ -126,30 +144,34 @@ class DecodeLayer(nnx.Module):
         y = self.attention_norm(x, axis=0)
         by_row = (-1, self.config.head_dim, len(cache.keys), x.shape[1] // len(cache.keys))
         q, k, v = (f.columns(y).reshape(by_row).transpose(2, 0, 3, 1) for f in (self.q, self.k, self.v))
-        q, k = head_normed(q, self.q_norm), head_normed(k, self.k_norm)
+        q, k = scaled_queries(normed(q, self.q_norm), self.config), normed(k, self.k_norm)
         cos, sin = (z[..., None, :, :] for z in rope)
         q, k = (apply_rope(z, cos, sin) for z in (q, k))
         q = axes.activation(q, "batch", "heads", None, None)
         k, v = (axes.activation(z, "batch", "kv_heads", None, None) for z in (k, v))
         cache = cache.written(k, v, position)
-        context = attend_cached(q, [shared, cache], position)
+        window = self.config.window if self.is_local else 0
+        context = attend_cached(q, [shared, cache], position, window=window, softcap=self.config.attention_softcap)
         context = context.transpose(1, 3, 0, 2).reshape(-1, x.shape[1])
-        x = axes.activation(x + self.o.columns(context), None, "batch")
+        x = axes.activation(x + normed(self.o.columns(context), self.attention_post_norm, axis=0), None, "batch")
         y = self.mlp_norm(x, axis=0)
-        y = axes.activation(jax.nn.silu(self.gate.columns(y)) * self.up.columns(y), "mlp", "batch")
-        return axes.activation(x + self.down.columns(y), None, "batch"), cache
+        y = axes.activation(self._activation(self.gate.columns(y)) * self.up.columns(y), "mlp", "batch")
+        return axes.activation(x + normed(self.down.columns(y), self.mlp_post_norm, axis=0), None, "batch"), cache
+
+    def _activation(self, x: jax.Array) -> jax.Array:
+        return ACTIVATIONS[self.config.activation](x)
 
     def _queries_keys_values(self, x: jax.Array, shared: Cache | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         y = self.attention_norm(x)
         start = 0 if shared is None else shared.keys.shape[2]
         norms = self.q_norm, self.k_norm
-        return by_head(self.q.rows(y), self.k.rows(y), self.v.rows(y), self.config, norms, start)
+        return by_head(self.q.rows(y), self.k.rows(y), self.v.rows(y), self.config, norms, self.is_local, start)
 
     def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, shared: Cache | None) -> Float[Array, "b t h k"]:
         # the TPU's kernel takes multiples of 128 positions only, and a prompt is as long as it is
         kernel = "chunked" if self.config.attention == "splash" else self.config.attention
         if shared is None:
-            return causal(q, k, v, kernel=kernel)
+            return config_causal(q, k, v, self.config, self.is_local, kernel)
         # the kernels take as many queries as keys: what the shared positions ask is zero, and its answer left out
         start = shared.keys.shape[2]
         q = jnp.pad(q, ((0, 0), (start, 0), (0, 0), (0, 0)))
@@ -157,22 +179,37 @@ class DecodeLayer(nnx.Module):
             jnp.concatenate([jnp.broadcast_to(old.swapaxes(1, 2), (len(new), start, *new.shape[2:])), new], axis=1)
             for old, new in ((shared.keys, k), (shared.values, v))
         )
-        return causal(q, k, v, kernel=kernel)[:, start:]
+        return config_causal(q, k, v, self.config, self.is_local, kernel)[:, start:]
 
 
-def attend_cached(q: Float[Array, "b h t k"], caches: Sequence[Cache], position: Position) -> Float[Array, "b h t k"]:
+def attend_cached(
+    q: Float[Array, "b h t k"],
+    caches: Sequence[Cache],
+    position: Position,
+    *,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Float[Array, "b h t k"]:
     """T queries against all positions of all caches but the last, and those of the last up to their own, which begin at
-    `position`."""
+    `position`. window: how many positions up to its own a query sees (0: all). softcap: see `attention.soft_capped`."""
     batch, heads, count, width = q.shape
     q = (q * (width**-0.5)).reshape(batch, caches[-1].keys.shape[1], -1, width)
-    scores = [_product("bgrk,bgsk->bgrs", q, cache.keys) for cache in caches]
-    own = scores[-1].reshape(*q.shape[:2], -1, count, scores[-1].shape[-1])
+    scores = [soft_capped(_product("bgrk,bgsk->bgrs", q, cache.keys), softcap) for cache in caches]
+    ends = np.cumsum([cache.keys.shape[2] for cache in caches]).tolist()
     last = (position[..., None] + jnp.arange(count)).reshape(-1, 1, 1, count, 1)
-    own = jnp.where(jnp.arange(own.shape[-1]) <= last, own, jnp.finfo(jnp.float32).min)
-    scores[-1] = own.reshape(scores[-1].shape)
+    has_window = 0 < window < ends[-1]
+    for number, part in enumerate(scores):
+        is_own = number == len(caches) - 1
+        if not is_own and not has_window:
+            continue
+        keys = jnp.arange(part.shape[-1])
+        is_seen = keys <= last if is_own else jnp.array(True)
+        if has_window:  # positions counted from the last cache's first
+            is_seen &= keys + (ends[number] - part.shape[-1] - ends[-1] + scores[-1].shape[-1]) > last - window
+        own = part.reshape(*q.shape[:2], -1, count, part.shape[-1])
+        scores[number] = jnp.where(is_seen, own, jnp.finfo(jnp.float32).min).reshape(part.shape)
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
-    ends = np.cumsum([cache.values.shape[2] for cache in caches])[:-1].tolist()
-    shares = jnp.split(weights, ends, axis=-1)
+    shares = jnp.split(weights, ends[:-1], axis=-1)
     context = jnp.zeros(q.shape, jnp.float32)
     for own, cache in zip(shares, caches, strict=True):
         context += _weighted_sum(own, cache.values)

@@ -220,6 +220,18 @@ def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
 RESIZES: dict[str, Callable[[int, int], np.ndarray]] = {"bicubic": bicubic, "bicubic_antialias": bicubic_antialias}
 
 
+def resized(images: UInt8[Array, "b s s 3"], size: int) -> UInt8[Array, "b r r 3"]:
+    """Square images in another size, as Pillow's bicubic resizing makes them: row by row, then column by column, with
+    whole numbers in between."""
+    if images.shape[1] == size:
+        return images
+    weights, pixels = jnp.asarray(bicubic_antialias(images.shape[1], size)), images
+    for product in ("xc,brcd->brxd", "yr,brxd->byxd"):
+        found = jnp.einsum(product, weights, pixels.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+        pixels = jnp.clip(jnp.round(found), 0, 255).astype(jnp.uint8)
+    return pixels
+
+
 def normalise(images: UInt8[Array, "b s s 3"], config: VisionConfig) -> Float[Array, "b s s 3"]:
     """(images / 255 - mean) / std, float32, taken times 255: a pixel at the mean is 0 however that is compiled.
 

@@ -16,21 +16,27 @@ from igllm_jax.models.llama import Decoder, DecoderConfig
 from igllm_jax.models.lora import DropoutSeed, LoRAConfig
 from igllm_jax.models.params import Params, Skeleton, flatten
 from igllm_jax.models.projectors import PROJECTORS
-from igllm_jax.models.vision import VisionConfig, VisionTower
+from igllm_jax.models.vision import VisionConfig, VisionTower, resized
 
 # field of VLMConfig that is a group of keys -> its dataclass; a new model key is a field of one of these
-PARTS: dict[str, type] = {"vision": VisionConfig, "decoder": DecoderConfig, "lora": LoRAConfig}
+PARTS: dict[str, type] = {
+    "vision": VisionConfig, "second_vision": VisionConfig, "decoder": DecoderConfig, "lora": LoRAConfig,
+}  # fmt: skip
+TOWERS = ("vision", "second_vision")
 
 
 @dataclass(frozen=True)
 class VLMConfig:
-    """What the model is. projector: of PROJECTORS. head: of FLOAT_HEADS. dtype: in which it computes ("bfloat16" or
-    "float32").
+    """What the model is. second_vision: a tower whose features stand beside the first's, patch by patch, or none.
+    projector: of PROJECTORS. head: of FLOAT_HEADS. dtype: in which it computes ("bfloat16" or "float32").
+
+    Source of two towers: Karamcheti et al. 2024 (Prismatic).
 
     Raises: ValueError naming the key of a value that can't be, UserError for two that can't be together.
     """
 
     vision: VisionConfig
+    second_vision: VisionConfig | None
     projector: str
     decoder: DecoderConfig
     lora: LoRAConfig
@@ -42,14 +48,33 @@ class VLMConfig:
             raise ValueError(f"model.projector is {self.projector!r}; choose one of {tuple(PROJECTORS)}")
         if self.head not in FLOAT_HEADS:
             raise ValueError(f"head is {self.head!r}; choose one of {tuple(FLOAT_HEADS)}")
+        if self.second_vision is not None and self.second_vision.grid != self.vision.grid:
+            raise ValueError(
+                f"model.second_vision has {self.second_vision.grid} patches on a side and model.vision "
+                f"{self.vision.grid}; they stand beside each other, so set image_size and patch_size for as many"
+            )
         if self.decoder.attention == "cudnn" and self.dtype == "float32":
             raise UserError("model.decoder.attention=cudnn takes no float32, which the dtype is; choose xla or chunked")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "VLMConfig":
-        """From plain values, groups of keys as mappings. Raises: TypeError, KeyError for a key too many or too few."""
-        parts = {name: part(**_tuples(values[name])) for name, part in PARTS.items()}
+        """From plain values, groups of keys as mappings; no second tower where none is named, as in older files.
+
+        Raises: TypeError, KeyError for a key too many or too few.
+        """
+        values = {"second_vision": None, **values}
+        parts = {name: None if values[name] is None else part(**_tuples(values[name])) for name, part in PARTS.items()}
         return cls(**{**values, **parts})
+
+    @property
+    def towers(self) -> dict[str, VisionConfig]:
+        """Group of keys, and of parameters -> image tower."""
+        return {name: tower for name in TOWERS if (tower := getattr(self, name)) is not None}
+
+    @property
+    def vision_width(self) -> int:
+        """Of a patch's features, all towers together."""
+        return sum(tower.width for tower in self.towers.values())
 
     @property
     def has_float_head(self) -> bool:
@@ -58,22 +83,32 @@ class VLMConfig:
 
 
 class VLM(nnx.Module):
-    """vision, projector, decoder, float_head (absent where numbers are text)."""
+    """vision, second_vision (absent where one tower is all), projector, decoder, float_head (absent where numbers are
+    text)."""
 
     def __init__(self, config: VLMConfig, rngs: nnx.Rngs):
         self.config = config
         self.vision = VisionTower(config.vision, rngs)
-        self.projector = PROJECTORS[config.projector](config.vision.width, config.decoder.width, rngs)
+        self.second_vision = None if config.second_vision is None else VisionTower(config.second_vision, rngs)
+        self.projector = PROJECTORS[config.projector](config.vision_width, config.decoder.width, rngs)
         self.decoder = Decoder(config.decoder, config.lora, rngs)
         head = FLOAT_HEADS[config.head]
         self.float_head = None if head is None else head(config.decoder.width, rngs)
+
+    def features(self, images: UInt8[Array, "b s s 3"], dtype: jnp.dtype) -> Float[Array, "b n v"]:
+        """Of the N patches, in `dtype`, one tower's beside the other's."""
+        first = self.vision(images, dtype)
+        if self.second_vision is None:
+            return first
+        images = resized(images, self.second_vision.config.image_size)
+        return jnp.concatenate([first, self.second_vision(images, dtype)], axis=-1)
 
     def embed(
         self, images: UInt8[Array, "b s s 3"], tokens: Int[Array, "b t"], image_offset: int
     ) -> Float[Array, "b t_plus_i d"]:
         """Token embeddings with the I projected image features put in at `image_offset`."""
         dtype = jnp.dtype(self.config.dtype)
-        image = self.projector(self.vision(images, dtype))
+        image = self.projector(self.features(images, dtype))
         text = self.decoder.embed(tokens, dtype)
         return jnp.concatenate([text[:, :image_offset], image, text[:, image_offset:]], axis=1)
 

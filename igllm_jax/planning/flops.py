@@ -10,9 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from igllm_jax.models import vision
-from igllm_jax.models.attention import attend_flops, causal_flops
+from igllm_jax.models.attention import attend_flops
 from igllm_jax.models.float_heads import FLOAT_HEADS
-from igllm_jax.models.llama import DecoderConfig, layer_flops, vocabulary_flops
+from igllm_jax.models.llama import DecoderConfig, attention_flops, layer_flops, vocabulary_flops
 from igllm_jax.models.lora import NO_LORA
 from igllm_jax.models.projectors import PROJECTORS
 from igllm_jax.models.remat import LayerFlops, find_policy
@@ -66,7 +66,7 @@ def train_flops(model: VLMConfig, *, length: int, answer_length: int, trainable:
         lora=3 * forward.lora,
         attention=3 * forward.attention,
         head=(3 if base else 2) * logits,
-        vision=(3 if tower else 1) * vision.flops(model.vision),
+        vision=(3 if tower else 1) * _vision(model),
         small=3 * (_projector(model) + answer_length * _float_head(model)),
         # where the vocabulary is frozen, its gradient is computed with its logits
         recomputed=recomputed(model.decoder, forward) + (logits if base else 0.0),
@@ -89,22 +89,27 @@ def prefill_flops(model: VLMConfig, *, length: int, shared: int) -> float:
     """
     decoder = model.decoder
     kernels = layer_flops(decoder, NO_LORA, length - shared).kernels
-    attention = causal_flops(length, decoder.num_heads, decoder.head_dim)
-    attention -= causal_flops(shared, decoder.num_heads, decoder.head_dim)
-    attention *= decoder.num_layers
-    return kernels + attention + vocabulary_flops(decoder) + vision.flops(model.vision)
+    attention = attention_flops(decoder, length) - attention_flops(decoder, shared)
+    return kernels + attention + vocabulary_flops(decoder) + _vision(model)
 
 
 def token_flops(model: VLMConfig, *, length: int) -> float:
     """One token decoded against `length` positions of cache."""
     decoder = model.decoder
-    attention = decoder.num_layers * attend_flops(1, length, decoder.num_heads, decoder.head_dim)
+    local = sum(map(decoder.is_local, range(decoder.num_layers)))
+    seen = local * min(length, decoder.window) + (decoder.num_layers - local) * length
+    attention = attend_flops(1, seen, decoder.num_heads, decoder.head_dim)
     return layer_flops(decoder, NO_LORA, 1).kernels + attention + vocabulary_flops(decoder)
+
+
+def _vision(model: VLMConfig) -> float:
+    """One image's forward pass through all towers."""
+    return sum(map(vision.flops, model.towers.values()))
 
 
 def _projector(model: VLMConfig) -> float:
     """One image's forward pass."""
-    flops = PROJECTORS[model.projector].flops(model.vision.width, model.decoder.width)
+    flops = PROJECTORS[model.projector].flops(model.vision_width, model.decoder.width)
     return model.vision.num_patches * flops
 
 

@@ -42,13 +42,16 @@ def activation_bound(model: VLMConfig, *, rows: float, length: int, loss_chunk: 
     rows: examples that the device sees at once. length: positions of a row, image included. loss_chunk: answer
     positions whose logits exist at once. trains_vision: whether the tower is differentiated, too.
     """
-    decoder, vision = model.decoder, model.vision
+    decoder = model.decoder
     size = element_bytes(model)
     kept = kept_elements(model, length)[0] * decoder.num_layers + _all_of_a_layer(decoder, length)
-    patch = 8 * vision.width + 2 * vision.mlp_width + 2 * vision.num_heads * vision.num_patches
-    tower = patch * (vision.num_blocks if trains_vision else 1)
+    tower = sum(
+        (8 * vision.width + 2 * vision.mlp_width + 2 * vision.num_heads * vision.num_patches)
+        * (vision.num_blocks if trains_vision else 1)
+        for vision in model.towers.values()
+    )
     logits = 2 * 4 * min(loss_chunk, length) * decoder.vocab_size  # float32, and their gradient
-    return rows * (size * (length * kept + vision.num_patches * tower) + logits)
+    return rows * (size * (length * kept + model.vision.num_patches * tower) + logits)
 
 
 def element_bytes(model: VLMConfig) -> int:

@@ -21,7 +21,7 @@ TRAINABLE: dict[str, dict[str, str]] = {
         "float_head/*": "float_head",
         "decoder/number_row/*": "float_head",
         "decoder/*": FROZEN,
-        "vision/*": FROZEN,
+        "*vision/*": FROZEN,
     },
     # LLaVA's first stage: the projector learns to speak the decoder's language
     "projector": {
@@ -29,10 +29,10 @@ TRAINABLE: dict[str, dict[str, str]] = {
         "float_head/*": "float_head",
         "decoder/number_row/*": "float_head",
         "decoder/*": FROZEN,
-        "vision/*": FROZEN,
+        "*vision/*": FROZEN,
     },
     # everything, as from random initialisation
-    "full": {"projector/*": "projector", "float_head/*": "float_head", "decoder/*": "base", "vision/*": "base"},
+    "full": {"projector/*": "projector", "float_head/*": "float_head", "decoder/*": "base", "*vision/*": "base"},
 }
 
 

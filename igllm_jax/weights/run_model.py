@@ -1,6 +1,6 @@
 """A run's model put together: skeleton, frozen weights and the state that trains."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,8 @@ from igllm_jax.data.tokens import Tokenizer, find_tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.models import number_row
 from igllm_jax.models.params import Params, Skeleton, nest
-from igllm_jax.models.vlm import VLMConfig, draw, skeleton
+from igllm_jax.models.vision import VisionConfig
+from igllm_jax.models.vlm import TOWERS, VLMConfig, draw, skeleton
 from igllm_jax.parallel.sharding import MeshLayout
 from igllm_jax.training import optim
 from igllm_jax.training.options import RunOptions
@@ -152,22 +153,38 @@ def shard_like(shapes: TrainState, params: Any, layout: MeshLayout) -> TrainStat
     return jax.tree_util.tree_map_with_path(with_sharding, shapes)
 
 
+Pairs = list[tuple[str, Any, Any]]  # key, the config's value, the base's
+
+
+def _pairs(group: str, wanted: Mapping[str, Any], stored: Mapping[str, Any], own_choice: Collection[str]) -> Pairs:
+    return [(f"{group}.{key}", wanted.get(key), stored[key]) for key in stored if key not in own_choice]
+
+
+def _tower_pairs(name: str, wanted: VisionConfig | None, stored: VisionConfig | None) -> Pairs:
+    """An image of another size takes the same weights, its positions interpolated."""
+    if stored is None:
+        return [] if wanted is None else [(f"model.{name}.width", wanted.width, 0)]
+    if wanted is None:
+        return _pairs(f"model.{name}", {}, vars(stored), ())
+    own_choice = ("image_mean", "image_std", "image_size", "position_grid")
+    grids: Pairs = [(f"model.{name}.position_grid", wanted.table_grid, stored.table_grid)]
+    return grids + _pairs(f"model.{name}", vars(wanted), vars(stored), own_choice)
+
+
 def _check_base(model: VLMConfig, folder: str) -> None:
     found, held = base_folder.read_config(folder), " ".join(base_folder.paths(folder))
-    pairs: list[tuple[str, Any, Any]] = []
+    pairs: Pairs = []
     if "projector/" in held:  # a plain base leaves the choice to the config
         pairs.append(("model.projector", model.projector, found.projector))
     if "/lora_a" in held:
         pairs += [
             (f"model.lora.{key}", getattr(model.lora, key), getattr(found.lora, key)) for key in ("rank", "alpha")
         ]
-    # an image of another size takes the same weights, its positions interpolated
-    pairs.append(("model.vision.position_grid", model.vision.table_grid, found.vision.table_grid))
-    own_choice = {"attention", "remat", "image_mean", "image_std", "image_size", "position_grid", "number_row"}
+    for name in TOWERS:
+        pairs += _tower_pairs(name, getattr(model, name), getattr(found, name))
+    own_choice = {"attention", "remat", "number_row"}
     own_choice |= {"vocab_size"} if model.decoder.vocab_size > found.decoder.vocab_size else set()
-    for part in ("vision", "decoder"):
-        wanted, stored = vars(getattr(model, part)), vars(getattr(found, part))
-        pairs += [(f"model.{part}.{key}", wanted[key], stored[key]) for key in wanted if key not in own_choice]
+    pairs += _pairs("model.decoder", vars(model.decoder), vars(found.decoder), own_choice)
     wrong = [f"--config.{key}={stored}" for key, wanted, stored in pairs if wanted != stored]
     if wrong:
         raise UserError(f"the weights in model.base={folder} have other sizes than the config; give {' '.join(wrong)}")

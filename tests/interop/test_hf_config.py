@@ -44,7 +44,12 @@ def test_rope_theta_is_read_from_either_place(change, expected):
         ({"attention_bias": True}, "attention_bias is True; supported: False"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported: silu"),
         ({"model_type": "mixtral"}, "model_type is 'mixtral'; supported: llama.*, mistral, qwen2, qwen3"),
-        ({"model_type": "mistral"}, "sliding_window is 4096; supported: "),
+        ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "softcapping is 50.0; supported: "),
+        (
+            {"model_type": "gemma2", "layer_types": ["sliding_attention"]},
+            "full_.* in all 32 layers, or slid",
+        ),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": -1}, "sliding_window_pattern is -1; a number of"),
         ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True; supported: False"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is .*; supported: full_attention"),
         ({"rope_theta": 1e300}, r"rope_theta is 1e\+300; a number above 0 is expected, from 1e-30 to 1e\+30"),

@@ -9,28 +9,44 @@ import numpy as np
 import pytest
 
 from igllm_jax.models import attention, axes
-from igllm_jax.models.llama import apply_rope, rope_cos_sin
+from igllm_jax.models.rope import apply_rope, rope_cos_sin
 from igllm_jax.parallel.sharding import MeshLayout, make_mesh
 
 
-def plain(q, k, v):
+def plain(q, k, v, window=0, softcap=0.0):
     """One head at a time, one query at a time."""
     out = np.zeros(q.shape)
     for b, t, h in np.ndindex(q.shape[:3]):
         g = h * k.shape[2] // q.shape[2]
-        scores = k[b, : t + 1, g] @ q[b, t, h] / np.sqrt(q.shape[-1])
+        seen = slice(max(t + 1 - window, 0) if window else 0, t + 1)
+        scores = k[b, seen, g] @ q[b, t, h] / np.sqrt(q.shape[-1])
+        scores = softcap * np.tanh(scores / softcap) if softcap else scores
         weights = np.exp(scores - scores.max())
-        out[b, t, h] = weights @ v[b, : t + 1, g] / weights.sum()
+        out[b, t, h] = weights @ v[b, seen, g] / weights.sum()
     return out
 
 
+@pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (3, 0.0), (1, 0.7), (11, 0.7)])
 @pytest.mark.parametrize("kernel", ["xla", "chunked"])
-def test_kernels_compute_causal_attention(kernel, monkeypatch):
-    if hasattr(attention, "QUERY_CHUNK"):
-        monkeypatch.setattr(attention, "QUERY_CHUNK", 4)
+def test_kernels_compute_causal_attention(kernel, window, softcap, monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_CHUNK", 4)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 4)
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 11, heads, 6)) for i, heads in enumerate((6, 2, 2)))
-    found = attention.causal(q, k, v, kernel=kernel)
-    np.testing.assert_allclose(found, plain(*map(np.asarray, (q, k, v))), atol=1e-5)
+    found = attention.causal(q, k, v, kernel=kernel, window=window, softcap=softcap)
+    np.testing.assert_allclose(found, plain(*map(np.asarray, (q, k, v)), window, softcap), atol=1e-5)
+
+
+@pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (3, 0.7)])
+def test_the_written_gradient_is_the_one_of_autodiff(window, softcap, monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 4)
+    arrays = tuple(jax.random.normal(jax.random.key(i), (2, 11, heads, 6)) for i, heads in enumerate((6, 2, 2)))
+
+    def value(arrays, kernel):
+        return jnp.sum(jnp.sin(attention.causal(*arrays, kernel=kernel, window=window, softcap=softcap)))
+
+    written, derived = (jax.grad(value)(arrays, kernel) for kernel in ("xla", "chunked"))
+    for one, other in zip(written, derived, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)], ids=str)

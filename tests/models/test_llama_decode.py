@@ -18,15 +18,17 @@ def cache(seed, dtype, batch, length):
     return Cache(*(normal(seed + part, dtype, batch, GROUPS, length, WIDTH) for part in (0, 1)))
 
 
-def by_hand(q, caches, seen):
-    """seen: [B, T] positions of all caches, one after the other, that a query may see."""
+def by_hand(q, caches, seen, window=1000, softcap=1e6):
+    """seen: [B, T] positions of all caches, one after the other, that a query may see, and no more than its window."""
     keys, values = (
         jnp.concatenate([jnp.broadcast_to(z, (BATCH, *z.shape[1:])) for z in parts], axis=2).astype(jnp.float32)
         for parts in zip(*((cache.keys, cache.values) for cache in caches), strict=True)
     )
     keys, values = (jnp.repeat(z, q.shape[1] // GROUPS, axis=1) for z in (keys, values))
     scores = jnp.einsum("bhtk,bhsk->bhts", q.astype(jnp.float32), keys) / WIDTH**0.5
-    is_seen = jnp.arange(keys.shape[2]) < jnp.asarray(seen)[:, None, :, None]
+    scores = softcap * jnp.tanh(scores / softcap)
+    last = jnp.asarray(seen)[:, None, :, None]
+    is_seen = (jnp.arange(keys.shape[2]) < last) & (jnp.arange(keys.shape[2]) >= last - window)
     weights = jax.nn.softmax(jnp.where(is_seen, scores, -jnp.inf), axis=-1)
     return jnp.einsum("bhts,bhsk->bhtk", weights, values)
 
@@ -41,6 +43,15 @@ def test_caches_that_all_rows_share_and_their_own(dtype, close, heads_per_group,
     seen = 9 + np.broadcast_to(position, BATCH)[:, None] + np.arange(count) + 1
     assert found.dtype == q.dtype
     np.testing.assert_allclose(found.astype(jnp.float32), by_hand(q, caches, seen), atol=close)
+
+
+@pytest.mark.parametrize("window", [1, 3, 6, 16])
+def test_windows_over_several_caches(window):
+    q = normal(9, "float32", BATCH, 2 * GROUPS, 3, WIDTH)
+    caches, position = (cache(1, "float32", 1, 5), cache(5, "float32", BATCH, 7)), (2, 0, 4)
+    found = attend_cached(q, caches, jnp.array(position), window=window, softcap=0.7)
+    seen = 5 + np.array(position)[:, None] + np.arange(3) + 1
+    np.testing.assert_allclose(found, by_hand(q, caches, seen, window, 0.7), atol=1e-6)
 
 
 def test_rows_are_written_where_they_stand():

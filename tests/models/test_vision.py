@@ -5,8 +5,9 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from igllm_jax.models.vision import normalise
+from igllm_jax.models.vision import normalise, resized
 from tests import small
 
 EVERY_VALUE = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None, None], (256, 1, 1, 3))
@@ -26,3 +27,11 @@ def test_pixels_are_normalised_as_clip_does():
 def test_a_pixel_at_the_mean_is_0_and_not_rounding_noise(value):
     """Adam would follow the noise, and every compiler makes its own."""
     assert np.all(normalised((value / 255,) * 3, (0.5,) * 3)[value] == 0)
+
+
+@pytest.mark.parametrize("size", [15, 21, 40])
+def test_images_are_resized_as_pillow_does(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 21, 3)).astype(np.uint8)
+    expected = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+    found = np.asarray(resized(jax.numpy.asarray(pixels[None]), size))[0]
+    assert found.dtype == np.uint8 and np.abs(found.astype(int) - expected).max() <= 1

@@ -20,7 +20,7 @@ from igllm_jax.training.options import LossOptions
 from igllm_jax.training.state import initial_state
 from igllm_jax.training.step import jit_step, make_train_step
 from igllm_jax.weights.run_model import shard_like
-from tests import small
+from tests import families, small
 
 STEPS = 20
 OPTIONS = optim.OptimOptions(
@@ -34,17 +34,29 @@ MESHES = [
     ("decode", 8, 1, 1), ("decode", 2, 1, 4),
 ]  # fmt: skip
 QUICK = {("replicated", 2, 2, 2), ("train", 2, 2, 2), ("decode", 2, 1, 4)}  # every axis sharded, in each layout
-CASES = [mesh if mesh in QUICK else pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES]
+OFTEN = 28  # a token that the model with everything writes again and again
+SLOW = pytest.mark.slow
+# quickly all that families have of their own in one model, slowly each of them where every axis is sharded
+CASES = [pytest.param("all", mesh, marks=() if mesh in QUICK else SLOW) for mesh in MESHES] + [
+    pytest.param(families.name_of(triple), mesh, marks=SLOW)
+    for triple in families.TRIPLES
+    for mesh in (("train", 2, 2, 2), ("decode", 2, 1, 4))
+]
 
 
 @cache
-def model():
-    """The small model in sizes that eight devices can share, with all that decoder families have of their own."""
-    flags = {"qkv_bias": True, "qk_norm": True, "rope_scaling": (8.0, 1.0, 4.0, 17.0)}
+def model(family="all"):
+    """A small model in sizes that eight devices can share, a family's or with all that families have of their own."""
+    triple = next((triple for triple in families.TRIPLES if families.name_of(triple) == family), None)
+    flags = {**families.GEMMA3, "attention_softcap": 3.0, "qkv_bias": True, "rope_scaling": (8.0, 1.0, 4.0, 17.0)}
+    flags = families.DECODERS[triple[0]] if triple else {**flags, "tie_embeddings": False}
     config = small.model(remat="full", layers=2, **flags)
     vision = replace(config.vision, width=32, mlp_width=24, num_layers=2, feature_layer=-2)
+    second = replace(vision, **small.SECOND | {"width": 16}) if not triple or triple[2] else None
+    vision = replace(vision, **families.TOWERS[triple[1] if triple else "dinov2_registers"])
     decoder = replace(config.decoder, vocab_size=56, width=48, num_kv_heads=4, head_dim=8, mlp_width=40)
-    return replace(config, vision=vision, decoder=decoder, lora=replace(config.lora, rank=4))
+    lora = replace(config.lora, rank=4)
+    return replace(config, vision=vision, second_vision=second, decoder=decoder, lora=lora)
 
 
 def layout_of(name, data, fsdp, tensor):
@@ -52,9 +64,9 @@ def layout_of(name, data, fsdp, tensor):
     return MeshLayout.of(name, make_mesh(sizes, jax.devices()[: data * fsdp * tensor]))
 
 
-def losses(layout):
+def losses(layout, family):
     """Losses of STEPS steps; weights, state and batches live where the layout says."""
-    model_skeleton, values = skeleton(model()), small.params(model())
+    model_skeleton, values = skeleton(model(family)), small.params(model(family))
     shardings = layout.params(model_skeleton.shapes, model_skeleton.axes)
     params = {path: jax.device_put(np.asarray(values[path]), shardings[path]) for path in values}
     trains = optim.trainable_paths(params, OPTIONS.trainable)
@@ -73,33 +85,34 @@ def losses(layout):
 
 
 @cache
-def losses_alone():
-    return losses(layout_of("train", 1, 1, 1))
+def losses_alone(family):
+    return losses(layout_of("train", 1, 1, 1), family)
 
 
 def test_every_layout_is_tried():
     assert {name for name, *_ in MESHES} == set(LAYOUTS)
 
 
-@pytest.mark.parametrize("mesh", CASES, ids=str)
-def test_a_layout_trains_as_one_device_does(mesh):
-    alone = losses_alone()
+@pytest.mark.parametrize(("family", "mesh"), CASES, ids=str)
+def test_a_layout_trains_as_one_device_does(family, mesh):
+    alone = losses_alone(family)
     assert alone[-1] < 0.98 * alone[0]
-    np.testing.assert_allclose(losses(layout_of(*mesh)), alone, rtol=1e-5)
+    np.testing.assert_allclose(losses(layout_of(*mesh), family), alone, rtol=1e-5)
 
 
-def written(layout, num_drafts=0):
+def written(layout, family, num_drafts=0):
     options = DecodeOptions(
-        before=(11, 12), after=(13, 14), max_new_tokens=9, end_id=small.END_ID, number_id=small.NUMBER_ID,
+        before=(11, 12), after=(13, 14), max_new_tokens=9, end_id=small.END_ID, number_id=OFTEN,
         vocab_size=53, forbidden=((9, 10),), num_drafts=num_drafts,
     )  # fmt: skip
-    values = {path: np.asarray(value) for path, value in small.params(model()).items()}
+    config = model(family)
+    values = {path: np.asarray(value) for path, value in small.params(config).items()}
     images = np.asarray(small.batch(seed=5).images)
     is_used = np.arange(8) < 7
     # a run that evaluates finds its own way to decode on its mesh; `igllm generate` decodes where it is told to
-    own = layout if layout.rules is LAYOUTS["decode"] else decode_layout(model(), layout)
-    prepared = jax.jit(partial(prepare, config=model()), out_shardings=decode_shardings(model(), own))(values)
-    decode = jax.jit(make_decode(model(), options, own), out_shardings=own.replicated())
+    own = layout if layout.rules is LAYOUTS["decode"] else decode_layout(config, layout)
+    prepared = jax.jit(partial(prepare, config=config), out_shardings=decode_shardings(config, own))(values)
+    decode = jax.jit(make_decode(config, options, own), out_shardings=own.replicated())
     found = decode(prepared, *own.shard((images, is_used), 8))
     if num_drafts:  # now guesses are right, more often than not
         found = decode(prepared, *own.shard((images, is_used), 8), found.table)
@@ -107,15 +120,16 @@ def written(layout, num_drafts=0):
 
 
 @cache
-def written_alone():
-    return written(layout_of("train", 1, 1, 1))
+def written_alone(family):
+    return written(layout_of("train", 1, 1, 1), family)
 
 
-@pytest.mark.parametrize("mesh", CASES, ids=str)
-def test_a_layout_writes_what_one_device_writes(mesh):
+@pytest.mark.parametrize(("family", "mesh"), CASES, ids=str)
+def test_a_layout_writes_what_one_device_writes(family, mesh):
     """With guesses, and as without them."""
-    alone, found = written_alone(), written(layout_of(*mesh), num_drafts=2)
-    assert len({tuple(row) for row in alone.tokens[:7].tolist()}) > 1 and np.count_nonzero(alone.numbers) > 1
+    alone, found = written_alone(family), written(layout_of(*mesh), family, num_drafts=2)
+    assert len({tuple(row) for row in alone.tokens[:7].tolist()}) > 1
+    assert family != "all" or np.count_nonzero(alone.numbers) > 1
     np.testing.assert_array_equal(found.tokens, alone.tokens)
     np.testing.assert_array_equal(found.lengths, alone.lengths)
     assert found.num_steps < alone.num_steps
@@ -146,7 +160,7 @@ def test_moments_live_where_their_parameters_do(trainable):
 
 
 def test_decoding_cuts_weights_over_as_many_devices_as_divide_them():
-    wide = replace(model(), vision=replace(model().vision, num_heads=4))
+    wide = replace(model(), vision=replace(model().vision, num_heads=4), second_vision=None)
     shapes = {mesh: decode_layout(wide, layout_of("train", *mesh)).mesh.shape for mesh in [(1, 8, 1), (4, 2, 1)]}
     assert dict(shapes[1, 8, 1]) == {"data": 2, "fsdp": 1, "tensor": 4}  # 4 heads
     assert dict(shapes[4, 2, 1]) == {"data": 4, "fsdp": 1, "tensor": 2}

@@ -19,6 +19,7 @@ from tests.interop.test_formats import names
 # as published, in millions, to three digits
 MILLIONS = {
     "vicuna_7b": 6740, "llama31_8b": 8030, "mistral_7b": 7250, "qwen3_8b": 8190, "qwen25_3b": 3090, "smollm2_135m": 135,
+    "gemma3_4b": 3880,
 }  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def test_decoders(name):
     expected = theirs(described, transformers.AutoModelForCausalLM)
     if model.decoder.tie_embeddings:
         del expected["lm_head.weight"]
-    assert names(formats.LLAMA, shapes) == expected
+    assert names(formats.decoder(model.decoder.post_norms), shapes) == expected
     assert float(f"{sum(map(math.prod, shapes.values())) / 1e6:.3g}") == MILLIONS[name]
 
 
@@ -85,5 +86,9 @@ def test_names_and_their_beginnings():
     assert config.data.prompt == "chatml" and bases.get_config("base=vicuna").data.prompt == "vicuna_v1"
     with pytest.raises(UserError, match="'qwen' is no decoder; choose one of qwen3_8b, qwen25_3b"):
         bases.get_config("base=qwen")
-    with pytest.raises(UserError, match="base has 3 parts"):
-        bases.get_config("base=clip+siglip2+qwen3_8b")
+    two = configs.model_config(configs.check(bases.get_config("base=dinov2_l+siglip2+qwen3_8b")))
+    assert two.vision_width == 1024 + 1152 and two.second_vision.grid == two.vision.grid == 24
+    assert two.second_vision.table_grid == 27 and two.second_vision.image_mean == bases.HALF
+    assert configs.model_config(bases.get_config("base=dinov2_l+clip+qwen3_8b")).second_vision.num_blocks == 23
+    with pytest.raises(UserError, match="base has 4 parts"):
+        bases.get_config("base=clip+siglip2+dinov2_l+qwen3_8b")

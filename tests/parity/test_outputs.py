@@ -20,6 +20,7 @@ from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.interop.files import open_weights
 from igllm_jax.interop.importing import run
 from igllm_jax.interop.sources import ImportRequest
+from igllm_jax.models.attention import soft_capped
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.weights import base_folder
 from tests.interop import made
@@ -54,7 +55,8 @@ def outputs(folder, batch):
     def compute(params, images, tokens):
         ours = model_skeleton.build(params)
         states = ours.answer_states(images, tokens, layout)
-        return states @ ours.decoder.head_kernel(), ours.numbers(states)
+        logits = states @ ours.decoder.head_kernel()
+        return soft_capped(logits, config.decoder.logit_softcap), ours.numbers(states)
 
     return tuple(map(np.asarray, jax.jit(compute, compiler_options=QUICK)(params, batch.images, batch.tokens)))
 

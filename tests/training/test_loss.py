@@ -69,6 +69,22 @@ def test_chunks_have_the_gradient_of_the_whole(params):
         )
 
 
+def test_soft_capped_logits_have_the_gradient_of_autodiff():
+    states, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(2, 7, 11), (11, 13)]))
+    targets = jax.random.randint(jax.random.key(2), (2, 7), 0, 13)
+
+    def plain(states, kernel):
+        logits = 1.7 * jnp.tanh(states @ kernel / 1.7)
+        return -jnp.sum(jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1) ** 3)
+
+    def ours(states, kernel):
+        return jnp.sum(loss.cross_entropies(states, kernel, targets, chunk=3, softcap=1.7) ** 3)
+
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, *(jax.value_and_grad(f, (0, 1))(states, kernel) for f in (ours, plain)))
+    close(jax.grad(ours)(states, kernel), jax.grad(plain)(states, kernel))
+
+
 @pytest.mark.parametrize("chunk", [3, 100])
 def test_a_frozen_vocabulary_meets_the_states_twice_and_gives_the_same_gradient(chunk):
     states = jax.random.normal(jax.random.key(0), (2, 7, 11))
