@@ -49,15 +49,8 @@ def run(model, folder, out, *more):
     return json.loads(out.read_text())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_answers_for_every_image_in_either_dtype(tmp_path, folder, dtype):
-    found = run(folder / "base", folder, tmp_path / "out.json", "--dtype", dtype)
-    assert found["model_path"] == str(folder / "base") and found["model_name"] == "base"
-    assert sorted(name[-5:] for name in found["answers"]) == ["0.png", "1.png", "2.png"]
-    assert all(answer["outputs"] for answer in found["answers"].values())
-
-
-def test_the_dtype_is_that_of_the_computation(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_answers_for_every_image_in_the_dtype_of_the_computation(folder, tmp_path, monkeypatch, dtype):
     seen = []
     build, real = generate.AnswerGenerator, generate.predict
     monkeypatch.setattr(
@@ -66,11 +59,14 @@ def test_the_dtype_is_that_of_the_computation(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         generate, "predict", lambda of, params, *a, **k: seen.append(params) or real(of, params, *a, **k)
     )
-    run(folder / "base", folder, tmp_path / "one.json")
-    run(folder / "base", folder, tmp_path / "two.json", "--dtype", "bfloat16")
-    assert [model.dtype for model in seen[::2]] == ["float32", "bfloat16"]
-    prepared = [{str(array.dtype) for array in jax.tree.leaves(weights)} for weights in seen[1::2]]
-    assert prepared[0] == {"float32"} and "bfloat16" in prepared[1]
+    found = run(folder / "base", folder, tmp_path / "out.json", *(["--dtype", dtype] if dtype else []))
+    assert found["model_path"] == str(folder / "base") and found["model_name"] == "base"
+    assert sorted(name[-5:] for name in found["answers"]) == ["0.png", "1.png", "2.png"]
+    assert all(answer["outputs"] for answer in found["answers"].values())
+    model, weights = seen
+    assert model.dtype == (dtype or "float32")
+    prepared = {str(array.dtype) for array in jax.tree.leaves(weights)}
+    assert "bfloat16" in prepared if dtype else prepared == {"float32"}
 
 
 def outputs(found):
