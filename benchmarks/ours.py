@@ -24,7 +24,7 @@ from benchmarks.worker import memory, reset_memory, serve, timed
 from igllm_jax import config as configs
 from igllm_jax.batch import Batch, PromptLayout
 from igllm_jax.data.tokens import Tokenizer
-from igllm_jax.decoding.answers import decode_layout, programs
+from igllm_jax.decoding.answers import decode_layout, default_drafts, programs
 from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.decoding.grammar import Grammar, compile_grammar
 from igllm_jax.decoding.grammar_build import UNREACHABLE
@@ -68,13 +68,14 @@ class Ours:
     # decoding
 
     def set_up_decoding(
-        self, images: int, new_tokens: int, number_id: int, num_drafts: int = 0, grammar_of: str = ""
+        self, images: int, new_tokens: int, number_id: int, num_drafts: int | None = 0, grammar_of: str = ""
     ) -> dict[str, Any]:
         """Merges LoRA, shards the weights over all devices (or as many as the heads divide), compiles; returns the
         seconds of compiling. grammar_of: the run to whose language answers keep."""
         self.count = images
         run_model = self.assemble()
         layout = decode_layout(self.model, MeshLayout.of("decode", make_mesh({"data": 1, "fsdp": -1, "tensor": 1})))
+        num_drafts = default_drafts(layout) if num_drafts is None else num_drafts
         rows = np.load(self.folder / "batch.npz")
         vocab = self.model.decoder.vocab_size
         prompt = [int(token) for token in rows["tokens"][0, : sum(work.PROMPT)]]

@@ -13,7 +13,7 @@ from igllm_jax import endings, files, flags, progress
 from igllm_jax.api import BATCH_SIZE, DTYPES, GRAMMARS, MAX_NEW_TOKENS
 from igllm_jax.data import tars
 from igllm_jax.decoding.answer import Answer
-from igllm_jax.decoding.answers import NUM_DRAFTS, AnswerGenerator
+from igllm_jax.decoding.answers import NUM_DRAFTS, NUM_DRAFTS_CPU, AnswerGenerator
 from igllm_jax.decoding.generated import details, generated
 from igllm_jax.decoding.journal import Journal
 from igllm_jax.decoding.predict import predict
@@ -40,8 +40,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=flags.BATCH, default=BATCH_SIZE)
     parser.add_argument("--limit", type=flags.LIMIT, default=0, help="only the first N images (default: all)")
     parser.add_argument("--max_new_tokens", type=flags.TOKENS, default=MAX_NEW_TOKENS)
-    drafts = "tokens guessed a step (0: none); answers stay the same"
-    parser.add_argument("--num_drafts", type=flags.DRAFTS, default=NUM_DRAFTS, help=drafts)
+    default = f"{NUM_DRAFTS_CPU} on a CPU, {NUM_DRAFTS} elsewhere"
+    drafts = f"tokens guessed a step (default: {default}; 0: none); answers stay the same"
+    parser.add_argument("--num_drafts", type=flags.DRAFTS, help=drafts)
     grammar = "scene: tokens that leave the language have no chance, so every answer parses; none: anything goes"
     parser.add_argument("--grammar", choices=GRAMMARS, default="scene", help=grammar)
     _add_sampling(parser)

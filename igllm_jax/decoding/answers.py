@@ -27,7 +27,13 @@ from igllm_jax.scene.language import find_language
 NO_TOKEN = -1  # of a vocabulary that needs no float token, where numbers are text
 
 
-NUM_DRAFTS = 3  # tokens guessed a step: see BENCHMARKS.md
+# Tokens guessed a step. An accelerator waits for weights, so that more cost it little; see docs/decisions.md.
+NUM_DRAFTS, NUM_DRAFTS_CPU = 7, 3
+
+
+def default_drafts(layout: MeshLayout) -> int:
+    """Tokens guessed a step on these devices."""
+    return NUM_DRAFTS_CPU if layout.mesh.devices.flat[0].platform == "cpu" else NUM_DRAFTS
 
 
 def decode_layout(model: VLMConfig, layout: MeshLayout) -> MeshLayout:
@@ -63,9 +69,9 @@ class AnswerGenerator:
     """Writes answers for batches of images; compiled once.
 
     layout: from decode_layout. Every process gives its own rows of a batch, and gets all answers. num_drafts: tokens
-    guessed a step, from what was written so far. has_grammar: whether answers keep to the language, so that they always
-    parse. has_details: whether answers bring more than their text, see Answer. sampling: how tokens are chosen.
-    num_samples: answers of each image, the prompt and the image computed once.
+    guessed a step, from what was written so far (None: as many as suit the devices). has_grammar: whether answers keep
+    to the language, so that they always parse. has_details: whether answers bring more than their text, see Answer.
+    sampling: how tokens are chosen. num_samples: answers of each image, the prompt and the image computed once.
 
     Raises: UserError where the language or the tokenizer allows no grammar, or `max_new_tokens` no answer.
     """
@@ -77,14 +83,15 @@ class AnswerGenerator:
         options: pipeline.DataOptions,
         max_new_tokens: int,
         layout: MeshLayout,
-        num_drafts: int = NUM_DRAFTS,
+        num_drafts: int | None = None,
         has_grammar: bool = False,
         *,
         has_details: bool = False,
         sampling: SamplingOptions = GREEDY,
         num_samples: int = 1,
     ):
-        self.model, self.layout, self.data, self.num_drafts = model, layout, options, num_drafts
+        self.model, self.layout, self.data = model, layout, options
+        self.num_drafts = default_drafts(layout) if num_drafts is None else num_drafts
         self.table: ngram_drafts.Table | None = None
         self.guess_from(ngram_drafts.empty())
         before, after = pipeline.prompt_tokens(options, tokenizer)
@@ -99,7 +106,7 @@ class AnswerGenerator:
             number_id=tokenizer.float_id if self.has_head else NO_TOKEN,
             vocab_size=tokenizer.vocab_size,
             forbidden=(*tokenizer.forbidden_sequences(), *tokenizer.float_token_in_bytes()),
-            num_drafts=num_drafts,
+            num_drafts=self.num_drafts,
             has_log_probabilities=has_details,
             sampling=sampling,
             num_samples=num_samples,
