@@ -45,7 +45,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="of each run, six reports and three saves")
     steps = parser.parse_args().steps
     with tempfile.TemporaryDirectory() as folder, servers.started(servers.GCS) as address:
-        make_data.main(["clevr", "--out", f"{folder}/clevr", "--num_train", "300", "--num_val", "20"])
+        make_data.main(
+            ["clevr", "--out", f"{folder}/clevr", "--num_train", "300", "--num_val", "20", "--max_objects", "5"]
+        )
         with servers.environment(servers.gcs_variables(address)):
             files.upload_folder(Path(folder) / "clevr", paths.to_path("gs://bucket/clevr"))
             places = {"disk": folder, "bucket": "gs://bucket"}

@@ -226,14 +226,14 @@ def _chip(request: PlanRequest, program: Program) -> Chip | None:
 
 def _with_collectives(plan: Plan) -> Plan:
     """Some kernels can't be printed (splash for v5p and v6e): the same program with plain attention instead, which
-    moves the same weights; one example per chip is enough where no activation travels. Of a decoder that guesses, the
-    same without guesses, whose loop has known turns."""
+    moves the same weights; one example per chip and micro-batch is enough where no activation travels. Of a decoder
+    that guesses, the same without guesses, whose loop has known turns."""
     request, mesh = plan.request, plan.program.mesh
     if request.what == "decode":
         other = compile_apart(replace(request, num_drafts=0, has_grammar=False))
         note = "of the same program without guesses"
         return replace(plan, program=replace(plan.program, collectives=other.collectives or ()), collectives_note=note)
-    batch = request.batch_size if mesh["tensor"] > 1 else mesh["data"] * mesh["fsdp"]
+    batch = request.batch_size if mesh["tensor"] > 1 else mesh["data"] * mesh["fsdp"] * request.accumulate
     plain = (*request.config, "--config.model.decoder.attention=chunked")
     other = compile_apart(replace(request, config=plain, batch_size=batch))
     note = f"read off the same program with attention=chunked and batch {batch}"

@@ -125,6 +125,7 @@ class Run:
             for name, source in configs.val_sources(config).items()
         }
         self.best_metric = configs.best_metric(config).removeprefix(f"{ONE_SET}/")
+        self.metrics: metrics_log.MetricsWriter | metrics_log.NullMetricsWriter = metrics_log.NullMetricsWriter()
         self.scored_step, self.scores = -1, dict[str, float]()  # when what was measured
 
     def _describe(self) -> None:
@@ -176,7 +177,7 @@ class Run:
         config = self.config
         start, end = int(self.state.step), config.train.num_steps
         describe(self.run_model.trainable, self.run_model.frozen, self.data, self.layout, start, end)
-        writer = self._open_logs(start)
+        writer = self.metrics = self._open_logs(start)
         speed = Speed.of(
             self.run_model.model, self.run_model.trainable, self.data.prompt, config.batch_size, self.layout.mesh.size
         )
@@ -317,6 +318,7 @@ class Run:
         scores = self.scores if self.scored_step == int(self.state.step) else {}
         meta = {**self._meta(), "is_evaluated": self.is_evaluated, "scores": scores, **self.patience.meta()}
         with meter.saving():
+            self.metrics.sync()  # the steps of a checkpoint that is found are found in metrics, too
             self.checkpoints.save(self.state, meta, scores.get(self.best_metric))
 
 

@@ -44,6 +44,10 @@ class MetricsWriter:
         if self.wandb is not None:
             self.wandb.log(values, step=step)
 
+    def sync(self) -> None:
+        """What was written so far outlives this process."""
+        self.log.sync()
+
     def close(self) -> None:
         self.log.close()
         if self.board is not None and self.board_folder is not None:
@@ -57,6 +61,9 @@ class NullMetricsWriter:
     """What every process but the first logs to."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def sync(self) -> None:
         pass
 
     def close(self) -> None:

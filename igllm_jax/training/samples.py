@@ -2,7 +2,6 @@
 
 import io
 import textwrap
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -10,6 +9,7 @@ from PIL import Image, ImageDraw
 from igllm_jax import files
 from igllm_jax.batch import Batch
 from igllm_jax.data.tokens import Tokenizer
+from igllm_jax.paths import FilePath
 from igllm_jax.training.monitor import answer_text
 
 SAMPLES_FILE = "samples.png"  # in a run's folder
@@ -17,7 +17,7 @@ MOST_ROWS = 8
 _SIDE, _MARGIN, _TEXT_WIDTH, _COLUMNS = 336, 12, 760, 120  # pixels, and characters of a line
 
 
-def write_samples(folder: Path, batch: Batch, tokenizer: Tokenizer) -> None:
+def write_samples(folder: FilePath, batch: Batch, tokenizer: Tokenizer) -> None:
     """Writes folder/samples.png of the first rows of a batch. Raises: UserError where it can't be written."""
     images = np.asarray(batch.images)[:MOST_ROWS]
     strips = [_strip(image, answer_text(batch, row, tokenizer)) for row, image in enumerate(images)]
