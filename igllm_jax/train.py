@@ -119,11 +119,7 @@ class Run:
         self.patience = Patience(config.eval.patience)
         self.state = self._restore() or self._begin()
         self._describe()
-        about, shared_by_all = configs.held_out_options(config), (self.data_options, self.tokenizer)
-        self.held_out = {
-            name: HeldOutEvaluation(about, source, *shared_by_all, self.run_model.model, self.layout)
-            for name, source in configs.val_sources(config).items()
-        }
+        self.held_out = self._held_out()
         self.best_metric = configs.best_metric(config).removeprefix(f"{ONE_SET}/")
         self.metrics: metrics_log.MetricsWriter | metrics_log.NullMetricsWriter = metrics_log.NullMetricsWriter()
         self.scored_step, self.scores = -1, dict[str, float]()  # when what was measured
@@ -134,6 +130,14 @@ class Run:
             configs.write(self.config, self.workdir)
             if not (self.is_data_kept and (self.workdir / DATA_FILE).exists()):
                 write_manifest(self.workdir / DATA_FILE, self.data.manifest())
+
+    def _held_out(self) -> dict[str, HeldOutEvaluation]:
+        """What is scored on the way, by the name of its set."""
+        about, shared = configs.held_out_options(self.config), (self.data_options, self.tokenizer)
+        return {
+            name: HeldOutEvaluation(about, source, *shared, self.run_model.model, self.layout)
+            for name, source in configs.val_sources(self.config).items()
+        }
 
     def _restore(self) -> TrainState | None:
         latest = self.checkpoints.latest()
