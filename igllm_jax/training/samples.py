@@ -10,6 +10,7 @@ from igllm_jax import files
 from igllm_jax.batch import Batch
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.paths import FilePath
+from igllm_jax.scene.reading import FLOAT_TOKEN
 from igllm_jax.training.monitor import answer_text
 
 SAMPLES_FILE = "samples.png"  # in a run's folder
@@ -43,5 +44,5 @@ def _strip(image: np.ndarray, text: str) -> Image.Image:
 
 
 def _drawable(text: str) -> str:
-    """What Pillow's own font can draw; the rest becomes question marks."""
-    return text.encode("latin-1", "replace").decode("latin-1")
+    """What Pillow's own font can draw; numbers stand in braces alone, and the rest becomes question marks."""
+    return text.replace(FLOAT_TOKEN, "").encode("latin-1", "replace").decode("latin-1")
