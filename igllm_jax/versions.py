@@ -10,7 +10,7 @@ from typing import Any
 from igllm_jax.errors import UserError
 
 FORMAT_KEY = "format"  # absent from config.json before 2
-FORMAT = 3  # of the files that are written now
+FORMAT = 4  # of the files that are written now
 # today's key -> (the first format that has it, its key before)
 RENAMED: dict[str, tuple[int, str]] = {
     "model.decoder.head_dim": (2, "model.decoder.head_width"),
@@ -36,8 +36,6 @@ ADDED: dict[str, tuple[int, Any]] = {
     "eval.patience": (3, 0),
     "mesh.slices": (3, 1),
     "optim.ema_decay": (3, 0.0),
-    "tokenizer.number_token": (3, "piece"),
-    "model.decoder.number_row": (3, -1),
     "data.augment.brightness": (3, 0.0),
     "data.augment.contrast": (3, 0.0),
     "data.augment.color": (3, 0.0),
@@ -46,7 +44,6 @@ ADDED: dict[str, tuple[int, Any]] = {
     "data.augment.jpeg": (3, 0),
     "data.augment.flip": (3, False),
     "data.augment.shift": (3, 0.0),
-    "data.augment.crop": (3, 0.0),
     "model.vision.class_token": (3, True),
     "model.vision.registers": (3, 0),
     "model.vision.pre_norm": (3, True),
@@ -54,20 +51,23 @@ ADDED: dict[str, tuple[int, Any]] = {
     "model.vision.layer_scale": (3, False),
     "model.vision.position_grid": (3, 0),
     "model.vision.position_resize": (3, "bicubic"),
-    **{f"model.second_vision.{key}": (3, meant) for key, meant in _NO_TOWER.items()},
     "model.decoder.rope_scaling": (3, ()),
     "model.decoder.qkv_bias": (3, False),
     "model.decoder.qk_norm": (3, False),
-    "model.decoder.activation": (3, "silu"),
-    "model.decoder.window": (3, 0),
-    "model.decoder.global_every": (3, 0),
-    "model.decoder.local_rope_theta": (3, 0.0),
-    "model.decoder.query_scalar": (3, 0.0),
-    "model.decoder.attention_softcap": (3, 0.0),
-    "model.decoder.logit_softcap": (3, 0.0),
-    "model.decoder.unit_offset": (3, False),
-    "model.decoder.post_norms": (3, False),
-    "model.decoder.scaled_embedding": (3, False),
+    "tokenizer.number_token": (4, "piece"),
+    "model.decoder.number_row": (4, -1),
+    "data.augment.crop": (4, 0.0),
+    **{f"model.second_vision.{key}": (4, meant) for key, meant in _NO_TOWER.items()},
+    "model.decoder.activation": (4, "silu"),
+    "model.decoder.window": (4, 0),
+    "model.decoder.global_every": (4, 0),
+    "model.decoder.local_rope_theta": (4, 0.0),
+    "model.decoder.query_scalar": (4, 0.0),
+    "model.decoder.attention_softcap": (4, 0.0),
+    "model.decoder.logit_softcap": (4, 0.0),
+    "model.decoder.unit_offset": (4, False),
+    "model.decoder.post_norms": (4, False),
+    "model.decoder.scaled_embedding": (4, False),
 }
 
 
