@@ -123,6 +123,14 @@ def test_every_row_explains_a_key_of_today():
     assert all(1 < since <= versions.FORMAT for since, _ in [*versions.RENAMED.values(), *versions.ADDED.values()])
 
 
+def test_a_config_of_format_3_is_read(tmp_path):
+    """golden/config_format_3.json is configs/tiny.py as a run of that format keeps it: a key of later is no hindrance."""
+    (tmp_path / "config.json").write_bytes((runs.ROOT / "tests" / "golden" / "config_format_3.json").read_bytes())
+    config = configs.read(tmp_path)
+    assert config.tokenizer.number_token == "piece" and config.model.second_vision.width == 0
+    assert configs.run_options(config).data.augment.crop == 0.0
+
+
 def test_a_later_key_means_in_an_old_run_what_the_code_did_then(tmp_path, monkeypatch):
     config = configs.load(["--config=tiny"])[0]
     configs.write(config, tmp_path)
