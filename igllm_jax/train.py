@@ -76,6 +76,8 @@ def main(arguments: list[str]) -> int:
 class Run:
     """One training run in one folder."""
 
+    metrics: metrics_log.MetricsWriter | metrics_log.NullMetricsWriter = metrics_log.NullMetricsWriter()
+
     def __init__(
         self,
         config: ConfigDict,
@@ -121,7 +123,6 @@ class Run:
         self._describe()
         self.held_out = self._held_out()
         self.best_metric = configs.best_metric(config).removeprefix(f"{ONE_SET}/")
-        self.metrics: metrics_log.MetricsWriter | metrics_log.NullMetricsWriter = metrics_log.NullMetricsWriter()
         self.scored_step, self.scores = -1, dict[str, float]()  # when what was measured
 
     def _describe(self) -> None:
