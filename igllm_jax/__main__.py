@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": ("igllm_jax.compare", "show what runs measured side by side"),
     "generate": ("igllm_jax.generate", "write scene code for images"),
     "serve": ("igllm_jax.serve", "a page to try a model on, and its HTTP API"),
+    "refine": ("igllm_jax.refine.command", "move predicted scenes until they explain their images"),
     "evaluate": ("igllm_jax.evaluate", "score predictions against labels"),
     "render": ("igllm_jax.render.command", "draw labels and predicted code again, and export them"),
     "report": ("igllm_jax.make_report", "show predictions beside what is true, in one HTML file"),

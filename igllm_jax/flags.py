@@ -116,3 +116,4 @@ ANSWERS = whole(1, 4096)  # of an image
 ALTERNATIVES = whole(0, 4096)  # to it; 0: none
 TEMPERATURE = real(0, 100)  # 0: the likeliest token
 PROBABILITY = real(0, 1)
+SECONDS = real(0.01, 1e9)

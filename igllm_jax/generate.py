@@ -128,7 +128,8 @@ def run(options: argparse.Namespace, stops: Callable[[], bool] = distributed.nev
         num_samples=options.num_samples,
     )
     sizes = {"batch_size": options.batch_size, "limit": options.limit}
-    journal = None if _is_printed(options) else Journal(options.out, _asked(options, trained, source))
+    asked = _asked(options, trained, source)
+    journal: Journal[Answer] | None = None if _is_printed(options) else Journal(options.out, asked)
     answers = predict(generator, generator.prepare(trained.params), source, **sizes, stops=stops, journal=journal)
     if jax.process_index() > 0:
         return 0

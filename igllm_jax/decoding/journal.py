@@ -13,7 +13,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -27,21 +27,24 @@ from igllm_jax.paths import FilePath
 _ANSWERS, _IMAGE, _GOES_ON = "answers", "image", "window_goes_on"
 
 
-class Journal:
+Row = TypeVar("Row")
+
+
+class Journal(Generic[Row]):
     """The journal of one predictions file; of several processes, the first one keeps it.
 
     about: all that the answers depend on, JSON values. It must be the same for a command that goes on; the batch size
-    and the number of processes need not.
+    and the number of processes need not. kind: what is kept of an image, a class with to_json and from_json.
     """
 
-    def __init__(self, out: FilePath, about: Mapping[str, Any]):
-        self.out, self.about = out, dict(about)
+    def __init__(self, out: FilePath, about: Mapping[str, Any], kind: Any = Answer):
+        self.out, self.about, self.kind = out, dict(about), kind
         self.path = out.with_name(f"{out.name}.partial.jsonl")
         self.table_path = out.with_name(f"{out.name}.partial.table")
         self._count = 0  # windows
         self._log: line_log.DiskLog | line_log.BucketLog | None = None
 
-    def open(self) -> tuple[dict[str, Answer], Table | None]:
+    def open(self) -> tuple[dict[str, Row], Table | None]:
         """Image name -> answer, of what was answered before, and what to guess from (None: nothing is known).
 
         Begins the file where there is none. Raises: UserError where the file is another command's, or the system
@@ -54,7 +57,7 @@ class Journal:
         batches = [batch for window in windows for batch in window]
         try:
             rows = [dict(row) for batch in batches for row in batch[_ANSWERS]]
-            answers = {row.pop(_IMAGE): Answer.from_json(row) for row in rows}
+            answers = {row.pop(_IMAGE): self.kind.from_json(row) for row in rows}
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path}: no journal of answers ({error!r}); remove it to start anew") from None
         self._count = len(windows)
@@ -62,7 +65,7 @@ class Journal:
         self._log = line_log.open_log(self.path, text)
         return answers, table
 
-    def add(self, answers: Mapping[str, Answer], table: Table | None, *, goes_on: bool = False) -> None:
+    def add(self, answers: Mapping[str, Any], table: Table | None = None, *, goes_on: bool = False) -> None:
         """Writes answers, and, unless their window goes on, what the next one guesses from."""
         batch = {_ANSWERS: [{_IMAGE: name, **answer.to_json()} for name, answer in answers.items()]}
         assert self._log is not None  # opened

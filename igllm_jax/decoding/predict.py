@@ -27,7 +27,7 @@ def predict(
     batch_size: int,
     limit: int = 0,
     stops: Callable[[], bool] = never,
-    journal: Journal | None = None,
+    journal: Journal[Answer] | None = None,
     shows_progress: bool = True,
 ) -> dict[str, Answer]:
     """Image name -> answer, for the first `limit` images (0: all) of an image source.
@@ -98,7 +98,7 @@ def finished(
 
 
 def _resumed(
-    generator: AnswerGenerator, journal: Journal | None, names: Sequence[str]
+    generator: AnswerGenerator, journal: Journal[Answer] | None, names: Sequence[str]
 ) -> tuple[dict[str, Answer], list[int]]:
     """The answers that a journal has, and which images are still to be done; what to guess from goes on, too."""
     answers: dict[str, Answer] = {}

@@ -18,6 +18,7 @@ from igllm_jax.render.scores import RENDER_METRICS, as_measures
 from igllm_jax.report.curves import RunCurves, curve_content
 from igllm_jax.report.errors import Limits, find_limits
 from igllm_jax.report.marks import Marker, compact
+from igllm_jax.report.notes import notes_of
 from igllm_jax.report.pictures import Drawn, PictureJob, data_url, disc_picture, draw_all, input_picture
 from igllm_jax.report.plots import calibration, call_points, distance_name, filters, pair_columns, rounded
 from igllm_jax.report.shapes import MOST_OBJECTS, Meshes, view_camera, view_scene
@@ -197,12 +198,14 @@ def _scene_entry(
 def _answer_entry(scene: Scene, run: _Run, drawn: Drawn | None, meshes: Meshes, view: str) -> dict[str, Any]:
     position = run.positions[scene.image]
     comparison, reading = run.comparisons[position], run.own.readings[position]
-    lines = run.marker.lines(run.own.found.answers[run.own.names[position]], scene, reading, comparison.pairs)
+    name = run.own.names[position]
+    lines = run.marker.lines(run.own.found.answers[name], scene, reading, comparison.pairs)
     values: Mapping[str, float] = comparison.values | (drawn.values if drawn is not None else {})
     entry: dict[str, Any] = {"values": {name: rounded(value) for name, value in values.items()}}
     entry |= {"lines": compact(lines), "missed": run.marker.missed(scene, comparison.pairs)}
     entry["problems"] = [f"line {p.line}: {p.reason[:200]}" for p in reading.problems[:MOST_PROBLEMS]]
     entry["num_problems"] = len(reading.problems)
+    entry["notes"] = notes_of(run.own.found.details.get(name, {}))
     if drawn is not None:
         entry["picture"] = drawn.pictures[PREDICTED]
         entry["parts"] = view_scene(drawn.specs[PREDICTED], meshes)

@@ -14,6 +14,7 @@ from igllm_jax.scene.language import Language, find_language, parse_language
 _MOST_PARTS = 32  # of a name, counted from its end
 LOG_PROBABILITIES = "log_probabilities"  # of an answer, if it has them: one number a call
 SAMPLES, LOG_LIKELIHOOD = "samples", "log_likelihood"
+REFINED = "refined"  # of an answer: how looking again went, see `refine.refined.Refined`
 SETTINGS = ("task", "language", "rotation_rep", "rotation_unit", "train_split", "grammar")
 
 
@@ -33,7 +34,8 @@ class Predictions:
     train_split: for 2D, the split that the model was trained on. grammar: what answers were kept to while they were
     written ("scene": the language, so that they always parse; "none": nothing). confidences: image name -> the
     log-probability of each call of the text, of those answers that say it. samples: image name -> of several answers
-    each, the first one is the text. details: image name -> what else its entry of a file that is written says.
+    each, the first one is the text. details: image name -> what else its entry says: of a file that
+    is written, anything; of one that is read, how it was refined.
     """
 
     answers: dict[str, str]
@@ -111,7 +113,16 @@ def read_predictions(path: str | FilePath) -> Predictions:
         for name, answer in answers.items()
         if answer.get(SAMPLES) is not None
     }
-    return Predictions(texts, **settings, confidences=confidences, samples=samples)
+    details: dict[str, Mapping[str, Any]] = {
+        name: {REFINED: answer[REFINED]} for name, answer in answers.items() if REFINED in answer
+    }
+    return Predictions(texts, **settings, confidences=confidences, samples=samples, details=details)
+
+
+def model_of(path: FilePath) -> dict[str, Any]:
+    """What a predictions file, which `read_predictions` took, says of the model: keywords of `write_predictions`."""
+    content = json.loads(path.read_bytes())
+    return {key: content.get(key) for key in ("model_path", "model_base", "model_name")}
 
 
 def _samples(path: str | FilePath, name: str, found: Any) -> tuple[Sample, ...]:

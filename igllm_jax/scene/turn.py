@@ -1,7 +1,7 @@
 """The kind of attribute that is a rotation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -112,6 +112,17 @@ class Turn(Kind):
             return REPRESENTATIONS["yaw"].to_matrix((np.radians(self.label_yaw_deg(value, settings)),))
         return REPRESENTATIONS[self.label_as].to_matrix(self._label_rad(value, settings))
 
+    def turned(self, value: Value, vector_rad: Sequence[float], settings: Settings) -> Value:
+        """A label's turn, turned further about the scene's axes by a turn vector [3]."""
+        return self._label_of(
+            Rotation.from_rotvec(vector_rad).as_matrix() @ self.label_matrix(value, settings), settings
+        )
+
+    def _label_of(self, matrix: np.ndarray, settings: Settings) -> Value:
+        numbers = REPRESENTATIONS[self.label_as].from_matrix(matrix)
+        is_deg = self._in_degrees(settings) and self.label_as not in ("6d", "quat")
+        return tuple(np.degrees(numbers).tolist()) if is_deg else numbers
+
     def _label_rad(self, value: Value, settings: Settings) -> tuple[float, ...]:
         is_deg = self._in_degrees(settings) and self.label_as not in ("6d", "quat")
         return tuple(np.radians(value).tolist()) if is_deg else value
@@ -142,9 +153,7 @@ class Turn(Kind):
         if self.is_yaw:
             yaw_deg = self.symmetry_of(item).yaw_deg(value[0])
             return (yaw_deg if self._in_degrees(settings) else math.radians(yaw_deg),)
-        numbers = REPRESENTATIONS[self.label_as].from_matrix(self.said_matrix(value, item, settings))
-        is_deg = self._in_degrees(settings) and self.label_as not in ("6d", "quat")
-        return tuple(np.degrees(numbers).tolist()) if is_deg else numbers
+        return self._label_of(self.said_matrix(value, item, settings), settings)
 
     def is_scored(self, metric: Metric, true: Mapping[str, Value], name: str) -> bool:
         return not self.symmetry_of(true).is_full

@@ -4,11 +4,12 @@ Every ray is tested against every part, and a fixed number of pixels gets four r
 `draw` is quicker under NumPy, whose arrays may be cut to what a part covers.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from igllm_jax.render.flat.arrays import KINDS, PATTERNS, CameraArrays, Namespace, PartArrays, SceneArrays
+from igllm_jax.render.flat.arrays import KINDS, PATTERNS, CameraArrays, LampArrays, Namespace, PartArrays, SceneArrays
 from igllm_jax.render.flat.rays import (
     BEVEL_SHINE,
     BEVELLED,
@@ -27,6 +28,7 @@ from igllm_jax.render.flat.rays import (
 from igllm_jax.render.flat.shading import (
     GROUND_STEP,
     IN_FRONT,
+    SHADOW_SAMPLES,
     Illumination,
     falloff,
     ground_grid,
@@ -142,31 +144,69 @@ def illumination(scene: SceneArrays) -> Illumination:
     return Illumination(tuple(type(scene.lamps)(*lamp) for lamp in lamps), scene.ambient)
 
 
-def ground_light(scene: SceneArrays, width: int, height: int, kinds: tuple[str, ...], space: Namespace) -> Array:
-    """Light float32 [P] on the ground behind every pixel, rows first; see `shading.ground`."""
-    xp = space.xp
-    x, y, shape = ground_grid(width, height)
-    rays = camera_rays(scene.camera, x.astype(np.float32), y.astype(np.float32), width, height, xp)
-    gx, gy = ground_points(scene.camera.position, rays, xp)
-    light = scene.ambient + xp.zeros_like(gx)
-    for lamp in illumination(scene).lights:
-        samples = lamp_samples(lamp, xp)
-        towards = Triple(gx - samples[0, :, None], gy - samples[1, :, None], -samples[2, :, None])
+class GroundGrid(NamedTuple):
+    """Where the ground is computed: x, y [G] in scene units, of a grid of the image, so high and wide, whose points
+    are `step` pixels from each other."""
 
-        def step(hidden: Array, part: PartArrays, samples: Array = samples, towards: Triple = towards) -> Array:
-            enter, _ = intersect_part(part, kinds, samples[:, :, None], towards, xp)
-            return hidden | (enter < IN_FRONT)
+    x: Array
+    y: Array
+    height: int
+    width: int
 
-        hidden = space.fold(step, xp.zeros((samples.shape[1], *gx.shape), bool), scene.parts)
-        shadow = soften(hidden.mean(axis=0, dtype=np.float32).reshape(shape), xp).ravel()
-        light = light + lamp.strength * falloff(lamp.position, gx, gy, xp) * (1 - shadow)
-    rows, columns = _between(height, shape[0]), _between(width, shape[1])
+
+def ground_points_of(camera: CameraArrays, width: int, height: int, step: int, xp: Any) -> GroundGrid:
+    """Of a camera and its image's size."""
+    x, y, shape = ground_grid(width, height, step)
+    rays = camera_rays(camera, x.astype(np.float32), y.astype(np.float32), width, height, xp)
+    return GroundGrid(*ground_points(camera.position, rays, xp), *shape)
+
+
+def is_hidden(part: PartArrays, kinds: tuple[str, ...], lamp: LampArrays, grid: GroundGrid, xp: Any) -> Array:
+    """bool [S, G]: which of a lamp's samples one part hides from which points of the ground."""
+    samples = lamp_samples(lamp, xp)
+    towards = Triple(grid.x - samples[0, :, None], grid.y - samples[1, :, None], -samples[2, :, None])
+    enter, _ = intersect_part(part, kinds, samples[:, :, None], towards, xp)
+    return enter < IN_FRONT
+
+
+def lit_ground(
+    scene: SceneArrays, hidden: Sequence[Array], grid: GroundGrid, width: int, height: int, step: int, xp: Any
+) -> Array:
+    """Light float32 [P] on the ground behind every pixel, rows first. hidden: bool [S, G] of each lamp."""
+    light = scene.ambient + xp.zeros_like(grid.x)
+    shape = grid.height, grid.width
+    for lamp, own in zip(illumination(scene).lights, hidden, strict=True):
+        shadow = soften(own.mean(axis=0, dtype=np.float32).reshape(shape), xp).ravel()
+        light = light + lamp.strength * falloff(lamp.position, grid.x, grid.y, xp) * (1 - shadow)
+    rows, columns = _between(height, shape[0], step), _between(width, shape[1], step)
     return (rows @ light.reshape(shape) @ columns.T).ravel()
 
 
-def _between(fine: int, coarse: int) -> np.ndarray:
+def ground_light(
+    scene: SceneArrays,
+    width: int,
+    height: int,
+    kinds: tuple[str, ...],
+    space: Namespace,
+    step: int = GROUND_STEP,
+) -> Array:
+    """Light float32 [P] on the ground behind every pixel, rows first; see `shading.ground`. step: see GroundGrid."""
+    xp = space.xp
+    grid = ground_points_of(scene.camera, width, height, step, xp)
+    hidden = []
+    for lamp in illumination(scene).lights:
+
+        def hide(hidden: Array, part: PartArrays, lamp: LampArrays = lamp) -> Array:
+            return hidden | is_hidden(part, kinds, lamp, grid, xp)
+
+        none = xp.zeros((SHADOW_SAMPLES, *grid.x.shape), bool)
+        hidden.append(space.fold(hide, none, scene.parts))
+    return lit_ground(scene, hidden, grid, width, height, step, xp)
+
+
+def _between(fine: int, coarse: int, step: int) -> np.ndarray:
     """float32 [fine, coarse]: what each of the grid's points gives each pixel, linear between the nearest two."""
-    at = (np.arange(fine) + 0.5) / GROUND_STEP
+    at = (np.arange(fine) + 0.5) / step
     weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(coarse)))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
@@ -181,6 +221,22 @@ def edge_mask(hits: Hits, width: int, height: int, xp: Any) -> Array:
     return (left | right | up | down).ravel()
 
 
+def pixel_rays(camera: CameraArrays, width: int, height: int, xp: Any) -> Triple:
+    """Rays through the centres of all pixels, rows first."""
+    column, row = (grid.ravel().astype(np.float32) for grid in np.meshgrid(np.arange(width), np.arange(height)))
+    return camera_rays(camera, column + np.float32(0.5), row + np.float32(0.5), width, height, xp)
+
+
+def painted(
+    scene: SceneArrays, rays: Triple, hits: Hits, light: Array, width: int, height: int, kinds: tuple[str, ...], xp: Any
+) -> tuple[Array, Array]:
+    """Linear light [3, P] of what rays through all pixels meet, and of the floor behind it. light: float32 [P], on the
+    ground there."""
+    wall = np.repeat(np.linspace(0.6, 1.1, height, dtype=np.float32), width)
+    floor = scene.ground[:, None] * xp.where(scene.has_ground, light, wall)
+    return xp.where(hits.part == GROUND, floor, shade_hits(scene, rays, hits, kinds, xp)), floor
+
+
 def draw_dense(
     scene: SceneArrays, width: int, height: int, *, most_edges: int, kinds: tuple[str, ...], space: Namespace
 ) -> Drawing:
@@ -189,13 +245,10 @@ def draw_dense(
     kinds: of the scene's parts; parts of another are not seen.
     """
     xp = space.xp
-    column, row = (grid.ravel().astype(np.float32) for grid in np.meshgrid(np.arange(width), np.arange(height)))
-    rays = camera_rays(scene.camera, column + np.float32(0.5), row + np.float32(0.5), width, height, xp)
+    rays = pixel_rays(scene.camera, width, height, xp)
     hits = see(scene, rays, kinds, space)
-    wall = np.repeat(np.linspace(0.6, 1.1, height, dtype=np.float32), width)
-    light = xp.where(scene.has_ground, ground_light(scene, width, height, kinds, space), wall)
-    floor = scene.ground[:, None] * light
-    coarse = xp.where(hits.part == GROUND, floor, shade_hits(scene, rays, hits, kinds, xp))
+    ground = ground_light(scene, width, height, kinds, space)
+    light, floor = painted(scene, rays, hits, ground, width, height, kinds, xp)
     is_edge = edge_mask(hits, width, height, xp)
     count = xp.cumsum(is_edge.astype(np.int32))
     edge = xp.minimum(xp.searchsorted(count, np.arange(1, most_edges + 1)), width * height - 1)
@@ -208,7 +261,7 @@ def draw_dense(
     # Cut at white before the mean, or one bright ray in four would leave the pixel jagged.
     fine = xp.minimum(fine, np.float32(1)).reshape(3, most_edges, len(SUBPIXELS)).mean(axis=2)
     is_fine = is_edge & (count <= most_edges)
-    picture = xp.where(is_fine, fine[:, xp.clip(count - 1, 0, most_edges - 1)], coarse)
+    picture = xp.where(is_fine, fine[:, xp.clip(count - 1, 0, most_edges - 1)], light)
     owners = xp.append(xp.asarray(scene.ids)[xp.asarray(scene.parts.owner)], np.int32(0))
     image = to_bytes(picture, xp).T.reshape(height, width, 3)
     return Drawing(image, owners[hits.part].reshape(height, width), count[-1])

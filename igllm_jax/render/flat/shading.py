@@ -144,10 +144,11 @@ def ground(parts: Sequence[WorldPart], camera: Camera, illumination: Illuminatio
     return np.asarray(fine).ravel()
 
 
-def ground_grid(width: int, height: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """The image positions x, y [P] where the ground is computed, rows first, and the grid's height and width."""
-    down, across = -(-height // GROUND_STEP) + 1, -(-width // GROUND_STEP) + 1
-    x, y = np.meshgrid(np.arange(across) * GROUND_STEP, np.arange(down) * GROUND_STEP)
+def ground_grid(width: int, height: int, step: int = GROUND_STEP) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """The image positions x, y [P] where the ground is computed, every so many pixels, rows first, and the grid's
+    height and width."""
+    down, across = -(-height // step) + 1, -(-width // step) + 1
+    x, y = np.meshgrid(np.arange(across) * step, np.arange(down) * step)
     return x.ravel(), y.ravel(), (down, across)
 
 

@@ -79,6 +79,7 @@ function answerRow(scene, answer, run) {
   const head = element("div", { class: "run" }, dot(run), content.runs[run].name);
   const right = element("div", { class: "said" }, head, values(answer), code(answer));
   if (problems.length) right.append(element("ul", { class: "problems" }, ...problems));
+  for (const note of answer.notes) right.append(element("p", { class: "note" }, note));
   return element("div", { class: "answer" }, element("div", { class: "figures" }, ...figures(scene, answer)), right);
 }
 

@@ -1,0 +1,132 @@
+"""Predicted scenes made better by looking again: a search of each one's numbers, and of its words where asked for."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from igllm_jax.refine.lens import lens, picture_size, target_of
+from igllm_jax.refine.moves import Moves
+from igllm_jax.refine.problems import (
+    Start,
+    Terms,
+    kinds_shown,
+    layout_of,
+    moved_things,
+    problem_of,
+    start_of,
+)
+from igllm_jax.refine.refined import Refined, covariance, flag_of, picture_loss, standard_errors
+from igllm_jax.refine.search import LEVELS, Level, PictureOptions, SearchProblem, moves_of_all, penalties, search
+
+# a program is compiled for so many objects or parts, and serves scenes of fewer
+COUNTS = (2, 4, 7, 10, 16, 24, 48, 96, 192, 384)
+MOST_OBJECTS = 48  # of a scene that is searched
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """levels: of the search. seconds: a scene at most, or None.
+    at_once: scenes side by side, see `draw_batch`."""
+
+    levels: tuple[Level, ...] = LEVELS
+    seconds: float | None = None
+    at_once: int = 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """Scenes that are searched together: their starts, and everything in the shapes of one program."""
+
+    starts: tuple[Start, ...]
+    problems: SearchProblem
+    targets: np.ndarray
+    how: PictureOptions
+
+
+def refine_texts(
+    texts: Sequence[str], images: Sequence[Image.Image], terms: Terms, options: RefineOptions | None = None
+) -> list[Refined]:
+    """The outcome of each text's search, of images of one size. What is not drawn (a scene without an object in reach,
+    or with more than MOST_OBJECTS) keeps its text."""
+    options = options or RefineOptions()
+    starts = [start_of(text, terms, *image.size) for text, image in zip(texts, images, strict=True)]
+    drawn = [index for index, start in enumerate(starts) if 0 < len(start.spec.objects) <= MOST_OBJECTS]
+    outcome = [Refined(text) for text in texts]
+    for size in sorted({count_for(len(starts[index].spec.objects)) for index in drawn}):
+        own = [index for index in drawn if count_for(len(starts[index].spec.objects)) == size]
+        group = group_of([starts[index] for index in own], [images[index] for index in own], terms)
+        for index, result in zip(own, refine_group(group, terms, options), strict=True):
+            outcome[index] = result
+    return outcome
+
+
+def count_for(number: int) -> int:
+    """The least of COUNTS that holds so many."""
+    return next(count for count in COUNTS if count >= number)
+
+
+def group_of(starts: Sequence[Start], images: Sequence[Image.Image], terms: Terms) -> Group:
+    """Scenes whose images have one size."""
+    size = picture_size(*images[0].size)
+    targets = np.stack([target_of(image, size) for image in images])
+    layout = layout_of(terms.language, count_for(max(len(start.spec.objects) for start in starts)))
+    most_parts = count_for(max(start.num_parts for start in starts))
+    rows = [problem_of(start, terms, layout, most_parts=most_parts) for start in starts]
+    problems = jax.tree.map(lambda *arrays: np.stack(arrays), *rows)
+    return Group(tuple(starts), problems, targets, PictureOptions(*size, kinds_shown(terms.language), layout))
+
+
+def refine_group(group: Group, terms: Terms, options: RefineOptions) -> list[Refined]:
+    """The outcome of each scene's search. What is found is written where that brings picture and image together."""
+    searched = _searched(group, options)
+    return [_refined(group, searched, index, terms) for index in range(len(group.starts))]
+
+
+class _Searched(NamedTuple):
+    """What a search found of S scenes: moves, 0 where they were not better, their covariance [S, K, K], and penalties
+    [S] before and after."""
+
+    moves: Moves
+    covariance: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+
+def _searched(group: Group, options: RefineOptions) -> _Searched:
+    how, goes_on = group.how, _until(options.seconds, len(group.starts))
+    state = search(
+        group.problems, group.targets, how=how, levels=options.levels, goes_on=goes_on, at_once=options.at_once
+    )
+    found = np.asarray(state.vector)
+    view = lens((how.width, how.height), options.levels[-1].blur, options.levels[-1].outlier)
+    both = [penalties(group.problems, vectors, group.targets, view, how=how) for vectors in (0 * found, found)]
+    before, after = (np.asarray(losses) for losses in both)
+    found = np.where((after < before)[:, None], found, 0)
+    moves = jax.device_get(moves_of_all(found, group.problems, how.layout))
+    rows = (np.asarray(x) for x in (state.curvature, state.pull, group.problems.spreads, group.problems.is_free))
+    covariances = np.stack([covariance(*row) for row in zip(*rows, strict=True)])
+    return _Searched(moves, covariances, before, np.minimum(before, after))
+
+
+def _moves(searched: _Searched, index: int) -> Moves:
+    return Moves(*(array[index] for array in searched.moves))
+
+
+def _refined(group: Group, searched: _Searched, index: int, terms: Terms) -> Refined:
+    start, moves, how = group.starts[index], _moves(searched, index), group.how
+    errors = np.sqrt(np.maximum(np.diag(searched.covariance[index]), 0))
+    before, after = (picture_loss(side[index], how.width * how.height) for side in (searched.before, searched.after))
+    camera = tuple((np.asarray(start.spec.camera.position) + moves.camera).tolist())
+    text = terms.write(moved_things(start, moves.objects, terms))
+    flag = flag_of(moves.objects, after)
+    return Refined(text, before, after, camera, standard_errors(start, how.layout, errors), flag)
+
+
+def _until(seconds: float | None, num_scenes: int) -> Callable[[], bool]:
+    end = None if seconds is None else time.monotonic() + seconds * num_scenes
+    return lambda: end is None or time.monotonic() < end
