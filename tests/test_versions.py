@@ -124,7 +124,7 @@ def test_every_row_explains_a_key_of_today():
 
 
 def test_a_config_of_format_3_is_read(tmp_path):
-    """golden/config_format_3.json is configs/tiny.py as a run of that format keeps it: a key of later is no hindrance."""
+    """golden/config_format_3.json is what a run of configs/tiny.py kept then. Never change it."""
     (tmp_path / "config.json").write_bytes((runs.ROOT / "tests" / "golden" / "config_format_3.json").read_bytes())
     config = configs.read(tmp_path)
     assert config.tokenizer.number_token == "piece" and config.model.second_vision.width == 0

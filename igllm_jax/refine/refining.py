@@ -39,7 +39,7 @@ class RefineOptions:
 
 
 @dataclass(frozen=True)
-class Group:
+class SceneGroup:
     """Scenes that are searched together: their starts, and everything in the shapes of one program."""
 
     starts: tuple[Start, ...]
@@ -70,7 +70,7 @@ def count_for(number: int) -> int:
     return next(count for count in COUNTS if count >= number)
 
 
-def group_of(starts: Sequence[Start], images: Sequence[Image.Image], terms: Terms) -> Group:
+def group_of(starts: Sequence[Start], images: Sequence[Image.Image], terms: Terms) -> SceneGroup:
     """Scenes whose images have one size."""
     size = picture_size(*images[0].size)
     targets = np.stack([target_of(image, size) for image in images])
@@ -78,10 +78,10 @@ def group_of(starts: Sequence[Start], images: Sequence[Image.Image], terms: Term
     most_parts = count_for(max(start.num_parts for start in starts))
     rows = [problem_of(start, terms, layout, most_parts=most_parts) for start in starts]
     problems = jax.tree.map(lambda *arrays: np.stack(arrays), *rows)
-    return Group(tuple(starts), problems, targets, PictureOptions(*size, kinds_shown(terms.language), layout))
+    return SceneGroup(tuple(starts), problems, targets, PictureOptions(*size, kinds_shown(terms.language), layout))
 
 
-def refine_group(group: Group, terms: Terms, options: RefineOptions) -> list[Refined]:
+def refine_group(group: SceneGroup, terms: Terms, options: RefineOptions) -> list[Refined]:
     """The outcome of each scene's search. What is found is written where that brings picture and image together."""
     searched = _searched(group, options)
     return [_refined(group, searched, index, terms) for index in range(len(group.starts))]
@@ -97,7 +97,7 @@ class _Searched(NamedTuple):
     after: np.ndarray
 
 
-def _searched(group: Group, options: RefineOptions) -> _Searched:
+def _searched(group: SceneGroup, options: RefineOptions) -> _Searched:
     how, goes_on = group.how, _until(options.seconds, len(group.starts))
     state = search(
         group.problems, group.targets, how=how, levels=options.levels, goes_on=goes_on, at_once=options.at_once
@@ -117,7 +117,7 @@ def _moves(searched: _Searched, index: int) -> Moves:
     return Moves(*(array[index] for array in searched.moves))
 
 
-def _refined(group: Group, searched: _Searched, index: int, terms: Terms) -> Refined:
+def _refined(group: SceneGroup, searched: _Searched, index: int, terms: Terms) -> Refined:
     start, moves, how = group.starts[index], _moves(searched, index), group.how
     errors = np.sqrt(np.maximum(np.diag(searched.covariance[index]), 0))
     before, after = (picture_loss(side[index], how.width * how.height) for side in (searched.before, searched.after))

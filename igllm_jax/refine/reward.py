@@ -10,7 +10,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.refine.lens import lens
 from igllm_jax.refine.problems import Terms, start_of
 from igllm_jax.refine.refined import picture_loss
-from igllm_jax.refine.refining import MOST_OBJECTS, Group, count_for, group_of
+from igllm_jax.refine.refining import MOST_OBJECTS, SceneGroup, count_for, group_of
 from igllm_jax.refine.search import Level, penalties, search
 from igllm_jax.render.camera import Camera
 from igllm_jax.render.roles import check_renderable, default_rotation_rep
@@ -80,7 +80,7 @@ def score_batch(
     return scores
 
 
-def _scores(group: Group, is_camera_known: bool, at_once: int) -> list[float]:
+def _scores(group: SceneGroup, is_camera_known: bool, at_once: int) -> list[float]:
     layout = group.how.layout
     camera = layout.fill(0.0, 0.0, 0.0 if is_camera_known else 1.0, 0.0)
     problems = group.problems._replace(is_free=group.problems.is_free * camera)
