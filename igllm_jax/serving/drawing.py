@@ -18,6 +18,7 @@ from igllm_jax.scene.language import Language, find_language
 SIDE = 480  # of a drawing, at most, in pixels
 NUMBER_DIGITS = 3
 NO_GLB = "the 3D view needs trimesh: pip install 'igllm_jax[serve]'"
+NO_OBJECTS = "the answer has no objects, so there is no 3D view"
 LONGEST_VALUE = 200  # characters of a table's cell
 
 
@@ -43,6 +44,8 @@ def draw_answer(found: Generated, data: DataOptions, size: tuple[int, int]) -> A
     reader = Reader(language, data.rotation_rep, data.rotation_unit, (width, height))
     spec = code_job(found.code, reader).specs[PREDICTED]
     picture = draw(spec).image
+    if not spec.objects:
+        return AnswerDrawing(picture, None, NO_OBJECTS)
     try:
         # without the ground, all of which viewers step back to see
         return AnswerDrawing(picture, glb(replace(spec, ground=None)))

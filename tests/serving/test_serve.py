@@ -93,6 +93,8 @@ def test_an_answer_is_drawn_and_tabled(batcher):
     pixels = np.asarray(drawing.picture.convert("RGB")).astype(int)
     assert (pixels[..., 0] > pixels[..., 1] + 40).sum() > 20  # something red
     assert drawing.glb is None or drawing.glb[:4] == b"glTF"
+    bare = draw_answer(generated("a.png", Answer("", True), batcher.model.data), batcher.model.data, (96, 64))
+    assert bare.picture.size == (96, 64) and bare.glb is None and "no objects" in bare.note
     headers, rows = table(found, find_language("clevr"))
     assert dict(zip(headers, rows[0], strict=True)) == {
         "size": "large", "color": "red", "material": "metal", "shape": "cube",
