@@ -152,6 +152,7 @@ def decoder_config(config: Json, where: object) -> DecoderConfig:
             global_every=global_every,
             local_rope_theta=local_theta if window else 0.0,
             tie_embeddings=tied,
+            number_row=-1,
             attention="xla",
             remat="full",
             **numbers,

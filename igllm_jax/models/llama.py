@@ -69,7 +69,7 @@ class DecoderConfig:
     tie_embeddings: bool
     attention: str  # see attention.KERNELS
     remat: str  # what the backward pass recomputes: see remat.py
-    number_row: int = -1  # the token whose rows stand apart: see number_row.py; -1: none's do
+    number_row: int  # the token whose rows stand apart: see number_row.py; -1: none's do
 
     def __post_init__(self) -> None:
         find_policy(self.remat)

@@ -62,6 +62,11 @@ CASES = {
         "drawn/render.json",
     ),
     "render, code": (["render", "--code", "GIVEN/code.txt", "--out", "OUT/drawn"], "drawn/render.json"),
+    "refine": (
+        ["refine", *ANSWERS, *VAL[2:], *LANGUAGE, "--out", "OUT/refined.json",
+         "--limit", "1", "--steps", "1"],
+        "refined.json",
+    ),
     "report": (
         ["report", *VAL, *ANSWERS, *LANGUAGE, "--out", "OUT/page.html", "--workers", "1"], "page.html",
     ),
@@ -135,7 +140,7 @@ UNTRIED = {
     *((name, "--meshes") for name in ("make-data", "render", "report")),
     *(("serve", flag) for flag in ("--workdir", "--model", "--images")),
     ("compare", "RUN"), ("make-data", "--from"), ("demo", "--out"), ("convert", "--llava"),
-    ("convert", "--projector"),
+    ("convert", "--projector"), ("convert", "--second_vision"), ("report", "--run"),
 }  # fmt: skip
 
 

@@ -165,6 +165,9 @@ _VISION_KEYS = {
 }  # fmt: skip
 
 
+_MAY_BE_0 = ("local_rope_theta", "query_scalar", "attention_softcap", "logit_softcap")  # which says that there is none
+
+
 def _import_differs(folder: Path, plan: ImportPlan) -> str:
     """What the plan says is what stands in the files, and float32 can hold it."""
     for part, keys, config in (
@@ -175,7 +178,11 @@ def _import_differs(folder: Path, plan: ImportPlan) -> str:
         for key, ours in keys.items():
             if values.get(key) is not None and getattr(config, ours) != values[key]:
                 return f"another {key}"
-        numbers = [value for value in vars(config).values() if isinstance(value, float)]
+        numbers = [
+            value
+            for field, value in vars(config).items()
+            if isinstance(value, float) and (value or field not in _MAY_BE_0)
+        ]
         if not all(0 < np.float32(number) < np.inf for number in numbers):
             return f"numbers of {part} that float32 can't hold"
     image = json.loads((folder / "vision" / "preprocessor_config.json").read_bytes())
