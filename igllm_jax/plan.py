@@ -11,13 +11,9 @@ import argparse
 import json
 import math
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 
 from igllm_jax import config as configs
 from igllm_jax import files, flags, progress
@@ -27,7 +23,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.vlm import VLMConfig, skeleton
 from igllm_jax.parallel.sharding import MESH_AXES
 from igllm_jax.plan_compile import PROMPT
-from igllm_jax.planning import compilers, flops, local, tune
+from igllm_jax.planning import apart, compilers, flops, local, tune
 from igllm_jax.planning.chips import CHIPS, Chip, chip_of, find_topology, program_memory
 from igllm_jax.planning.memory import element_bytes, host_traffic, train_traffic, weight_passes
 from igllm_jax.planning.plans import BatchFlops, Bound, Plan, PlanRequest, Program, Search, plan_text
@@ -163,17 +159,14 @@ def compile_apart(request: PlanRequest) -> Program:
 
     Raises: UserError with the last lines of a compiler that failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
-        command = [sys.executable, "-m", "igllm_jax.plan_compile", str(out), json.dumps(asdict(request))]
-        environment = compilers.environment_for(request.topology, os.environ)
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if not out.is_file():
-            tail = " | ".join(done.stderr.strip().splitlines()[-15:])
-            raise UserError(f"compiling for {request.topology} failed (exit code {done.returncode}): {tail}")
-        found = json.loads(out.read_text())
-    if "error" in found:
-        raise UserError(found["error"])
+    found = apart.ask(
+        "igllm_jax.plan_compile",
+        json.dumps(asdict(request)),
+        failed=lambda code, lines: (
+            f"compiling for {request.topology} failed (exit code {code}): {' | '.join(lines[-15:])}"
+        ),
+        environment=compilers.environment_for(request.topology, os.environ),
+    )
     return Program.of(found)
 
 

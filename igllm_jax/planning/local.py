@@ -6,9 +6,7 @@ the memory of whoever asks.
 
 import json
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from igllm_jax.errors import UserError
 from igllm_jax.parallel.backend import devices
+from igllm_jax.planning import apart
 from igllm_jax.planning.chips import Chip, chip_of
 from igllm_jax.planning.memory import local_memory
 
@@ -43,16 +42,13 @@ class LocalMachine:
 
 def find(dtype: str) -> LocalMachine:
     """This machine, asked in another process. Raises: UserError where it has no device."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
-        line = [sys.executable, "-m", "igllm_jax.planning.local", str(out), dtype]
-        done = subprocess.run(line, capture_output=True, text=True)
-        if not out.is_file():
-            tail = " ".join(done.stderr.strip().splitlines()[-1:])
-            raise UserError(f"this machine's devices can't be measured (exit code {done.returncode}): {tail[:300]}")
-        found = json.loads(out.read_text())
-    if "error" in found:
-        raise UserError(found["error"])
+    found = apart.ask(
+        "igllm_jax.planning.local",
+        dtype,
+        failed=lambda code, lines: (
+            f"this machine's devices can't be measured (exit code {code}): {' '.join(lines[-1:])[:300]}"
+        ),
+    )
     return LocalMachine(found["count"], found["memory"], Chip(**found["chip"]))
 
 
