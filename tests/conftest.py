@@ -6,6 +6,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -32,3 +33,13 @@ LONGEST_FILES = ("test_processes.py", "test_train.py", "test_mixture.py")  # up 
 def pytest_collection_modifyitems(items):
     """The longest first, so that no worker is left alone with them in the end."""
     items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with a small 2D data set."""
+    from igllm_jax import make_data  # once the hook above is there
+
+    folder = tmp_path_factory.mktemp("data")
+    make_data.main(["twod", "--out", str(folder), "--num_train", "64", "--num_val", "24"])
+    return folder

@@ -16,13 +16,6 @@ from tests import runs
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data.main(["twod", "--out", str(folder), "--num_train", "64", "--num_val", "24"])
-    return folder
-
-
-@pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
     """A run that nobody disturbs."""
     workdir = tmp_path_factory.mktemp("whole")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from igllm_jax import __main__, make_data, train
+from igllm_jax import __main__, train
 from igllm_jax import config as configs
 from igllm_jax.errors import UserError
 from igllm_jax.training import metrics_log
@@ -42,13 +42,6 @@ def run(workdir: Path, data: Path, break_after: int | None = None, error: Except
         iterate = made.data.iterate
         made.data.iterate = lambda start: Broken(iterate(start), break_after, error)
     made.train()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data.main(["twod", "--out", str(folder), "--num_train", "64", "--num_val", "24"])
-    return folder
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 
-from igllm_jax import make_data
 from igllm_jax.errors import UserError
 from igllm_jax.parallel import elastic
 from igllm_jax.parallel.distributed import Cluster
@@ -52,13 +51,6 @@ def test_each_is_told_its_new_place():
     place = ["--coordinator=b:7", "--num_processes=2", "--process_id=1", "--distributed=auto"]
     assert group.words(2) == ["--config.mesh.data=2", *place]
     assert elastic.Group((2,), "c:7", {"data": 1}).words(2) == ["--config.mesh.data=1", "--distributed=off"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data.main(["twod", "--out", str(folder), "--num_train", "64", "--num_val", "24"])
-    return folder
 
 
 @pytest.mark.slow

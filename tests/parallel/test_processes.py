@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from benchmarks.kills import largest_difference
-from igllm_jax import make_data
 from igllm_jax.errors import UserError
 from igllm_jax.parallel import distributed
 from igllm_jax.training import metrics_log
@@ -88,13 +87,6 @@ def values(workdir, name="loss"):
 def assert_same(found, wanted):
     assert list(found) == list(wanted)
     np.testing.assert_allclose(list(found.values()), list(wanted.values()), rtol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data.main(["twod", "--out", str(folder), "--num_train", "64", "--num_val", "24"])
-    return folder
 
 
 @pytest.fixture(scope="module")
