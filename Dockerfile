@@ -18,8 +18,8 @@ RUN case "$BACKEND" in \
     esac \
     && sed -i '/^libtpu==/d' constraints.txt \
     && python -m pip install --no-cache-dir --no-compile --constraint constraints.txt ".[$extras]"
-RUN useradd --create-home igllm
-USER igllm
+RUN useradd --create-home --uid 1000 igllm
+USER 1000
 WORKDIR /home/igllm
 ENTRYPOINT ["python", "-u", "-m", "igllm_jax"]
 CMD ["--help"]

@@ -26,6 +26,7 @@ _LOGIN = {
 }
 _TOLD_PACKAGES = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "requests", "s3fs")  # whose errors are told
 _REFUSED = ("Forbidden", "Access Denied", "AccessDenied", "Anonymous caller", "InvalidAccessKeyId", "SignatureDoesNot")
+_NO_KEY = ("open a bucket", "non key-like path")  # gcsfs, s3fs
 _NO_CREDENTIALS = ("NoCredentialsError", "DefaultCredentialsError", "RefreshError", "PartialCredentialsError")
 
 
@@ -111,6 +112,21 @@ def find(folder: os.PathLike[str]) -> dict[str, dict[str, Any]]:
     return {name[start:]: about for name, about in found.items() if len(name) > start and not name.endswith("/")}
 
 
+def about(path: os.PathLike[str]) -> dict[str, Any]:
+    """fsspec's account of an object (`size`, ...). Raises: FileNotFoundError."""
+    with told(os.fspath(path)):
+        return _of(os.fspath(path)).info(os.fspath(path))
+
+
+def matching(pattern: os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """Address -> account of the objects that a pattern fits (`*` within a folder, `**` for any folders), sorted."""
+    address = os.fspath(pattern)
+    with told(address):
+        found = _of(address).glob(address, detail=True)
+    scheme = address.partition("://")[0]
+    return {f"{scheme}://{name}": about for name, about in sorted(found.items()) if about["type"] == "file"}
+
+
 def upload(source: Path, target: os.PathLike[str]) -> None:
     """Copies a file of this machine; it appears when all of it has arrived."""
     with told(os.fspath(target), writes=True):
@@ -167,6 +183,8 @@ def told(address: str, *, writes: bool = False) -> Iterator[None]:
 def _as_os_error(error: Exception, address: str, writes: bool) -> OSError | None:
     scheme, _, rest = address.partition("://")
     bucket = f"{scheme}://{rest.partition('/')[0]}"
+    if any(words in str(error) for words in _NO_KEY):
+        return OSError(errno.EISDIR, "is a bucket, not an object in it", address)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return error
     if isinstance(error, FileNotFoundError):

@@ -19,8 +19,8 @@ def build_parser() -> flags.Parser:
     parser = flags.Parser(prog="igllm compare", description=__doc__)
     parser.add_argument("runs", nargs="+", type=flags.path, metavar="RUN", help="folders that --workdir named")
     parser.add_argument("--metric", action="append", default=[], help="of metrics.jsonl, such as val/loss (repeatable)")
-    parser.add_argument("--out", metavar="FILE.html", help="a page with curves and a table")
-    parser.add_argument("--csv", metavar="FILE.csv", help="the table's numbers")
+    parser.add_argument("--out", type=flags.path, metavar="FILE.html", help="a page with curves and a table")
+    parser.add_argument("--csv", type=flags.path, metavar="FILE.csv", help="the table's numbers")
     parser.add_argument("--title", default="Runs compared", help="what stands on top of the page")
     return parser
 

@@ -281,7 +281,8 @@ def try_writing(path: str | FilePath, flag: str = "--out") -> None:
     """
     target = paths.to_path(path)
     with _told_by_flag(path, flag):
-        if not paths.is_remote(path) and target.is_dir():
+        is_folder = paths.is_bucket(os.fspath(path)) if paths.is_remote(path) else target.is_dir()
+        if is_folder:
             raise UserError(f"{flag} {path} is a folder: give the name of a file in it")
         _try(target.parent, partial_name(target))
 

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NoReturn
 
 from igllm_jax import paths
@@ -66,7 +65,9 @@ def path(text: str) -> paths.FilePath:
 def source(text: str) -> str:
     """An argparse type: what is read, a path or address with what may stand around it (`tfds:`, `:SPLIT`)."""
     with _told_as_mistake():
-        if paths.is_remote(address := text.removeprefix("tfds:")) and not address.startswith("file://"):
+        if not paths.is_remote(address := text.removeprefix("tfds:")):
+            paths.check_slashes(address)
+        elif not address.startswith("file://"):
             paths.check_address(address)
         return text
 
@@ -76,11 +77,6 @@ def local_program(text: str) -> str:
     if paths.is_remote(text):
         raise argparse.ArgumentTypeError(f"must be on a disk of this machine, not in a bucket, got {text!r}")
     return text
-
-
-def local_path(text: str) -> Path:
-    """An argparse type: a path of this machine alone, for what locks files."""
-    return Path(local_program(text))
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ else:
     FilePath = os.PathLike
 
 SCHEMES = ("gs", "s3")  # of addresses
+WILD = set("*?[")  # of patterns of file names
 
 
 def is_remote(path: str | FilePath) -> bool:
@@ -31,12 +32,20 @@ def is_remote(path: str | FilePath) -> bool:
 def to_path(path: str | FilePath) -> FilePath:
     """The path of what a user gave. Raises: UserError for an address that cannot be one, or whose package is absent."""
     if not is_remote(path):
-        return Path(path)
+        return Path(check_slashes(os.fspath(path)))
     check_address(os.fspath(path))
     from igllm_jax import buckets  # half a second to import, and only buckets need it
 
     buckets.file_system(os.fspath(path).partition("://")[0])
     return buckets.BucketPath(os.fspath(path))
+
+
+def check_slashes(text: str) -> str:
+    """The text itself. Raises: UserError for `gs:/BUCKET`, as some tools leave an address, which is no path of ours."""
+    scheme, slash, rest = text.partition(":/")
+    if slash and scheme in SCHEMES:
+        raise UserError(f"{text}: an address has two slashes; write {scheme}://{rest.lstrip('/')}")
+    return text
 
 
 def check_address(address: str) -> None:
@@ -47,6 +56,11 @@ def check_address(address: str) -> None:
         raise UserError(f"{address}: {scheme}:// is no bucket's; give a path, or an address that begins with {known}")
     if not rest.partition("/")[0]:
         raise UserError(f"{address}: names no bucket; expected {scheme}://BUCKET/PATH")
+
+
+def is_bucket(address: str) -> bool:
+    """Whether an address names a bucket and nothing in it."""
+    return not address.partition("://")[2].strip("/").partition("/")[2]
 
 
 def local(path: str | FilePath, what: str) -> Path:

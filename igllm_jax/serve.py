@@ -36,7 +36,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=flags.SEED, default=0, help="of the draws")
     parser.add_argument("--dtype", choices=DTYPES, help="of the computation")
     parser.add_argument("--tensor", type=flags.DEVICES, default=1, help="shard the weights over so many devices")
-    for name in ("task", "rotation_rep", "prompt"):
+    parser.add_argument("--task", type=flags.source, help="with --model: as of igllm generate")
+    for name in ("rotation_rep", "prompt"):
         parser.add_argument(f"--{name}", help="with --model: as of igllm generate")
     options = parser.parse_args(arguments)
     SamplingOptions(options.temperature).check(options.num_samples)

@@ -1,17 +1,21 @@
 """`igllm sweep`: a run for every combination of settings, as processes of this machine, or as commands for a cluster.
 
 Everything else on the command line is given to every `igllm train`. The same command goes on where it was stopped: runs
-that are done are left out, others resume.
+that are done are left out, others resume. Of runs in a bucket this machine keeps locks and logs meanwhile; a log is
+uploaded when its run ends.
 """
 
 import fcntl
+import hashlib
 import itertools
 import json
+import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from igllm_jax import config as configs
-from igllm_jax import files, flags, progress
+from igllm_jax import files, flags, paths, progress
 from igllm_jax.endings import INTERRUPTED
 from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
 from igllm_jax.training.patience import Patience
 from igllm_jax.weights import checkpoint
 
@@ -35,10 +40,18 @@ class Cell:
     """One run of the grid. words: arguments of `igllm train`. num_steps: at which it is done. patience: of
     measurements, after which it ends before (0: never)."""
 
-    folder: Path
+    folder: FilePath
     words: tuple[str, ...]
     num_steps: int
     patience: int = 0
+
+    @property
+    def here(self) -> Path:
+        """Its folder on this machine, for its lock and its log."""
+        if not paths.is_remote(self.folder):
+            return Path(self.folder)
+        name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"igllm-sweep-{os.getuid()}" / name
 
     @property
     def is_done(self) -> bool:
@@ -58,7 +71,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=A,B", help="a config key and its values (repeatable)"
     )
-    parser.add_argument("--out", type=flags.local_path, required=True, help="a folder, with one for each run in it")
+    parser.add_argument("--out", type=flags.path, required=True, help="a folder, with one for each run in it")
     parser.add_argument("--jobs", type=flags.PROCESSES, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--dry_run", action="store_true", help="print the commands, and start none")
     options = parser.parse_args(others)
@@ -81,7 +94,7 @@ def parse_set(text: str) -> tuple[str, list[str]]:
     return key, parts
 
 
-def grid(own: Sequence[str], sets: Sequence[tuple[str, list[str]]], out: Path) -> list[Cell]:
+def grid(own: Sequence[str], sets: Sequence[tuple[str, list[str]]], out: FilePath) -> list[Cell]:
     """A cell for every combination. own: the config arguments of all. Raises: UserError for one that can't be."""
     keys = [key for key, _ in sets]
     if not sets or len(set(keys)) < len(keys):
@@ -100,7 +113,7 @@ def grid(own: Sequence[str], sets: Sequence[tuple[str, list[str]]], out: Path) -
     return cells
 
 
-def keep_settings(path: Path, own: Sequence[str]) -> None:
+def keep_settings(path: FilePath, own: Sequence[str]) -> None:
     """Notes what all runs share. Raises: UserError where the folder has runs of something else; a grid may grow."""
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -115,7 +128,7 @@ def run_all(cells: Sequence[Cell], jobs: int) -> int:
     """Runs what is not done, `jobs` at a time; returns the exit code. Once stopped, runs save what they have."""
     waiting, failed = [cell for cell in cells if not cell.is_done], []
     running: dict[subprocess.Popen[bytes], Cell] = {}
-    elsewhere: set[Path] = set()
+    elsewhere: set[FilePath] = set()
     progress.note(f"{len(cells)} runs, {len(cells) - len(waiting)} of them done")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -125,6 +138,7 @@ def run_all(cells: Sequence[Cell], jobs: int) -> int:
                 cell = running.pop(process)
                 failed += [cell] if process.returncode else []
                 progress.note(_told(cell, process.returncode))
+                _keep_log(cell)
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
         progress.note("stopped; runs save what they have, and the same command goes on")
@@ -132,12 +146,14 @@ def run_all(cells: Sequence[Cell], jobs: int) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
         _end(running)
+        for cell in running.values():
+            _keep_log(cell)
     progress.result(f"{len(cells) - len(failed)} of {len(cells)} runs are done: {cells[0].folder.parent}")
     return 1 if failed else 0
 
 
 def _start_some(
-    waiting: list[Cell], running: dict["subprocess.Popen[bytes]", Cell], elsewhere: set[Path], jobs: int
+    waiting: list[Cell], running: dict["subprocess.Popen[bytes]", Cell], elsewhere: set[FilePath], jobs: int
 ) -> None:
     """Moves runs from `waiting` to `running`, to `jobs` at a time. A run that another process trains, as one does whose
     sweep was killed, counts among them and goes on waiting; `elsewhere`: those that were told."""
@@ -163,13 +179,13 @@ def _start_some(
 
 def start(cell: Cell) -> "subprocess.Popen[bytes] | None":
     """The run as a process, which holds a lock on its folder for as long as it lives; None where another holds it."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    with (cell.folder / LOCK_FILE).open("w") as lock:
+    cell.here.mkdir(parents=True, exist_ok=True)
+    with (cell.here / LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return None
-        with (cell.folder / LOG_FILE).open("ab") as log:
+        with (cell.here / LOG_FILE).open("ab") as log:
             return subprocess.Popen(
                 [*TRAIN, *cell.words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock.fileno()]
             )
@@ -178,9 +194,15 @@ def start(cell: Cell) -> "subprocess.Popen[bytes] | None":
 def _told(cell: Cell, code: int) -> str:
     if not code:
         return f"ended {cell.folder}"
-    lines = (cell.folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = (cell.here / LOG_FILE).read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
     return f"{cell.folder} failed with exit code {code}: {last} ({cell.folder / LOG_FILE})"
+
+
+def _keep_log(cell: Cell) -> None:
+    if paths.is_remote(cell.folder):
+        with suppress(UserError):  # the run has told what it could not write
+            files.copy(cell.here / LOG_FILE, cell.folder / LOG_FILE)
 
 
 def _end(running: dict["subprocess.Popen[bytes]", Cell]) -> None:

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import time
-import tomllib
 
 import pytest
 import yaml
@@ -13,22 +12,10 @@ import yaml
 from igllm_jax import config as configs
 from igllm_jax.planning.chips import CHIPS, find_topology
 from tests import runs
+from tests.stand_ins import calls, fake
 
 LAUNCH = runs.ROOT / "launch"
 SCRIPTS = sorted(path for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
-
-
-def fake(folder, name, body):
-    """A program called `name`, found before the real one; its own arguments go to NAME.log, a call a line."""
-    folder.mkdir(exist_ok=True)
-    program = folder / name
-    program.write_text(f'#!/usr/bin/env bash\necho "$*" >> "{folder}/{name}.log"\n{body}\n')
-    program.chmod(0o755)
-
-
-def calls(folder, name):
-    log = folder / f"{name}.log"
-    return log.read_text().splitlines() if log.exists() else []
 
 
 def start(folder, script, *words, **environment):
@@ -306,43 +293,6 @@ def test_a_dry_run_applies_nothing(tmp_path):
     assert len(list(yaml.safe_load_all(said))) == 2
     _, said = finish(start(tmp_path / "bin", "k8s.sh", "tpu", "here/igllm:tpu", "gs://mine"), code=2)
     assert "without gs://" in said
-
-
-# the container
-
-
-def docker_file():
-    """(instruction, its text) of each, continued lines joined."""
-    text = (runs.ROOT / "Dockerfile").read_text().replace("\\\n", " ")
-    return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line and not line.startswith("#")]
-
-
-def test_the_container_holds_what_the_project_is():
-    steps = docker_file()
-    assert [name for name, _ in steps][:3] == ["ARG", "FROM", "ARG"] and ("USER", "igllm") in steps
-    copied = [source for name, text in steps if name == "COPY" for source in text.split()[:-1]]
-    let_in = {line[1:] for line in (runs.ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert all((runs.ROOT / source).exists() for source in copied) and set(copied) == let_in
-    assert {"pyproject.toml", "constraints.txt", "igllm_jax", "configs"} <= set(copied)
-
-
-@pytest.mark.parametrize(
-    ("backend", "extras"), [("cpu", "buckets"), ("cuda", "cuda,buckets"), ("tpu", "tpu,buckets"), ("xpu", None)]
-)
-def test_each_container_installs_its_extras_at_tested_releases(backend, extras, tmp_path):
-    fake(tmp_path / "bin", "python", "")
-    (script,) = [text for name, text in docker_file() if name == "RUN" and "pip install" in text]
-    place = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "BACKEND": backend}
-    (tmp_path / "constraints.txt").write_text("jax==1\nlibtpu==1\n")
-    done = subprocess.run(["sh", "-c", script], env=place, cwd=tmp_path, text=True, capture_output=True)
-    known = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    if extras is None:
-        assert (done.returncode, calls(tmp_path / "bin", "python")) == (2, []) and "not xpu" in done.stderr
-        return
-    assert done.returncode == 0 and set(extras.split(",")) <= set(known)
-    assert (tmp_path / "constraints.txt").read_text() == "jax==1\n"  # JAX names its own libtpu
-    (line,) = calls(tmp_path / "bin", "python")
-    assert line.startswith("-m pip install ") and line.endswith(f"--constraint constraints.txt .[{extras}]")
 
 
 # this machine

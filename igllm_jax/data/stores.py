@@ -69,20 +69,30 @@ class LocalFile:
             os.close(descriptor)
 
 
-def _open_store(folder: str) -> Any:
-    """tensorstore's view of `folder`, a bucket's address that ends in a slash.
+def store_spec(folder: str) -> dict[str, Any]:
+    """What tensorstore is told of `folder`, an address that ends in a slash. Not the address itself: it would take
+    `#`, `?` and `%20` in it for those of a URL.
 
     $AWS_ENDPOINT_URL names another S3 than Amazon's, as it does for Amazon's own tools; tensorstore does not read it.
     """
+    scheme, _, rest = folder.partition("://")
+    bucket, _, path = rest.partition("/")
+    if scheme not in ("gs", "s3"):
+        return {"driver": "file", "path": rest}
+    spec: dict[str, Any] = {"driver": "gcs" if scheme == "gs" else "s3", "bucket": bucket, "path": path}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if scheme == "s3" and {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= os.environ.keys():
+        spec["aws_credentials"] = {"type": "environment"}  # it looks for others first, else, and prints that
+    if scheme == "s3" and endpoint:
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        spec |= {"endpoint": endpoint, "aws_region": region}
+    return spec
+
+
+def _open_store(folder: str) -> Any:
     import tensorstore  # a second to import, and only buckets need it
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not (folder.startswith("s3://") and endpoint):
-        return tensorstore.KvStore.open(folder).result()
-    bucket, _, path = folder.removeprefix("s3://").partition("/")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    address = {"driver": "s3", "bucket": bucket, "path": path, "endpoint": endpoint, "aws_region": region}
-    return tensorstore.KvStore.open(address).result()
+    return tensorstore.KvStore.open(store_spec(folder)).result()
 
 
 class RemoteFile:

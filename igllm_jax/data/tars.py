@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from igllm_jax import paths, progress
-from igllm_jax.data.bucket_folder import BucketFolder
+from igllm_jax.data.bucket_folder import BucketFolder, bucket_files
 from igllm_jax.data.content import digest_some
 from igllm_jax.data.file_images import FileImages
 from igllm_jax.data.images import decode_image, draw_disc
@@ -26,7 +26,6 @@ from igllm_jax.scene.labels import npz_name, npz_spec, read_points
 
 KEPT_FROM = 1000  # members from which reading an index costs more than keeping it
 IMAGES_HELP = "TAR | FOLDER | 2d.npz:SPLIT | image files | a pattern of them in quotes, as 'shots/*.png'"  # of --images
-_WILD = set("*?[")
 _SAID: set[str] = set()
 
 
@@ -217,13 +216,21 @@ class Discs(HeldImages):
         return digest("discs", hashlib.sha256(self._points.tobytes()).hexdigest())
 
 
-def _is_bucket_folder(address: str) -> bool:
+def _bucket_images(address: str) -> ImageSource:
     if address.endswith(".tar") or address.startswith(FILE_PREFIX):
-        return False
+        return TarReader(address)
+    if is_image(address):
+        return bucket_files([address], address)
+    path = paths.to_path(address)
     try:
-        return paths.to_path(address).is_dir()
+        if path.is_dir():
+            return BucketFolder(address)
+        is_pattern = paths.WILD & set(address) and not path.exists()
     except OSError as error:
         raise UserError(f"images {address}: cannot be read ({error.strerror or error}); check the address") from None
+    if paths.is_bucket(address):
+        raise UserError(f"images {address}: there is no bucket of that name, or nothing in it; check the address")
+    return bucket_files([address], address) if is_pattern else TarReader(address)
 
 
 def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
@@ -234,19 +241,21 @@ def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
     """
     specs = [spec] if isinstance(spec, str | os.PathLike) else list(spec)
     if len(specs) > 1:
-        return ImageFiles(
-            (file for one in specs for file in _image_files(one)), f"{specs[0]} and {len(specs) - 1} more"
-        )
+        origin = f"{specs[0]} and {len(specs) - 1} more"
+        remote = [str(one) for one in specs if is_remote(one)]
+        if remote and len(remote) < len(specs):
+            raise UserError(f"images {origin}: some are on this machine, some in a bucket; give those of one place")
+        if remote:
+            return bucket_files(remote, origin)
+        return ImageFiles((file for one in specs for file in _image_files(one)), origin)
     (spec,) = specs
     if is_records(spec):
         return Records(str(spec))
     npz = npz_spec(spec)
     if npz is not None:
         return Discs(*npz)
-    if is_remote(spec) and is_image(str(spec)):
-        return ImageFiles(_image_files(spec), str(spec))
     if is_remote(spec):
-        return BucketFolder(str(spec)) if _is_bucket_folder(str(spec)) else TarReader(spec)
+        return _bucket_images(str(spec))
     path = Path(spec)
     if path.is_dir():
         return Folder(path)
@@ -260,7 +269,7 @@ def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
 
 
 def _is_pattern(spec: str | Path) -> bool:
-    return bool(_WILD & set(str(spec))) and not os.path.lexists(spec)
+    return bool(paths.WILD & set(str(spec))) and not os.path.lexists(spec)
 
 
 def _is_image_file(path: Path) -> bool:
@@ -278,8 +287,6 @@ def _is_image_file(path: Path) -> bool:
 
 def _image_files(spec: str | Path) -> list[str]:
     """The image files that one of several `--images` names. Raises: UserError where it names anything else."""
-    if is_remote(spec):
-        return [str(paths.fetch(str(spec)))]
     if _is_pattern(spec):
         matching = sorted(glob.glob(str(spec), recursive=True))
         found = [path for path in matching if is_image(path) and os.path.isfile(path)]

@@ -71,7 +71,10 @@ class NullMetricsWriter:
 
 
 def load_metrics(workdir: str | FilePath) -> list[dict[str, Any]]:
-    """What a run has measured, on a disk or in a bucket: a dictionary for each line of its metrics, with `step`."""
+    """What a run has measured, on a disk or in a bucket: a dictionary for each line of its metrics, with `step`.
+
+    Raises: UserError where they cannot be read.
+    """
     return read(paths.to_path(workdir) / METRICS_FILE)
 
 
@@ -82,7 +85,10 @@ def read(path: FilePath) -> list[dict[str, Any]]:
 
 def _read(path: FilePath) -> tuple[list[dict[str, Any]], bool]:
     """The lines, and whether others are damaged. A last line that was cut off is none: a killed run leaves it."""
-    content = line_log.read(path)
+    try:
+        content = line_log.read(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
     if content is None:
         return [], False
     lines, has_damage = [], False

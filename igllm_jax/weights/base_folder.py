@@ -20,6 +20,7 @@ import tensorstore
 from etils import epath
 
 from igllm_jax import files, versions
+from igllm_jax.data.stores import store_spec
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params, nest, unnest
 from igllm_jax.models.vlm import VLMConfig
@@ -175,7 +176,7 @@ def _told_as_damage(folder: FolderPath) -> Iterator[None]:
 def array_spec(folder: FolderPath, path: str) -> dict[str, Any]:
     """Where tensorstore finds the array of a path: the layout that Orbax reads and writes without OCDBT."""
     file = str(_weights(folder) / path.replace("/", "."))
-    kvstore = f"{file}/" if is_remote(file) else {"driver": "file", "path": f"{file}/"}
+    kvstore = store_spec(f"{file}/") if is_remote(file) else {"driver": "file", "path": f"{file}/"}
     return {"driver": "zarr", "kvstore": kvstore, "fill_missing_data_reads": False}  # zeros would go unnoticed
 
 
