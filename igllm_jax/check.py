@@ -28,7 +28,7 @@ from igllm_jax.training.options import RunOptions
 from igllm_jax.training.state import TrainState
 from igllm_jax.weights import checkpoint
 from igllm_jax.weights.run_model import RunModel
-from igllm_jax.weights.start_from import account_of, open_origin
+from igllm_jax.weights.start_from import account_of, find_origin, open_origin
 
 MOST_LISTED = 20  # problems that `igllm train` lists before it ends
 
@@ -126,8 +126,10 @@ def inspect(config: configs.ConfigDict, workdir: FilePath | None, depth: Depth) 
         size = _look_at_model(run, run_model, _longest(train, val), found)
         _look_at_disk(workdir, size, 1 if depth.is_quick else _num_kept(config), found)
         is_begun = workdir is not None and checkpoint.count(workdir) > 0  # which needs it no more
-        if config.model.start_from and tokenizer is not None and not is_begun and not depth.is_quick:
-            _look_at_origin(config.model.start_from, run_model, tokenizer, found)
+        if config.model.start_from and not is_begun:
+            find_origin(config.model.start_from)
+            if tokenizer is not None and not depth.is_quick:
+                _look_at_origin(config.model.start_from, run_model, tokenizer, found)
     return found
 
 

@@ -1,6 +1,7 @@
 """`igllm compare RUN...`: curves and last values of runs side by side.
 
-Runs that differ by their seed alone are one group: its mean, and a 95 % interval from the spread between its runs.
+Runs that differ by their seed alone are one group: its mean, and a 95 % interval from the spread between its runs. What
+cannot be read, or has measured nothing yet, is left out and told, with exit code 1.
 """
 
 import csv
@@ -8,7 +9,9 @@ import io
 from collections.abc import Sequence
 
 from igllm_jax import files, flags, progress
-from igllm_jax.report.curves import Interval, RunGroup, group_runs, read_run, shared_metrics
+from igllm_jax.errors import UserError
+from igllm_jax.paths import FilePath
+from igllm_jax.report.curves import Interval, RunCurves, RunGroup, group_runs, read_run, shared_metrics
 from igllm_jax.report.curves_page import curves_page
 
 COLUMNS = ("what", "runs", "metric", "last", "low", "high", "least", "least_low", "least_high")
@@ -30,7 +33,8 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     for flag, path in (("--out", options.out), ("--csv", options.csv)):
         files.try_writing(path, flag) if path else None
-    runs = [read_run(folder) for folder in dict.fromkeys(options.runs)]
+    folders = list(dict.fromkeys(options.runs))
+    runs = read_runs(folders)
     metrics, groups = shared_metrics(runs, options.metric), group_runs(runs)
     for line in table(groups, metrics):
         progress.result(line)
@@ -38,7 +42,26 @@ def main(arguments: list[str]) -> int:
         files.write_text(options.out, curves_page(groups, metrics, options.title))
     if options.csv:
         files.write_text(options.csv, csv_text(groups, metrics))
-    return 0
+    return 0 if len(runs) == len(folders) else 1
+
+
+def read_runs(folders: Sequence[FilePath]) -> list[RunCurves]:
+    """The runs that can be compared; others, as a sweep has them while it goes on, are noted.
+
+    Raises: UserError of the first where none can.
+    """
+    runs: list[RunCurves] = []
+    problems: list[UserError] = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except UserError as error:
+            problems.append(error)
+    if not runs:
+        raise problems[0]
+    for problem in problems:
+        progress.note(f"left out: {problem}")
+    return runs
 
 
 def table(groups: Sequence[RunGroup], metrics: Sequence[str]) -> list[str]:

@@ -132,12 +132,18 @@ def check(config: ConfigDict) -> ConfigDict:
     language = find_language(config.task)
     language.settings(config.rotation_rep)
     measured = (*LOSSES, *(name for name, metric in language.metrics.items() if metric.is_better_low))
-    named = list(config_sources.val_sets(config.data.val_sets, config.data.val.num_samples))
+    named = list(config_sources.val_sets(config.data.val_sets, config.data.val.num_samples)) or ["val"]
     if config.optim.ema_decay:
-        named += [f"{name}{config_sources.AVERAGED}" for name in named or ["val"]]
+        named += [f"{name}{config_sources.AVERAGED}" for name in named]
     choices = (*measured, *(f"{name}/{metric}" for name in named for metric in measured))
     if config.eval.best_metric not in choices:
         raise UserError(f"eval.best_metric is {config.eval.best_metric!r}; choose one of {', '.join(choices)}")
+    key = "loss_every" if config.eval.best_metric.rpartition("/")[2] in LOSSES else "generate_every"
+    if config.eval.patience and not config.eval[key]:
+        raise UserError(
+            f"eval.patience is {config.eval.patience}, but eval.{key}=0 never measures eval.best_metric="
+            f"{config.eval.best_metric}; set eval.{key}, or eval.patience=0"
+        )
     if config.data.image_size != config.model.vision.image_size:
         sizes = f"{config.data.image_size} and model.vision.image_size {config.model.vision.image_size}"
         raise UserError(f"data.image_size {sizes} differ; set both")

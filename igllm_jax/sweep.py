@@ -100,11 +100,14 @@ def grid(own: Sequence[str], sets: Sequence[tuple[str, list[str]]], out: FilePat
     if not sets or len(set(keys)) < len(keys):
         raise UserError("give --set KEY=VALUE,VALUE, each key once; for one run, igllm train does")
     cells: list[Cell] = []
+    seen: dict[str, str] = {}  # a config -> the name of its run
     for values in itertools.product(*(values for _, values in sets)):
         pairs = list(zip(keys, values, strict=True))
         words = [*own, *(f"--config.{key}={value}" for key, value in pairs)]
         config = configs.load(words)[0]
         name = re.sub(r"[^\w.,=+-]", "_", ",".join(f"{key}={value}" for key, value in pairs))
+        if (before := seen.setdefault(config.to_json(sort_keys=True), name)) != name:
+            raise UserError(f"--set: {before} and {name} are the same run; give each value once")
         folder = out / name
         if folder in [cell.folder for cell in cells]:
             raise UserError(f"--set: two combinations would both be {folder}; give them apart, to two --out")

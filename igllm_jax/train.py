@@ -115,14 +115,15 @@ class Run:
         self.frozen = self.run_model.load_frozen()
 
         # state
-        self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=config.train.keep_checkpoints)
+        scored_by = configs.best_metric(config)
+        self.checkpoints = checkpoint.Checkpoints(self.workdir, keep=config.train.keep_checkpoints, scored_by=scored_by)
         self.is_data_kept = False  # whether they are what the last checkpoint saw
         self.is_evaluated = True  # whether what was due after the last step is done
-        self.patience = Patience(config.eval.patience)
+        self.patience = Patience(config.eval.patience, metric=scored_by)
         self.state = self._restore() or self._begin()
         self._describe()
         self.held_out = self._held_out()
-        self.best_metric = configs.best_metric(config).removeprefix(f"{ONE_SET}/")
+        self.best_metric = scored_by.removeprefix(f"{ONE_SET}/")
         self.scored_step, self.scores = -1, dict[str, float]()  # when what was measured
 
     def _describe(self) -> None:
@@ -225,7 +226,7 @@ class Run:
                 if stops():
                     return True
                 if self.patience.is_over:
-                    log_line(f"ends at step {step - 1}: {self.patience.describe(self.best_metric)}")
+                    log_line(f"ends at step {step - 1}: {self.patience.describe()}")
                     return False
                 self._advance(step, batches, meter, writer)
                 self._follow_up(step, meter, writer, stops)

@@ -64,7 +64,17 @@ def test_what_cannot_be_compared(runs, tmp_path):
         compare.main([runs[0], "--metric", "val/l3"])
     (tmp_path / "1e-4-0" / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match="holds no measurement yet"):
-        compare.main(runs)
+        compare.main([runs[0], str(tmp_path)])
+
+
+def test_runs_of_a_sweep_that_failed_or_wait_are_left_out(runs, tmp_path, capsys):
+    (tmp_path / "1e-4-0" / "metrics.jsonl").unlink()
+    (tmp_path / "failed").mkdir()
+    assert compare.main([*runs, str(tmp_path / "failed")]) == 1
+    told = capsys.readouterr()
+    assert "optim.lr=0.0001 (1 run)" in told.out and "optim.lr=0.0002 (2 runs)" in told.out
+    assert "left out: " in told.err and "1e-4-0: its metrics.jsonl holds no measurement yet" in told.err
+    assert f"left out: {tmp_path}/failed is no run" in told.err
 
 
 def test_the_report_gets_the_curves_of_every_set(tmp_path):

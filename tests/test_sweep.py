@@ -71,6 +71,8 @@ def test_every_combination_is_checked_before_any_starts(tmp_path):
         sweep.main(["--config=tiny", "--set", "head=none,cubic", "--out", str(tmp_path / "out")])
     with pytest.raises(UserError, match="each key once"):
         sweep.grid(["--config=tiny"], [TWO_BY_TWO[0], TWO_BY_TWO[0]], tmp_path)
+    with pytest.raises(UserError, match=r"optim\.lr=1e-3 and optim\.lr=0\.001 are the same run"):
+        sweep.grid(["--config=tiny"], [("optim.lr", ["1e-3", "0.001"])], tmp_path)
     sweep.keep_settings(tmp_path / "sweep.json", ["--config=tiny"])
     with pytest.raises(UserError, match="holds a sweep of --config=tiny"):
         sweep.keep_settings(tmp_path / "sweep.json", ["--config=clevr"])

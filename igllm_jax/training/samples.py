@@ -39,7 +39,9 @@ def _strip(image: np.ndarray, text: str) -> Image.Image:
     height = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), _drawable(lines))[3]
     strip = Image.new("RGB", (side + _TEXT_WIDTH, max(side, int(height)) + 2 * _MARGIN), "white")
     strip.paste(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST), (_MARGIN, _MARGIN))
-    ImageDraw.Draw(strip).multiline_text((side + 3 * _MARGIN, _MARGIN), _drawable(lines), fill="black")
+    draw = ImageDraw.Draw(strip)
+    draw.rectangle((_MARGIN - 1, _MARGIN - 1, _MARGIN + side, _MARGIN + side), outline="silver")  # some are white
+    draw.multiline_text((side + 3 * _MARGIN, _MARGIN), _drawable(lines), fill="black")
     return strip
 
 

@@ -6,8 +6,10 @@ array, which restoring checks). STEP counts finished steps.
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -31,7 +33,7 @@ from igllm_jax.weights.checksums import checksums
 
 FOLDER = "checkpoints"
 ASIDE = "checkpoints_set_aside"
-SCORE = "score"  # smaller is better
+SCORE, SCORED_BY = "score", "by"  # smaller is better; the metric that it is of
 ITEMS = ("params", "optimizer", "meta")
 ARRAYS = ("params", "optimizer")
 CHECKSUMS = "checksums"  # in meta; checkpoints from before they were kept have none
@@ -53,14 +55,15 @@ class Checkpoints:
     What an interrupted save left is removed before the next save: one run at a time owns the folder.
     """
 
-    def __init__(self, workdir: str | FilePath, *, keep: int):
-        """Raises: UserError where the folder can't be opened."""
+    def __init__(self, workdir: str | FilePath, *, keep: int, scored_by: str = ""):
+        """scored_by: the metric whose values `save` gets. Raises: UserError where the folder can't be opened."""
         check_workdir(workdir)
-        policies = checkpoint_managers
-        best = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
+        self.scored_by, policies = scored_by, checkpoint_managers
+        rank = functools.partial(_rank, scored_by=scored_by)
+        best = policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            best_fn=_rank,
+            best_fn=rank,
             best_mode="max",
             step_prefix=None,
             enable_async_checkpointing=True,
@@ -92,7 +95,7 @@ class Checkpoints:
             meta=ocp.args.JsonSave({**about, CHECKSUMS: {**sums, META_SUM: _json_sum(about)}}),
         )
         hush_failures()
-        metrics = None if score is None else {SCORE: float(score)}
+        metrics = None if score is None else {SCORE: float(score), SCORED_BY: self.scored_by}
         with self._told():
             self.manager.save(step, args=items, metrics=metrics, force=True)
 
@@ -167,8 +170,10 @@ class Checkpoints:
             raise UserError(f"{self.folder}: a checkpoint was not saved ({_reason(error)}); {last}") from None
 
 
-def _rank(metrics: Any) -> float:
-    return -metrics[SCORE]
+def _rank(metrics: Any, scored_by: str) -> float:
+    """Larger is better. What was scored by another metric, or is not a number, is worse than anything."""
+    is_comparable = metrics.get(SCORED_BY, scored_by) == scored_by and not math.isnan(metrics[SCORE])
+    return -metrics[SCORE] if is_comparable else -math.inf
 
 
 class _DamagedError(Exception):
@@ -291,14 +296,18 @@ def find_step(workdir: str | FilePath, step: int | str) -> int:
 
 
 def _best(folder: FilePath, steps: list[int]) -> int:
-    # a reader only: the run may be saving just now
-    options = ocp.CheckpointManagerOptions(best_fn=_rank, best_mode="max", read_only=True)
+    # a reader only: the run may be saving just now; scores are kept for those who say how they rank
+    options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: -metrics[SCORE], best_mode="max", read_only=True)
     try:
         with ocp.CheckpointManager(str(folder), options=options, item_names=ITEMS) as manager:
-            best = manager.best_step()
+            scores = {step: found for step in sorted(steps) if (found := manager.metrics(step)) is not None}
+        # a resumed run may score by another metric than before: the newest counts
+        scored_by = next((found[SCORED_BY] for found in reversed(scores.values()) if SCORED_BY in found), "")
+        ranks = {step: _rank(found, scored_by) for step, found in scores.items()}
     except Exception as error:  # a damaged file of scores
         raise UserError(f"{folder}: the scores can't be read ({_reason(error)}); choose a step or last") from None
-    if best is None:
+    best = max(ranks, key=lambda step: (ranks[step], step), default=None)
+    if best is None or ranks[best] == -math.inf:
         raise UserError(
             f"{folder}: no checkpoint was scored at its step, so none is the best; choose last or one of "
             f"{', '.join(map(str, steps))}. eval.generate_every and train.checkpoint_every say which steps are both"

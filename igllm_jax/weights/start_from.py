@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igllm_jax import config as configs
+from igllm_jax import paths
 from igllm_jax.data.tokens import Tokenizer, find_tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params
@@ -115,11 +116,32 @@ def with_rows_of(drawn: jax.Array, other: np.ndarray, axis: int, theirs: list[st
     return blend(is_known, put(rows, drawn.sharding), drawn)
 
 
-def open_origin(origin: str, run_model: RunModel) -> Origin:
-    """RUN[:STEP], or a folder of imported weights. Raises: UserError where it is neither, or fits another base."""
+def find_origin(origin: str) -> tuple[str, str]:
+    """Folder and step of RUN[:STEP], or of a folder of imported weights, whose step says nothing.
+
+    Example: "runs/a:500" is ("runs/a", "500"), "runs/a" is ("runs/a", "last").
+    Raises: UserError where it is neither. No array is read.
+    """
     folder, colon, step = origin.rpartition(":")
     if not colon or not (step in ("best", "last") or step.isdecimal()):
         folder, step = origin, "last"
+    if base_folder.is_base(folder):
+        return folder, step
+    if not (paths.to_path(folder) / configs.CONFIG_FILE).exists():
+        raise UserError(
+            f"model.start_from={origin}: there is no run, it has no {configs.CONFIG_FILE}; give RUN[:STEP], where STEP "
+            "is a number, best or last, or a folder of imported weights"
+        )
+    try:
+        checkpoint.find_step(folder, step)
+    except UserError as error:
+        raise UserError(f"model.start_from={origin}: {error}") from None
+    return folder, step
+
+
+def open_origin(origin: str, run_model: RunModel) -> Origin:
+    """What `find_origin` finds. Raises: UserError, also where it fits another base."""
+    folder, step = find_origin(origin)
     if base_folder.is_base(folder):
         shapes = {path: tuple(leaf.shape) for path, leaf in base_folder.paths(folder).items()}
         tokenizer = _tokenizer(folder) if find_tokenizer(folder) else None

@@ -25,6 +25,10 @@ def test_only_what_is_below_the_best_counts():
     again.restore(patience.meta())
     assert (again.best, again.num_worse, again.is_over) == (2.0, 2, False)
     assert not Patience(0, 1.0, 100).is_over
+    other, same = (Patience(3, metric=metric) for metric in ("val_OOD/l2", "val/loss"))
+    for one in (other, same):
+        one.restore(Patience(3, 0.1, 2, "val/loss").meta())
+    assert (other.best, other.num_worse, same.best, same.num_worse) == (None, 0, 0.1, 2)
 
 
 ADDED = {"val_ID": [0.0, -0.1, -0.2, -0.3], "val_OOD": [0.0, -0.5, 0.2, 0.1]}  # to the loss measured after each step
@@ -107,5 +111,14 @@ def test_the_first_set_is_meant_where_none_is_named():
     assert configs.best_metric(configs.load(["--config=tiny", sets])[0]) == "val_ID/loss"
     named = "--config.eval.best_metric=val_OOD/l2"
     assert configs.best_metric(configs.load(["--config=tiny", sets, named])[0]) == "val_OOD/l2"
+    assert configs.best_metric(configs.load(["--config=tiny", "--config.eval.best_metric=val/loss"])[0]) == "val/loss"
     with pytest.raises(UserError, match=r"choose one of .*val_OOD/l2"):
         configs.load(["--config=tiny", sets, "--config.eval.best_metric=val_X/l2"])
+
+
+@pytest.mark.parametrize("key, metric", [("loss_every", "loss"), ("generate_every", "val/l2")])
+def test_patience_needs_measurements(key, metric):
+    words = ["--config=tiny", f"--config.eval.{key}=0", f"--config.eval.best_metric={metric}"]
+    configs.load(words)
+    with pytest.raises(UserError, match=f"is 2, but eval.{key}=0 never measures eval.best_metric={metric}"):
+        configs.load([*words, "--config.eval.patience=2"])

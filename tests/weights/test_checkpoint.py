@@ -200,6 +200,17 @@ def test_only_what_was_scored_can_be_the_best(state, tmp_path):
         find_step(tmp_path, 3)
 
 
+def test_scores_of_another_metric_are_not_compared(state, tmp_path):
+    """As of a run that is resumed with eval.best_metric of another set; what is not a number is never the best."""
+    for first, scored_by, scores in ((1, "val/loss", (0.1, 0.2)), (3, "val_OOD/l2", (float("nan"), 3.0, 5.0))):
+        checkpoints = Checkpoints(tmp_path, keep=1, scored_by=scored_by)
+        for step, score in enumerate(scores, first):
+            checkpoints.save(at(state, step), {}, score)
+        checkpoints.close()
+        assert find_step(tmp_path, "best") == {1: 1, 3: 4}[first]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"4", "5"}
+
+
 def test_going_back_moves_later_steps_aside(two_steps):
     assert go_back(two_steps, "2") == 2 and find_step(two_steps, "last") == 2
     shutil.copytree(two_steps / "checkpoints" / "2", two_steps / "checkpoints" / "4")

@@ -1,19 +1,22 @@
 """Runs that start from another one: what is taken, drawn anew and left."""
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from igllm_jax import config as configs
 from igllm_jax import make_data, train
 from igllm_jax.data.tokens import Tokenizer
 from igllm_jax.errors import UserError
 from igllm_jax.interop import base_exporting, exporting
-from igllm_jax.parallel.sharding import MeshOptions
+from igllm_jax.parallel.sharding import MeshLayout, MeshOptions, make_mesh
 from igllm_jax.weights import checkpoint
-from igllm_jax.weights.start_from import with_rows_of
+from igllm_jax.weights.run_model import RunModel
+from igllm_jax.weights.start_from import starting_values, with_rows_of
 from tests import runs
 
 # one step at rate 0 saves what the run began with
@@ -89,10 +92,40 @@ def test_a_run_that_started_from_a_folder_is_resumed_without_it(begin, tmp_path)
     assert runs.losses(tmp_path / "b") == whole and set(whole) == {1, 2, 3, 4}
 
 
+def test_on_another_mesh_it_begins_with_the_same_values(begin, tmp_path):
+    begin(tmp_path / "a")
+    options = configs.read_run(tmp_path / "a")
+    layout = MeshLayout.of("train", make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
+    run_model = RunModel.of(replace(options, seed=5), layout)
+    found, account = starting_values(run_model, str(tmp_path / "a"), Tokenizer.load(tmp_path / "a"))
+    assert not account.drawn and not account.left and any(not x.sharding.is_fully_replicated for x in found.values())
+    for path, value in checkpoint.load_params(tmp_path / "a").items():
+        assert found[path].sharding == run_model.trainable[path].sharding
+        np.testing.assert_array_equal(found[path], value)
+
+
+def test_what_was_trained_on_another_base_is_refused(begin, tmp_path):
+    begin(tmp_path / "a")
+    for name in ("one", "two"):
+        base_exporting.export_base(exporting.from_run(tmp_path / "a", "last"), tmp_path / name)
+    lora = {"optim__trainable": "projector", "tokenizer__train_vocab_size": 0}
+    begin(tmp_path / "b", model__base=tmp_path / "one", **lora)
+    begin(tmp_path / "c", model__base=tmp_path / "one", model__start_from=tmp_path / "b", **lora)
+    with pytest.raises(UserError, match=f"model.base='{tmp_path}/one', not on '{tmp_path}/two'; give --config.model"):
+        begin(tmp_path / "d", model__base=tmp_path / "two", model__start_from=tmp_path / "b", **lora)
+
+
 def test_starting_from_what_does_not_fit(begin, tmp_path):
     begin(tmp_path / "a")
-    with pytest.raises(UserError, match="is no run"):
-        begin(tmp_path / "b", model__start_from=tmp_path / "nowhere")
+    for wrong, message in (
+        ("nowhere", "there is no run, it has no config.json; give RUN"),
+        ("a:newest", "there is no run"),
+        ("b", "there is no run"),  # itself
+        ("a:77", "no checkpoint '77'; there are 1, last and best"),
+    ):
+        with pytest.raises(UserError, match=f"model.start_from={tmp_path}/{wrong}: .*{message}"):
+            begin(tmp_path / "b", model__start_from=tmp_path / wrong)
+        assert not list((tmp_path / "b").glob("*"))  # found before anything is written
     with pytest.raises(UserError, match="frozen weights were drawn from seed 0, not 3"):
         lora = {"optim__trainable": "projector", "seed": 3}
         begin(tmp_path / "c", optim__trainable="projector")
