@@ -11,6 +11,7 @@ from igllm_jax.interop.hf_values import (
     Json,
     expect,
     expect_keys,
+    expect_whole_weights,
     number_of,
     part_of,
     size_of,
@@ -113,6 +114,7 @@ ROPE_KEYS = {"default": (), "linear": ("factor",), "llama3": LLAMA3_KEYS}
 def decoder_config(config: Json, where: object) -> DecoderConfig:
     """A decoder. config: of a model of FAMILIES, a llava_llama or (its text_config) a LLaVA of Hugging Face."""
     own = part_of(config, "text_config", where)
+    expect_whole_weights(config, own, where)
     kind = own.get("model_type")
     known: dict[Any, str] = {**dict.fromkeys(LLAMA_TYPES, "llama"), **{name: name for name in FAMILIES}}
     expect(own, where, model_type=tuple(known))
@@ -123,11 +125,8 @@ def decoder_config(config: Json, where: object) -> DecoderConfig:
     expect(found, where, **family.plain)
     tied = bool(found["tie_word_embeddings"] or (own is not config and config.get("tie_word_embeddings", False)))
     size = partial(size_of, found, where)
-    heads, width, num_layers = (
-        size("num_attention_heads"),
-        size("hidden_size"),
-        size("num_hidden_layers", most=MAX_LAYERS),
-    )
+    heads, width = size("num_attention_heads"), size("hidden_size")
+    num_layers = size("num_hidden_layers", most=MAX_LAYERS)
     window, global_every = _windows(found, family, num_layers, where)
     theta, scaling, local_theta = _rope(found, where)
     keys = {field: key for field, key in SAID_BY.items() if found.get(key) is not None and key in family.defaults}
