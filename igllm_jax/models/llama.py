@@ -33,10 +33,11 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class LayerKind(NamedTuple):
     """In what layers of one decoder may differ, bool or, while a scan runs over several kinds, traced.
 
-    is_local: it sees its window alone.
+    is_local: it sees its window alone. is_rotated: its queries and keys are turned by their positions.
     """
 
     is_local: bool | jax.Array
+    is_rotated: bool | jax.Array
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class DecoderConfig:
     have one (Qwen 2). qk_norm: queries and keys are normalised head by head, before their rotation (Qwen 3, Gemma 3).
     activation: of the MLP's gate, a key of ACTIVATIONS. window: how many positions a local layer sees, itself included
     (0: no layer is local); every global_every-th layer sees all (0: none does) (Mistral, Gemma). local_rope_theta: of
-    local layers, whose rotation isn't scaled then; 0 for that of all. query_scalar: scores are divided by its square
+    local layers, whose rotation isn't scaled then; 0 for that of all. nope_every: every so-many-th layer knows no
+    positions (SmolLM3); 0: all do. query_scalar: scores are divided by its square
     root (0: by that of head_dim). softcap of scores and of logits: see `soft_capped`, 0 for none. unit_offset: norms
     keep their scale less 1; post_norms: what attention and MLP add is normalised too; scaled_embedding: a token's
     embedding is multiplied by sqrt(width) (Gemma).
@@ -69,6 +71,7 @@ class DecoderConfig:
     window: int
     global_every: int
     local_rope_theta: float
+    nope_every: int
     query_scalar: float
     attention_softcap: float
     logit_softcap: float
@@ -104,7 +107,7 @@ class DecoderConfig:
 
     def kind(self, layer: Any) -> LayerKind:
         """What a layer is, by its number."""
-        return LayerKind(self.is_local(layer))
+        return LayerKind(self.is_local(layer), not self.nope_every or (layer + 1) % self.nope_every != 0)
 
 
 def layer_projections(config: DecoderConfig) -> dict[str, tuple[tuple[int, int], Names]]:
@@ -265,6 +268,8 @@ def config_cos_sin(
 ) -> tuple[Float[Array, "t half"], Float[Array, "t half"]]:
     """`rope_cos_sin` of one layer of this decoder."""
     of_all = rope_cos_sin(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+    if kind.is_rotated is not True:
+        of_all = jnp.where(kind.is_rotated, of_all[0], 1.0), jnp.where(kind.is_rotated, of_all[1], 0.0)
     if kind.is_local is False or not config.local_rope_theta:
         return of_all
     of_local = rope_cos_sin(positions, config.head_dim, config.local_rope_theta)
