@@ -68,14 +68,14 @@ def setting_of(options: argparse.Namespace):
     return Setting(options.size, options.out, data, options.results, options.base, tuple(options.override))
 
 
-def make_data(tasks: list[str], options: argparse.Namespace) -> None:
+def make_data(names: list[str], options: argparse.Namespace) -> None:
     """Own data sets, those that are not there. Raises: CalledProcessError where one cannot be made."""
-    for task in tasks:
-        folder = options.out / "data" / task
+    for name in names:
+        folder = options.out / "data" / name
         if (folder / "2d.npz").exists() or (folder / "labels" / "train.json").exists():
             continue
-        words = ["make-data", task, "--out", str(folder), *MAKE_DATA[task]]
-        words += [] if task == "twod" else ["--workers", str(options.jobs)]
+        words = ["make-data", *MAKE_DATA[name], "--out", str(folder)]
+        words += [] if name == "twod" else ["--workers", str(options.jobs)]
         subprocess.run(
             [sys.executable, "-m", "igllm_jax", *words],
             cwd=ROOT,
@@ -178,8 +178,12 @@ def main(arguments: list[str]) -> int:
             print("done    " if setting.result(cell).exists() else "to do   ", cell.name)
         return 0
     to_do = [cell for cell in cells if not setting.result(cell).exists()]
-    tasks = list(dict.fromkeys(cell.task for cell in to_do))
-    check_released(tasks, options.data) if options.size == "paper" else make_data(tasks, options)
+    names = list(dict.fromkeys(cell.data for cell in to_do))
+    check_released(names, options.data) if options.size == "paper" else make_data(names, options)
+    if any(cell.weights for cell in to_do):
+        from benchmarks.real_weights import prepare
+
+        prepare(setting.real)
     failed = run_all(to_do, options)
     claims_report.write_page(options.results, options.page)
     done = sum(setting.result(cell).exists() for cell in cells)

@@ -14,14 +14,19 @@ FLOAT_HEAD, TEXT = "tanh_mlp_gelu", "none"
 REPRESENTATIONS = ("6d", "quat", "aa", "euler", "euler_int")  # the most promising first
 CURVE_POINTS = 7  # checkpoints that are scored where a cell shows its progress
 
-# task -> `igllm make-data` of its own data set; 8 000 images of clevr, so that 500 and 2 000 are the first of them
+SINGLE = "clevr_single"  # one object a scene
+# data set -> `igllm make-data` of it; 8 000 images of clevr, so that 500 and 2 000 are the first of them
 MAKE_DATA = {
-    "twod": ("--num_train", "10000", "--num_val", "1000"),
-    "clevr": ("--num_train", "8000", "--num_val", "200", "--image_size", "240x160"),
-    "so3": ("--num_train", "20000", "--num_val", "500", "--image_size", "96x96"),
-    "sixdof": ("--num_train", "20000", "--num_val", "500", "--image_size", "192x128"),
-    "shapenet": ("--num_train", "8000", "--num_val", "200", "--image_size", "240x160"),
-}
+    "twod": ("twod", "--num_train", "10000", "--num_val", "1000"),
+    "clevr": ("clevr", "--num_train", "8000", "--num_val", "200", "--image_size", "240x160"),
+    "so3": ("so3", "--num_train", "20000", "--num_val", "500", "--image_size", "96x96"),
+    "sixdof": ("sixdof", "--num_train", "20000", "--num_val", "500", "--image_size", "192x128"),
+    "shapenet": ("shapenet", "--num_train", "8000", "--num_val", "200", "--image_size", "240x160"),
+    SINGLE: (
+        "clevr", "--num_train", "1000", "--num_val", "200", "--image_size", "224x224",
+        "--min_objects", "1", "--max_objects", "1",
+    ),
+}  # fmt: skip
 RELEASED = {"twod": "2D", "clevr": "CLEVR", "so3": "SO3", "sixdof": "6DoF", "shapenet": "ShapeNet"}
 NUM_IMAGES = {"tiny": (8000, 2000, 500), "paper": (4000, 2000, 500)}  # of clevr, the most telling first
 SPLITS = {
@@ -30,11 +35,13 @@ SPLITS = {
     "so3": ("val_ID", "val_OOD"),
     "sixdof": ("val_ID", "val_OOD"),
     "shapenet": ("val_ID", "val_OOD_texture", "val_OOD_shape"),
+    SINGLE: ("val_ID",),
 }
-# head is text or not -> tokens of the longest answer of each task, with some to spare; at paper size the reference's
+# head is text or not -> tokens of the longest answer of each data set, with some to spare; at paper size the
+# reference's
 MAX_NEW_TOKENS = {
-    False: {"twod": 64, "clevr": 400, "so3": 64, "sixdof": 64, "shapenet": 160},
-    True: {"twod": 64, "clevr": 720, "so3": 96, "sixdof": 128, "shapenet": 320},
+    False: {"twod": 64, "clevr": 400, "so3": 64, "sixdof": 64, "shapenet": 160, SINGLE: 64},
+    True: {"twod": 64, "clevr": 720, "so3": 96, "sixdof": 128, "shapenet": 320, SINGLE: 96},
 }
 PAPER_MAX_NEW_TOKENS = 1024
 
@@ -45,7 +52,7 @@ class Cell:
 
     num_images: the first so many of the training split; 0: as the config has it. is_shuffled: whether every image gets
     another one's label, so that there is nothing to see: the control. has_curve: whether checkpoints on the way are
-    scored, too.
+    scored, too. weights: "real" or "random", where that is the question, of what stays frozen.
     """
 
     claim: str
@@ -57,6 +64,7 @@ class Cell:
     num_images: int = 0
     is_shuffled: bool = False
     has_curve: bool = False
+    weights: str = ""
 
     @property
     def name(self) -> str:
@@ -65,13 +73,19 @@ class Cell:
         parts += [self.train_split.removeprefix("checkerboard_")] if self.train_split != "train" else []
         parts += [self.rotation_rep] if self.rotation_rep else []
         parts += [f"{self.num_images}"] if self.num_images else []
+        parts += [self.weights] if self.weights else []
         parts += ["control" if self.is_shuffled else self.head, f"seed{self.seed}"]
         return "-".join(parts)
 
     @property
+    def data(self) -> str:
+        """Its data set, of MAKE_DATA."""
+        return SINGLE if self.weights else self.task
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Those it is scored on."""
-        return SPLITS[self.task]
+        return SPLITS[self.data]
 
 
 def float_head(size: str, seed: int) -> list[Cell]:
@@ -106,11 +120,19 @@ def shifts(size: str, seed: int) -> list[Cell]:
     return [Cell("shifts", "shapenet", head, seed, rotation_rep="6d") for head in (FLOAT_HEAD, TEXT)]
 
 
+def real_weights(size: str, seed: int) -> list[Cell]:
+    """6: a language model and an image tower that were trained on other things, at size tiny alone."""
+    kinds = (("real", FLOAT_HEAD), ("random", FLOAT_HEAD), ("real", TEXT))
+    cells = [Cell("real_weights", "clevr", head, seed, weights=weights) for weights, head in kinds]
+    return cells if size == "tiny" else []
+
+
 CLAIMS: dict[str, Callable[[str, int], list[Cell]]] = {
     "float_head": float_head,
     "cogent": cogent,
     "rotations": rotations,
     "shifts": shifts,
+    "real_weights": real_weights,
 }
 
 

@@ -15,6 +15,7 @@ SPLIT_COLORS = ("#4c72b0", "#dd8452", "#55a868")
 PANELS = {  # claim -> (metric, axis label) of each panel
     "cogent": (("color", "right colour, %"), ("l2", "mean L2, scene units")),
     "rotations": (("geod", "mean angle, degrees"),),
+    "real_weights": (("color", "right colour, %"), ("shape", "right shape, %"), ("l2", "mean L2, scene units")),
     "shifts": (("l2", "mean L2, scene units"), ("geod", "mean angle, degrees"), ("shp_cls", "right class, %")),
 }
 LEAST = 1e-3  # an interval's low end where a logarithm shows it

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import claims_plots
-from benchmarks.claims_cells import CLAIMS, HEADS, REPRESENTATIONS
+from benchmarks.claims_cells import CLAIMS, FLOAT_HEAD, HEADS, REPRESENTATIONS, TEXT
 from benchmarks.claims_text import PAGE, WORDS, Words
 from igllm_jax import files
 
@@ -30,6 +30,9 @@ COLUMNS = {  # claim -> (metric, heading)
     ),
     "rotations": (("geod", "angle, degrees"), ("l2", "L2"), ("parsed", "parsed %")),
     "shifts": (("l2", "L2"), ("geod", "angle, degrees"), ("shape", "shape %"), ("shp_cls", "class %"), *COMMON),
+    "real_weights": (
+        ("l2", "L2"), ("size", "size %"), ("color", "color %"), ("mat", "material %"), ("shape", "shape %"), *COMMON,
+    ),
 }  # fmt: skip
 ERRORS = ("l2", "l2_seen", "l2_unseen", "geod", "ace")  # others are percentages
 DIGITS = {"l2_unseen": 4, "l2_seen": 4, "l2": 3, "ace": 2}  # after the point; of others 1
@@ -97,7 +100,8 @@ def _order(run: dict[str, Any]) -> tuple[Any, ...]:
     cell = run["cell"]
     representation = REPRESENTATIONS.index(cell["rotation_rep"]) if cell["rotation_rep"] else 0
     tasks = cell["task"] == "sixdof", cell["train_split"] == "checkerboard_dense"
-    return *tasks, cell["num_images"], cell["is_shuffled"], representation, -HEADS.index(cell["head"]), cell["seed"]
+    kinds = cell["is_shuffled"], cell.get("weights") == "random"
+    return *tasks, cell["num_images"], *kinds, representation, -HEADS.index(cell["head"]), cell["seed"]
 
 
 def label_of(cell: dict[str, Any]) -> str:
@@ -105,6 +109,7 @@ def label_of(cell: dict[str, Any]) -> str:
     model = CONTROL if cell["is_shuffled"] else MODELS[cell["head"]]
     parts = [cell["train_split"].removeprefix("checkerboard_")] if cell["task"] == "twod" else []
     parts += [f"{cell['num_images']} images"] if cell["num_images"] else []
+    parts += [f"{cell['weights']} weights"] if cell.get("weights") else []
     parts += [cell["task"], cell["rotation_rep"]] if cell["claim"] == "rotations" else [model]
     return ", ".join(parts)
 
@@ -130,7 +135,8 @@ def _processor_minutes(run: dict[str, Any]) -> tuple[float, float]:
 
 def verdict(claim: str, groups: list[Group]) -> list[str]:
     """Sentences on what stands and what does not, read off the figures."""
-    return {"float_head": _float_head, "cogent": _cogent, "rotations": _rotations}.get(claim, lambda _: [])(groups)
+    told = {"float_head": _float_head, "cogent": _cogent, "rotations": _rotations, "real_weights": _real_weights}
+    return told.get(claim, lambda _: [])(groups)
 
 
 def _float_head(groups: list[Group]) -> list[str]:
@@ -188,6 +194,29 @@ def _rotations(groups: list[Group]) -> list[str]:
     under = [name for name, one in known.items() if one.mean < 15]
     told = f"Under 15 degrees ID: {'; '.join(under)}." if under else "No representation is under 15 degrees ID."
     return [f"Best ID: {best}, {known[best].text('geod')} degrees. {told}"]
+
+
+def _real_weights(groups: list[Group]) -> list[str]:
+    """Each other model beside the one of real weights with a float head, metric by metric."""
+
+    def named(weights: str, head: str) -> Group:
+        return next((g for g in groups if (g[0]["cell"]["weights"], g[0]["cell"]["head"]) == (weights, head)), [])
+
+    own, lines = named("real", FLOAT_HEAD), []
+    metrics = {"l2": "L2", "size": "size", "color": "colour", "mat": "material", "shape": "shape"}
+    for other in (named("random", FLOAT_HEAD), named("real", TEXT)):
+        told = []
+        for metric, name in metrics.items():
+            one, beside = (estimate(group, lambda run: run["splits"]["val_ID"], metric) for group in (own, other))
+            if one is None or beside is None:
+                continue
+            low, high = (one, beside) if metric in ERRORS else (beside, one)
+            told.append(
+                f"{name} {'better' if low.high < high.low else 'worse' if high.high < low.low else 'not apart'}"
+            )
+        if told:
+            lines.append(f"{label_of(own[0]['cell'])}, beside {label_of(other[0]['cell'])}: {', '.join(told)}.")
+    return lines
 
 
 def section(claim: str, groups: list[Group], words: Words, figure: str | None) -> str:

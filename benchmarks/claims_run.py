@@ -56,10 +56,15 @@ class Setting:
         """The cell's run."""
         return self.out / self.size / cell.name
 
-    def source(self, task: str, split: str) -> tuple[str, str]:
-        """Images and labels of a split."""
-        folder = self.data / (task if self.size == "tiny" else RELEASED[task])
-        if task == "twod":
+    @property
+    def real(self) -> Path:
+        """What benchmarks/real_weights.py makes."""
+        return self.out / "real"
+
+    def source(self, data: str, split: str) -> tuple[str, str]:
+        """Images and labels of a data set's split."""
+        folder = self.data / (data if self.size == "tiny" else RELEASED[data])
+        if data == "twod":
             points = f"{folder}/2d.npz:{split}"
             return points, points
         return f"{folder}/images/{split}.tar", f"{folder}/labels/{split}.json"
@@ -67,13 +72,15 @@ class Setting:
 
 def train_arguments(cell: Cell, setting: Setting) -> list[str]:
     """The command line of `igllm train`."""
-    images, labels = setting.source(cell.task, cell.train_split)
+    images, labels = setting.source(cell.data, cell.train_split)
     if cell.is_shuffled:
         labels = str(setting.workdir(cell) / "shuffled.json")
-    val_images, val_labels = setting.source(cell.task, cell.splits[0])
+    val_images, val_labels = setting.source(cell.data, cell.splits[0])
     chosen = [f"head={cell.head}"] + ([f"rotation_rep={cell.rotation_rep}"] if cell.rotation_rep else [])
     file = PAPER_CONFIGS[cell.task]
-    if setting.size == "tiny":
+    if cell.weights:
+        file = cell.claim
+    elif setting.size == "tiny":
         file, chosen = "claims", [f"task={cell.task}", *chosen]
     values = {
         "seed": cell.seed,
@@ -87,6 +94,9 @@ def train_arguments(cell: Cell, setting: Setting) -> list[str]:
         values["data.train.num_samples"] = cell.num_images
     if setting.base:
         values["model.base"] = setting.base
+    if cell.weights:
+        key = "model.base" if cell.weights == "real" else "tokenizer.path"
+        values[key] = setting.real / "base"
     given = [f"--config.{key}={value}" for key, value in values.items()]
     named = [f"--config={ROOT}/configs/{file}.py:{','.join(chosen)}", "--workdir", str(setting.workdir(cell))]
     return [*named, *given, *setting.overrides]
@@ -100,7 +110,7 @@ def run_cell(cell: Cell, setting: Setting) -> bool:
     workdir.mkdir(parents=True, exist_ok=True)
     arguments = train_arguments(cell, setting)
     if cell.is_shuffled and not (workdir / "shuffled.json").exists():
-        shuffle_labels(Path(setting.source(cell.task, cell.train_split)[1]), workdir / "shuffled.json", seed=cell.seed)
+        shuffle_labels(Path(setting.source(cell.data, cell.train_split)[1]), workdir / "shuffled.json", seed=cell.seed)
     num_steps = config.load(arguments)[0].train.num_steps
     every = num_steps
     if cell.has_curve:
@@ -136,7 +146,7 @@ def _score(cell: Cell, setting: Setting, steps: list[int]) -> dict[int, dict[str
         found[step] = {}
         for split in cell.splits if step == steps[-1] else cell.splits[:1]:
             out = setting.workdir(cell) / f"{split}-{step}.json"
-            images, labels = setting.source(cell.task, split)
+            images, labels = setting.source(cell.data, split)
             if not out.exists():
                 limit = 0 if step == steps[-1] else CURVE_IMAGES
                 generator = _write_answers(cell, setting, generator, step, images, out, limit)
@@ -150,7 +160,7 @@ def _write_answers(
     """What `igllm generate --grammar none` writes, by one generator for all steps and splits, which compiles once."""
     layout = MeshLayout.of("decode", make_mesh({"data": -1, "fsdp": 1, "tensor": 1}))
     trained = load_run(setting.workdir(cell), str(step), layout)
-    most = MAX_NEW_TOKENS[cell.head == TEXT][cell.task] if setting.size == "tiny" else PAPER_MAX_NEW_TOKENS
+    most = MAX_NEW_TOKENS[cell.head == TEXT][cell.data] if setting.size == "tiny" else PAPER_MAX_NEW_TOKENS
     if generator is None:
         generator = AnswerGenerator(trained.model, trained.tokenizer, trained.data, most, layout)
     generator.guess_from(ngram_drafts.empty())  # so that answers do not depend on which were there before

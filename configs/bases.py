@@ -73,12 +73,19 @@ DECODERS = {
         "vocab_size": 49_152, "width": 576, "num_layers": 30, "num_heads": 9, "num_kv_heads": 3, "head_dim": 64,
         "mlp_width": 1536, "rms_norm_epsilon": 1e-5, "rope_theta": 100_000.0, "tie_embeddings": True,
     },
+    # HuggingFaceTB/SmolLM3-3B; sizes are the defaults of SmolLM3Config (transformers), rope_theta unverified
+    "smollm3_3b": {
+        "vocab_size": 128_256, "width": 2048, "num_layers": 36, "num_heads": 16, "num_kv_heads": 4, "head_dim": 128,
+        "mlp_width": 11_008, "rms_norm_epsilon": 1e-6, "rope_theta": 5_000_000.0, "nope_every": 4,
+        "tie_embeddings": True,
+    },
 }  # fmt: skip
 # decoder -> data.prompt, the chat template (and the token that ends answers) that its instruct models are asked with.
 # Their number token is what tokenizer.number_token says by itself: 数 where it is one piece, else an added one. Those
 # that are not here are asked as configs/common.py says.
 PROMPTS = {
     "llama31_8b": "llama3", "qwen3_8b": "chatml", "qwen25_3b": "chatml", "smollm2_135m": "chatml",
+    "smollm3_3b": "chatml",
     "gemma3_4b": "gemma",
 }  # fmt: skip
 OF_DATA = ("image_size", "image_mean", "image_std")

@@ -142,6 +142,7 @@ def decoder() -> ConfigDict:
     decoder.window = 0  # positions that a local layer sees (Mistral 0.1, Gemma); 0: all layers see all
     decoder.global_every = 0  # every so many layers one sees all (Gemma); 0: none does
     decoder.local_rope_theta = 0.0  # of local layers (Gemma 3); 0: rope_theta
+    decoder.nope_every = 0  # every so many layers one knows no positions (SmolLM3); 0: all do
     decoder.query_scalar = 0.0  # what scores are divided by the root of (Gemma); 0: head_dim
     decoder.attention_softcap = 0.0  # Gemma 2; 0: none
     decoder.logit_softcap = 0.0  # Gemma 2; 0: none

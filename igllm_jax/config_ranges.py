@@ -245,6 +245,7 @@ RANGES: dict[str, Range] = {
     "model.decoder.window": Whole(0, 16_777_216),
     "model.decoder.global_every": Whole(0, 1024),
     "model.decoder.local_rope_theta": Real(0, 1e12),
+    "model.decoder.nope_every": Whole(0, 1024),
     "model.decoder.query_scalar": Real(0, 1e6),
     "model.decoder.attention_softcap": Real(0, 1e6),
     "model.decoder.logit_softcap": Real(0, 1e6),

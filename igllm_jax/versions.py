@@ -10,7 +10,7 @@ from typing import Any
 from igllm_jax.errors import UserError
 
 FORMAT_KEY = "format"  # absent from config.json before 2
-FORMAT = 4  # of the files that are written now
+FORMAT = 5  # of the files that are written now
 # today's key -> (the first format that has it, its key before)
 RENAMED: dict[str, tuple[int, str]] = {
     "model.decoder.head_dim": (2, "model.decoder.head_width"),
@@ -68,6 +68,7 @@ ADDED: dict[str, tuple[int, Any]] = {
     "model.decoder.unit_offset": (4, False),
     "model.decoder.post_norms": (4, False),
     "model.decoder.scaled_embedding": (4, False),
+    "model.decoder.nope_every": (5, 0),
 }
 
 

@@ -10,6 +10,7 @@ GEMMA3 = {**GEMMA, "qk_norm": True, "local_rope_theta": 700.0, "rope_scaling": (
 DECODERS = {
     "llama3": {"rope_scaling": (8.0, 1.0, 4.0, 17.0)},
     "smollm2": {"tie_embeddings": True},
+    "smollm3": {"nope_every": 2, "tie_embeddings": True},
     "mistral": {"window": 5},
     "qwen2": {"qkv_bias": True, "tie_embeddings": True},
     "qwen3": {"qk_norm": True},
@@ -27,8 +28,9 @@ TOWERS = {
 }  # fmt: skip
 # every decoder and every tower once: (decoder, tower, second tower or "")
 TRIPLES = [
-    ("llama3", "clip", ""), ("smollm2", "dinov2", ""), ("mistral", "clip", ""), ("qwen2", "siglip", ""),
-    ("qwen3", "dinov2_registers", "siglip"), ("gemma2", "siglip", ""), ("gemma3", "siglip", ""),
+    ("llama3", "clip", ""), ("smollm2", "dinov2", ""), ("smollm3", "clip", ""), ("mistral", "clip", ""),
+    ("qwen2", "siglip", ""), ("qwen3", "dinov2_registers", "siglip"), ("gemma2", "siglip", ""),
+    ("gemma3", "siglip", ""),
 ]  # fmt: skip
 
 

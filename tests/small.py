@@ -19,8 +19,8 @@ NUMBER_ID, END_ID = 7, 2
 # what decoder families add to LLaMA's first
 PLAIN = {
     "rope_scaling": (), "qkv_bias": False, "qk_norm": False, "activation": "silu", "window": 0, "global_every": 0,
-    "local_rope_theta": 0.0, "query_scalar": 0.0, "attention_softcap": 0.0, "logit_softcap": 0.0, "unit_offset": False,
-    "post_norms": False, "scaled_embedding": False, "number_row": -1,
+    "local_rope_theta": 0.0, "nope_every": 0, "query_scalar": 0.0, "attention_softcap": 0.0, "logit_softcap": 0.0,
+    "unit_offset": False, "post_norms": False, "scaled_embedding": False, "number_row": -1,
 }  # fmt: skip
 # of a second tower, whose images are smaller and patches as many
 SECOND = {

@@ -36,9 +36,17 @@ FORBIDDEN_SPELLINGS = ("(\n", "( ", " )")
 
 
 def find_tokenizer(folder: str | FilePath) -> FilePath | None:
-    """The file of a folder's vocabulary, None where there is none; sentencepiece's where there are both."""
+    """The file of a folder's vocabulary, None where there is none; sentencepiece's where there are both, but for
+    Gemma's, whose turns end with tokens that only the other says."""
     folder = paths.to_path(folder)
-    return next((folder / name for name in (MODEL_FILE, JSON_FILE) if (folder / name).is_file()), None)
+    found = [folder / name for name in (MODEL_FILE, JSON_FILE) if (folder / name).is_file()]
+    if len(found) > 1 and b'"Gemma' in _content(folder / SETTINGS_FILE):
+        found.reverse()
+    return found[0] if found else None
+
+
+def _content(file: FilePath) -> bytes:
+    return file.read_bytes() if file.is_file() else b""
 
 
 class Tokenizer:
@@ -108,6 +116,13 @@ class Tokenizer:
     def has_added_number(self) -> bool:
         """Whether the float token was added to a vocabulary that had been trained without it."""
         return self.vocabulary.is_added(self._number_piece())
+
+    def within(self, rows: int) -> "Tokenizer":
+        """The same, or one without the control tokens that an embedding of `rows` rows has none for. Gemma 3's text
+        models keep one for images, of which no text is made."""
+        if self.vocab_size <= rows or self.vocabulary.file_name != JSON_FILE:
+            return self
+        return Tokenizer(self.vocabulary.without_control_from(rows), self.origin, self.vocabulary.settings)
 
     def ending_with(self, piece: str) -> "Tokenizer":
         """The same, answers ending with this piece (of a tokenizer.json), or with the others, as before."""

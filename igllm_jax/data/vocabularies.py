@@ -68,6 +68,10 @@ class Vocabulary(ABC):
     def with_piece(self, piece: str) -> bytes:
         """The file with one piece more, the last, that is a token wherever its text stands."""
 
+    def without_control_from(self, size: int) -> bytes:
+        """The file without added control tokens from this id on; as it is where it has none."""
+        return self.content
+
 
 class SentencePieces(Vocabulary):
     """A `tokenizer.model`."""
@@ -236,6 +240,15 @@ class TokenizerJson(Vocabulary):
         copy = tokenizers.Tokenizer.from_str(self.content.decode())
         copy.add_tokens([tokenizers.AddedToken(piece, normalized=False)])
         return copy.to_str().encode()
+
+    def without_control_from(self, size: int) -> bytes:
+        described = json.loads(self.content)
+        beyond = {entry["content"] for entry in described["added_tokens"] if entry["special"] and entry["id"] >= size}
+        described["added_tokens"] = [entry for entry in described["added_tokens"] if entry["content"] not in beyond]
+        vocab = described["model"]["vocab"]
+        if isinstance(vocab, dict):
+            described["model"]["vocab"] = {piece: token for piece, token in vocab.items() if piece not in beyond}
+        return json.dumps(described, ensure_ascii=False).encode()
 
 
 def _check_model(model: Any) -> None:

@@ -43,8 +43,8 @@ class Parts:
     def of(cls, config: VLMConfig) -> "Parts":
         decoder = replace(config.decoder, num_layers=0, tie_embeddings=True, number_row=-1)
         rest = replace(config, decoder=decoder, lora=lora.NO_LORA)
-        kinds = [config.decoder.is_local(layer) for layer in range(config.decoder.num_layers)]
-        made = {kind: Skeleton.of(partial(DecodeLayer, config.decoder, is_local=kind)) for kind in set(kinds)}
+        kinds = [config.decoder.kind(layer) for layer in range(config.decoder.num_layers)]
+        made = {kind: Skeleton.of(partial(DecodeLayer, config.decoder, kind=kind)) for kind in set(kinds)}
         return cls(config, skeleton(rest), tuple(made[kind] for kind in kinds))
 
     def shapes(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def prefill(step: Step, images: UInt8[Array, "b s s 3"], free: int) -> tuple[tup
         if number < len(layers):
             x, cache = layer.prefill(x, length, before)
         else:
-            cos, sin = step.ropes[layer.is_local]
+            cos, sin = step.ropes[layer.kind]
             x, cache = layer.prefill_last(x, length, before, (cos[:1], sin[:1]))
         caches.append(cache)
     return tuple(caches), x

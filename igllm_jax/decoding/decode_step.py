@@ -15,7 +15,7 @@ from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.decoding.grammar import Grammar
 from igllm_jax.models import axes
 from igllm_jax.models.attention import soft_capped
-from igllm_jax.models.llama import config_cos_sin
+from igllm_jax.models.llama import LayerKind, config_cos_sin
 from igllm_jax.models.llama_decode import Cache, CosSin, DecodeLayer
 from igllm_jax.models.vlm import VLM
 
@@ -86,8 +86,8 @@ class Step:
     """What every step reads and none changes.
 
     head: [V, D], of the tokens `ids`, int32 [V]: all of the vocabulary, or those of the language. classes: [V], theirs
-    in the grammar. shared: keys and values of what stands before the image, one cache a layer. ropes: whether a layer
-    is local -> cosine and sine of the positions from the last one of the prompt on. num_own: positions of the prompt in
+    in the grammar. shared: keys and values of what stands before the image, one cache a layer. ropes: a layer's
+    kind -> cosine and sine of the positions from the last one of the prompt on. num_own: positions of the prompt in
     each row's own caches. is_aligned: whether rows that are not done are equally far where nothing is guessed.
     """
 
@@ -97,7 +97,7 @@ class Step:
     ids: jax.Array
     classes: jax.Array | None
     shared: tuple[Cache, ...]
-    ropes: Mapping[bool, CosSin]
+    ropes: Mapping[LayerKind, CosSin]
     num_own: int
     options: DecodeOptions
     grammar: Grammar | None
@@ -118,7 +118,7 @@ class Step:
         shared = shared_caches(model, layers, options) if shared is None else shared
         num_shared, num_own = len(options.before), model.config.vision.num_patches + len(options.after)
         positions = num_shared + num_own - 1 + jnp.arange(options.max_new_tokens + options.num_drafts)
-        ropes = {kind: config_cos_sin(positions, decoder.config, kind) for kind in {z.is_local for z in layers}}
+        ropes = {kind: config_cos_sin(positions, decoder.config, kind) for kind in {layer.kind for layer in layers}}
         head = axes.weight(head.astype(jnp.dtype(model.config.dtype)), "vocab", "embed")
         ids = jnp.arange(len(head), dtype=jnp.int32)
         if grammar is not None and len(grammar.tokens) <= MOST_OF_VOCABULARY * len(head):
@@ -217,7 +217,7 @@ class Step:
         now = counts[..., None] + jnp.arange(guesses.shape[1] + 1)
         ropes, caches = {kind: (cos[now], sin[now]) for kind, (cos, sin) in self.ropes.items()}, []
         for layer, before, cache in zip(self.layers, self.shared, loop.caches, strict=True):
-            x, cache = layer.step(x, ropes[layer.is_local], before, cache, self.num_own - 1 + counts)
+            x, cache = layer.step(x, ropes[layer.kind], before, cache, self.num_own - 1 + counts)
             caches.append(cache)
         return self.write(replace(loop, num_steps=loop.num_steps + 1, caches=tuple(caches)), x, guesses, states)
 

@@ -364,7 +364,8 @@ def save_companions(model: ModelToExport, folder: Path) -> None:
 
 
 def about_text(model: ModelToExport) -> dict[str, Any]:
-    """Settings that our model does not have: the tokenizer's ids and, where the base said so, the longest text."""
+    """Settings that our model does not have: the tokenizer's ids and, where the base said so, the longest text and what
+    fills rows."""
     ids = model.tokenizer
     found: dict[str, Any] = {"bos_token_id": ids.bos_id} if ids else {}
     found |= {"eos_token_id": ids.eos_id if len(ids.end_ids) == 1 else list(ids.end_ids)} if ids else {}
@@ -372,7 +373,7 @@ def about_text(model: ModelToExport) -> dict[str, Any]:
         file = paths.to_path(model.base or "") / base_folder.SOURCES / role / "config.json"
         config = read_json(file) if model.base and file.is_file() else {}
         config = config.get("text_config", config)
-        found |= {key: config[key] for key in ("max_position_embeddings",) if key in config}
+        found |= {key: config[key] for key in ("max_position_embeddings", "pad_token_id") if key in config}
     return found
 
 

@@ -100,7 +100,8 @@ GEMMA_NORMS = (
     Rule("layers.{layer}.pre_feedforward_layernorm.weight", "decoder/layers/mlp_norm/scale", SAME),
     Rule("layers.{layer}.post_feedforward_layernorm.weight", "decoder/layers/mlp_post_norm/scale", SAME),
 )
-HEAD = (Rule("lm_head.weight", "decoder/head/kernel", TRANSPOSED, "head that is tied to the embedding"),)
+TIED_HEAD = "head that is tied to the embedding"
+HEAD = (Rule("lm_head.weight", "decoder/head/kernel", TRANSPOSED, TIED_HEAD),)
 LORA = tuple(
     Rule(
         f"layers.{{layer}}.{theirs}.lora_{side}{{adapter}}.weight",

@@ -11,6 +11,7 @@ from igllm_jax.interop.hf_values import (
     Json,
     expect,
     expect_keys,
+    expect_whole_weights,
     number_of,
     part_of,
     size_of,
@@ -33,13 +34,19 @@ class Family:
     plain: Mapping[str, tuple[Any, ...]]
 
 
-# Source: the defaults of LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, Gemma2Config, Gemma3TextConfig
-# (transformers), and in what way Gemma's local and global layers alternate where layer_types doesn't say it.
+# Source: the defaults of LlamaConfig, SmolLM3Config, MistralConfig, Qwen2Config, Qwen3Config, Gemma2Config,
+# Gemma3TextConfig (transformers), and in what way Gemma's local and global layers alternate where layer_types doesn't
+# say it.
 LLAMA_DEFAULTS = {
     "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "hidden_act": "silu",
     "rms_norm_eps": 1e-6, "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
     "rope_theta": 10000.0, "rope_scaling": None, "rope_parameters": None,
+}  # fmt: skip
+SMOLLM3_DEFAULTS = {
+    **LLAMA_DEFAULTS, "vocab_size": 128256, "hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16,
+    "num_key_value_heads": 4, "tie_word_embeddings": True, "rope_theta": 2000000.0, "use_sliding_window": False,
+    "no_rope_layer_interval": 4,
 }  # fmt: skip
 QWEN_DEFAULTS = {
     **LLAMA_DEFAULTS, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
@@ -97,6 +104,12 @@ FAMILIES: dict[str, Family] = {
         GEMMA3_DEFAULTS,
         {**GEMMA_PLAIN, "attn_logit_softcapping": (None,)},  # which transformers reads and doesn't apply
     ),
+    "smollm3": Family(
+        "SmolLM3ForCausalLM",
+        _no_flags,
+        SMOLLM3_DEFAULTS,
+        {**PLAIN, "attention_bias": (False,), "use_sliding_window": (False,)},
+    ),
 }
 FULL, LOCAL = "full_attention", "sliding_attention"
 # Model types of files that hold a decoder in a model of their own; None: old files without the key.
@@ -113,6 +126,7 @@ ROPE_KEYS = {"default": (), "linear": ("factor",), "llama3": LLAMA3_KEYS}
 def decoder_config(config: Json, where: object) -> DecoderConfig:
     """A decoder. config: of a model of FAMILIES, a llava_llama or (its text_config) a LLaVA of Hugging Face."""
     own = part_of(config, "text_config", where)
+    expect_whole_weights(config, own, where)
     kind = own.get("model_type")
     known: dict[Any, str] = {**dict.fromkeys(LLAMA_TYPES, "llama"), **{name: name for name in FAMILIES}}
     expect(own, where, model_type=tuple(known))
@@ -123,11 +137,8 @@ def decoder_config(config: Json, where: object) -> DecoderConfig:
     expect(found, where, **family.plain)
     tied = bool(found["tie_word_embeddings"] or (own is not config and config.get("tie_word_embeddings", False)))
     size = partial(size_of, found, where)
-    heads, width, num_layers = (
-        size("num_attention_heads"),
-        size("hidden_size"),
-        size("num_hidden_layers", most=MAX_LAYERS),
-    )
+    heads, width = size("num_attention_heads"), size("hidden_size")
+    num_layers = size("num_hidden_layers", most=MAX_LAYERS)
     window, global_every = _windows(found, family, num_layers, where)
     theta, scaling, local_theta = _rope(found, where)
     keys = {field: key for field, key in SAID_BY.items() if found.get(key) is not None and key in family.defaults}
@@ -151,6 +162,7 @@ def decoder_config(config: Json, where: object) -> DecoderConfig:
             window=window,
             global_every=global_every,
             local_rope_theta=local_theta if window else 0.0,
+            nope_every=_nope_every(found, family, num_layers, where),
             tie_embeddings=tied,
             number_row=-1,
             attention="xla",
@@ -176,6 +188,26 @@ def _windows(found: Json, family: Family, num_layers: int, where: object) -> tup
             f"{where}: layer_types is {str(kinds)[:60]}; supported: {FULL} in all {num_layers} layers{others}"
         )
     return (0, 0) if first == 1 else (size_of(found, where, "sliding_window"), first)
+
+
+def _nope_every(found: Json, family: Family, num_layers: int, where: object) -> int:
+    """Of ours. no_rope_layers has a 0 for each layer without positions."""
+    if "no_rope_layer_interval" not in family.defaults:
+        return 0
+    every = size_of(found, where, "no_rope_layer_interval", most=MAX_LAYERS)
+    flags = _rotated(num_layers, every)
+    said = found.get("no_rope_layers") or flags
+    if said == [1] * num_layers:
+        return 0
+    if said != flags:
+        raise UserError(
+            f"{where}: no_rope_layers is {str(said)[:60]}; supported: 1 but for every {every}-th of {num_layers}"
+        )
+    return every
+
+
+def _rotated(num_layers: int, nope_every: int) -> list[int]:
+    return [int((layer + 1) % nope_every != 0) for layer in range(num_layers)]
 
 
 def _layer_types(num_layers: int, global_every: int) -> list[str]:
@@ -241,6 +273,7 @@ def _optional(config: DecoderConfig) -> dict[str, Any]:
         "sliding_window": config.window,
         "sliding_window_pattern": config.global_every,
         "rope_local_base_freq": config.local_rope_theta,
+        "no_rope_layer_interval": config.nope_every,
     }
 
 
@@ -286,6 +319,8 @@ def _told_windows(config: DecoderConfig, family: Family, rope: Mapping[str, Any]
     if "query_pre_attn_scalar" in told_all:
         scalar = config.query_scalar or config.head_dim
         told_all["query_pre_attn_scalar"] = int(scalar) if scalar == int(scalar) else scalar
+    if "no_rope_layer_interval" in told_all:
+        told_all["no_rope_layers"] = _rotated(config.num_layers, config.nope_every)
     if "sliding_window_pattern" in told_all:
         kinds = [config.is_local(layer) for layer in range(config.num_layers)]
         told_all["layer_types"] = [LOCAL if is_local else FULL for is_local in kinds]

@@ -19,6 +19,19 @@ def part_of(config: Json, inner: str, where: object) -> Json:
     return own
 
 
+def expect_whole_weights(config: Json, own: Json, where: object) -> None:
+    """own: the part's config in it. Raises: UserError where one says that its weights are quantised: their names and
+    shapes are others."""
+    said = config.get("quantization_config") or own.get("quantization_config")
+    if said:
+        kinds = [said.get(key) for key in ("quant_method", "quant_type")] if isinstance(said, Mapping) else []
+        kind = next((str(kind)[:60] for kind in kinds if kind), str(said)[:60])
+        raise UserError(
+            f"{where}: quantization_config says {kind}, and quantised weights can't be imported; take the folder of "
+            "the same model in bfloat16, float16 or float32"
+        )
+
+
 def expect_keys(found: Json, where: object, keys: tuple[str, ...]) -> None:
     absent = [key for key in keys if found.get(key) is None]
     if absent:

@@ -12,6 +12,7 @@ from igllm_jax.interop.hf_values import (
     Json,
     expect,
     expect_keys,
+    expect_whole_weights,
     number_of,
     part_of,
     size_of,
@@ -95,6 +96,7 @@ def vision_config(config: Json, preprocessor: Json | None, *, feature_layer: int
     preprocessor_config.json."""
     own, kind = part_of(config, "vision_config", where), tower_type(config, where)
     tower = TOWERS[kind]
+    expect_whole_weights(config, own, where)
     if own is config:
         is_ratio = "mlp_ratio" in tower.defaults
         expect_keys(own, where, tuple(key for key in ALWAYS_SAID if not (is_ratio and key == "intermediate_size")))

@@ -17,6 +17,7 @@ from igllm_jax import files, progress
 from igllm_jax.data.tokens import JSON_FILE, MODEL_FILE, Tokenizer
 from igllm_jax.data.tokens import find_tokenizer as tokenizer_in
 from igllm_jax.errors import UserError
+from igllm_jax.interop.formats import TIED_HEAD
 from igllm_jax.interop.rules import Tensor
 from igllm_jax.interop.sources import KEEP, ImportPlan, ImportRequest, make_plan
 from igllm_jax.models import lora, number_row
@@ -53,6 +54,7 @@ def run(request: ImportRequest) -> ImportAccount:
     start = time.monotonic()
     files.check_absent(request.out)
     plan = make_plan(request)
+    check_tied(plan)
     tokenizer = find_tokenizer(request, plan)
     shapes = target_shapes(plan, request.dtype)
     written, wanted = 0, in_file_order(plan)
@@ -76,6 +78,21 @@ def run(request: ImportRequest) -> ImportAccount:
     return ImportAccount(len(wanted), written, writer.num_bytes, seconds, dict(plan.left_out), tuple(plan.notes))
 
 
+def check_tied(plan: ImportPlan) -> None:
+    """Raises: UserError where files hold a head that differs from the embedding which it is said to be."""
+    if TIED_HEAD not in plan.left_out:
+        return
+    embedding = plan.tensors["decoder/embedding", None]
+    heads = [name for name in embedding.weights.infos if name.endswith("lm_head.weight")]
+    rows = embedding.read()
+    for name in heads:
+        if not np.array_equal(rows, embedding.weights.read(name)):
+            raise UserError(
+                f"{embedding.weights.origin}: {name} differs from {embedding.name}, and config.json says that they are "
+                "one: set its tie_word_embeddings to false"
+            )
+
+
 def find_tokenizer(request: ImportRequest, plan: ImportPlan) -> Tokenizer | None:
     """The tokenizer that came along, checked against the embedding and for the float token.
 
@@ -92,8 +109,11 @@ def find_tokenizer(request: ImportRequest, plan: ImportPlan) -> Tokenizer | None
             "in configs, or import again with --tokenizer FILE"
         )
         return None
-    tokenizer = Tokenizer.load(tokenizer_path)
     rows = plan.config.decoder.vocab_size
+    whole = Tokenizer.load(tokenizer_path)
+    tokenizer = whole.within(rows)
+    if tokenizer is not whole:
+        plan.notes.append(f"tokenizer {tokenizer.origin}: left out control tokens for which there are no rows")
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"tokenizer {tokenizer.origin} has {tokenizer.vocab_size} pieces and the embedding {rows} rows: "

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.ad_checkpoint
@@ -30,6 +30,16 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+class LayerKind(NamedTuple):
+    """In what layers of one decoder may differ, bool or, while a scan runs over several kinds, traced.
+
+    is_local: it sees its window alone. is_rotated: its queries and keys are turned by their positions.
+    """
+
+    is_local: bool | jax.Array
+    is_rotated: bool | jax.Array
+
+
 @dataclass(frozen=True)
 class DecoderConfig:
     """Sizes of the decoder as its checkpoint gives them.
@@ -38,7 +48,8 @@ class DecoderConfig:
     have one (Qwen 2). qk_norm: queries and keys are normalised head by head, before their rotation (Qwen 3, Gemma 3).
     activation: of the MLP's gate, a key of ACTIVATIONS. window: how many positions a local layer sees, itself included
     (0: no layer is local); every global_every-th layer sees all (0: none does) (Mistral, Gemma). local_rope_theta: of
-    local layers, whose rotation isn't scaled then; 0 for that of all. query_scalar: scores are divided by its square
+    local layers, whose rotation isn't scaled then; 0 for that of all. nope_every: every so-many-th layer knows no
+    positions (SmolLM3); 0: all do. query_scalar: scores are divided by its square
     root (0: by that of head_dim). softcap of scores and of logits: see `soft_capped`, 0 for none. unit_offset: norms
     keep their scale less 1; post_norms: what attention and MLP add is normalised too; scaled_embedding: a token's
     embedding is multiplied by sqrt(width) (Gemma).
@@ -60,6 +71,7 @@ class DecoderConfig:
     window: int
     global_every: int
     local_rope_theta: float
+    nope_every: int
     query_scalar: float
     attention_softcap: float
     logit_softcap: float
@@ -92,6 +104,10 @@ class DecoderConfig:
         if not (self.window and self.global_every):
             return self.window > 0
         return (layer + 1) % self.global_every != 0
+
+    def kind(self, layer: Any) -> LayerKind:
+        """What a layer is, by its number."""
+        return LayerKind(self.is_local(layer), not self.nope_every or (layer + 1) % self.nope_every != 0)
 
 
 def layer_projections(config: DecoderConfig) -> dict[str, tuple[tuple[int, int], Names]]:
@@ -162,14 +178,12 @@ class Layer(nnx.Module):
         self.gate, self.up, self.down = (linear(name) for name in ("gate", "up", "down"))
         self.mlp_post_norm = post_norm(config, rngs, layers=layers)
 
-    def __call__(
-        self, x: Float[Array, "b t d"], seed: DropoutSeed | None, is_local: bool | jax.Array
-    ) -> Float[Array, "b t d"]:
-        """A whole sequence from position 0. is_local: see `DecoderConfig.is_local`."""
+    def __call__(self, x: Float[Array, "b t d"], seed: DropoutSeed | None, kind: LayerKind) -> Float[Array, "b t d"]:
+        """A whole sequence from position 0. kind: of this layer of the stack."""
         y, norms = self.attention_norm(x), (self.q_norm, self.k_norm)
-        q, k, v = by_head(self.q(y, seed), self.k(y, seed), self.v(y, seed), self.config, norms, is_local)
+        q, k, v = by_head(self.q(y, seed), self.k(y, seed), self.v(y, seed), self.config, norms, kind)
         q, k, v = (jax.ad_checkpoint.checkpoint_name(y, "qkv") for y in (q, k, v))
-        context = config_causal(q, k, v, self.config, is_local)
+        context = config_causal(q, k, v, self.config, kind)
         context = jax.ad_checkpoint.checkpoint_name(context, "context").reshape(*x.shape[:2], -1)
         x = axes.activation(x + normed(self.o(context, seed), self.attention_post_norm), "batch", None, None)
         x = jax.ad_checkpoint.checkpoint_name(x, "residual")
@@ -210,13 +224,13 @@ def by_head(
     v: Float[Array, "b t v"],
     config: DecoderConfig,
     norms: HeadNorms,
-    is_local: bool | jax.Array,
+    kind: LayerKind,
     start: int = 0,
 ) -> tuple[Float[Array, "b t h k"], Float[Array, "b t g k"], Float[Array, "b t g k"]]:
     """By head, queries and keys normalised and with RoPE applied, from `start` on."""
     q, k, v = (z.reshape(*z.shape[:2], -1, config.head_dim) for z in (q, k, v))
     q, k = (normed(z, norm) for z, norm in zip((q, k), norms, strict=True))
-    cos, sin = config_cos_sin(start + jnp.arange(q.shape[1]), config, is_local)
+    cos, sin = config_cos_sin(start + jnp.arange(q.shape[1]), config, kind)
     q, k = (apply_rope(z, cos[:, None], sin[:, None]) for z in (scaled_queries(q, config), k))
     k, v = (axes.activation(z, "batch", None, "kv_heads", None) for z in (k, v))
     return axes.activation(q, "batch", None, "heads", None), k, v
@@ -234,7 +248,7 @@ def config_causal(
     k: Float[Array, "b t g k"],
     v: Float[Array, "b t g k"],
     config: DecoderConfig,
-    is_local: bool | jax.Array,
+    kind: LayerKind,
     kernel: str = "",
 ) -> Float[Array, "b t h k"]:
     """`causal` of one layer of this decoder. kernel: another than the config's.
@@ -244,20 +258,22 @@ def config_causal(
     """
     full = partial(causal, kernel=kernel or config.attention, softcap=config.attention_softcap)
     local = partial(full, window=config.window)
-    if isinstance(is_local, bool):
-        return (local if is_local else full)(q, k, v)
-    return full(q, k, v) if q.shape[1] <= config.window else jax.lax.cond(is_local, local, full, q, k, v)
+    if isinstance(kind.is_local, bool):
+        return (local if kind.is_local else full)(q, k, v)
+    return full(q, k, v) if q.shape[1] <= config.window else jax.lax.cond(kind.is_local, local, full, q, k, v)
 
 
 def config_cos_sin(
-    positions: Int[Array, "t"], config: DecoderConfig, is_local: bool | jax.Array
+    positions: Int[Array, "t"], config: DecoderConfig, kind: LayerKind
 ) -> tuple[Float[Array, "t half"], Float[Array, "t half"]]:
     """`rope_cos_sin` of one layer of this decoder."""
     of_all = rope_cos_sin(positions, config.head_dim, config.rope_theta, config.rope_scaling)
-    if is_local is False or not config.local_rope_theta:
+    if kind.is_rotated is not True:
+        of_all = jnp.where(kind.is_rotated, of_all[0], 1.0), jnp.where(kind.is_rotated, of_all[1], 0.0)
+    if kind.is_local is False or not config.local_rope_theta:
         return of_all
     of_local = rope_cos_sin(positions, config.head_dim, config.local_rope_theta)
-    return jax.tree.map(partial(jnp.where, is_local), of_local, of_all)
+    return jax.tree.map(partial(jnp.where, kind.is_local), of_local, of_all)
 
 
 class Decoder(nnx.Module):
@@ -289,7 +305,7 @@ class Decoder(nnx.Module):
 
         def body(x: jax.Array, layer: tuple[nnx.State, jax.Array]) -> tuple[jax.Array, None]:
             own_seed = None if seed is None else seed.fold(layer[1])
-            return nnx.merge(graphdef, layer[0])(x, own_seed, self.config.is_local(layer[1])), None
+            return nnx.merge(graphdef, layer[0])(x, own_seed, self.config.kind(layer[1])), None
 
         policy = find_policy(self.config.remat).policy
         scanned = body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)

@@ -19,6 +19,7 @@ from igllm_jax.models.layers import Names
 from igllm_jax.models.llama import (
     ACTIVATIONS,
     DecoderConfig,
+    LayerKind,
     by_head,
     config_causal,
     head_norm,
@@ -92,17 +93,17 @@ class DecodeLinear(nnx.Module):
 class DecodeLayer(nnx.Module):
     """What `llama.Layer` computes, with its parameters' names and every kernel transposed.
 
-    is_local: see `DecoderConfig.is_local`.
+    kind: of the layer, see `DecoderConfig.kind`.
     """
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, *, is_local: bool):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, *, kind: LayerKind):
         projections = layer_projections(config)
 
         def linear(name: str) -> DecodeLinear:
             (inputs, outputs), (from_axis, to_axis) = projections[name]
             return DecodeLinear((outputs, inputs), (to_axis, from_axis), rngs, bias=config.has_bias(name))
 
-        self.config, self.is_local = config, is_local
+        self.config, self.kind = config, kind
         self.attention_norm = layer_norm(config, rngs)
         self.q, self.k, self.v, self.o = (linear(name) for name in "qkvo")
         self.q_norm, self.k_norm = (head_norm(config, rngs) for _ in "qk")
@@ -150,7 +151,7 @@ class DecodeLayer(nnx.Module):
         q = axes.activation(q, "batch", "heads", None, None)
         k, v = (axes.activation(z, "batch", "kv_heads", None, None) for z in (k, v))
         cache = cache.written(k, v, position)
-        window = self.config.window if self.is_local else 0
+        window = self.config.window if self.kind.is_local else 0
         context = attend_cached(q, [shared, cache], position, window=window, softcap=self.config.attention_softcap)
         context = context.transpose(1, 3, 0, 2).reshape(-1, x.shape[1])
         x = axes.activation(x + normed(self.o.columns(context), self.attention_post_norm, axis=0), None, "batch")
@@ -165,13 +166,13 @@ class DecodeLayer(nnx.Module):
         y = self.attention_norm(x)
         start = 0 if shared is None else shared.keys.shape[2]
         norms = self.q_norm, self.k_norm
-        return by_head(self.q.rows(y), self.k.rows(y), self.v.rows(y), self.config, norms, self.is_local, start)
+        return by_head(self.q.rows(y), self.k.rows(y), self.v.rows(y), self.config, norms, self.kind, start)
 
     def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, shared: Cache | None) -> Float[Array, "b t h k"]:
         # the TPU's kernel takes multiples of 128 positions only, and a prompt is as long as it is
         kernel = "chunked" if self.config.attention == "splash" else self.config.attention
         if shared is None:
-            return config_causal(q, k, v, self.config, self.is_local, kernel)
+            return config_causal(q, k, v, self.config, self.kind, kernel)
         # the kernels take as many queries as keys: what the shared positions ask is zero, and its answer left out
         start = shared.keys.shape[2]
         q = jnp.pad(q, ((0, 0), (start, 0), (0, 0), (0, 0)))
@@ -179,7 +180,7 @@ class DecodeLayer(nnx.Module):
             jnp.concatenate([jnp.broadcast_to(old.swapaxes(1, 2), (len(new), start, *new.shape[2:])), new], axis=1)
             for old, new in ((shared.keys, k), (shared.values, v))
         )
-        return config_causal(q, k, v, self.config, self.is_local, kernel)[:, start:]
+        return config_causal(q, k, v, self.config, self.kind, kernel)[:, start:]
 
 
 def attend_cached(

@@ -49,6 +49,10 @@ def test_rope_theta_is_read_from_either_place(change, expected):
             {"model_type": "gemma2", "layer_types": ["sliding_attention"]},
             "full_.* in all 32 layers, or slid",
         ),
+        (
+            {"model_type": "smollm3", "no_rope_layers": [0, 1]},
+            r"no_rope_layers is \[0, 1\]; supported: 1 but for every 4",
+        ),
         ({"model_type": "gemma3_text", "sliding_window_pattern": -1}, "sliding_window_pattern is -1; a number of"),
         ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True; supported: False"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is .*; supported: full_attention"),

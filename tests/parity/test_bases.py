@@ -19,7 +19,7 @@ from tests.interop.test_formats import names
 # as published, in millions, to three digits
 MILLIONS = {
     "vicuna_7b": 6740, "llama31_8b": 8030, "mistral_7b": 7250, "qwen3_8b": 8190, "qwen25_3b": 3090, "smollm2_135m": 135,
-    "gemma3_4b": 3880,
+    "gemma3_4b": 3880, "smollm3_3b": 3080,
 }  # fmt: skip
 
 

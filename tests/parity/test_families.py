@@ -36,6 +36,8 @@ GEMMA3_ROPE = {
 CASES = {
     "llama3": (transformers.LlamaConfig, {"rope_parameters": {"rope_type": "llama3", "rope_theta": 29.0, **LLAMA3}}),
     "smollm2": (transformers.LlamaConfig, {"tie_word_embeddings": True, "rope_theta": 100003.0}),
+    # its special tokens are by default those of 128 256
+    "smollm3": (transformers.SmolLM3Config, {"no_rope_layer_interval": 2, "pad_token_id": None}),
     "mistral": (transformers.MistralConfig, {"sliding_window": None}),
     "mistral_windows": (transformers.MistralConfig, {"sliding_window": 7}),
     # its heads are as wide as together they fill the model
