@@ -284,14 +284,16 @@ def penalties(
     problems: SearchProblem, vectors: Array, targets: Array, view: Lens, *, how: PictureOptions, at_once: int = 1
 ) -> np.ndarray:
     """float32 [S]: `lens.penalty` of many scenes, moved by vectors [S, K]."""
-    return by_rows(
-        lambda rows: _penalties(*rows, view, how=how, at_once=at_once), (problems, vectors, targets), at_once
-    )
+
+    def some(rows: tuple[SearchProblem, Array, Array]) -> Array:
+        return _penalties(*rows, view, how=how, at_once=at_once)
+
+    return by_rows(some, (problems, vectors, targets), at_once)
 
 
 @functools.partial(jax.jit, static_argnames=("how", "at_once"))
 def _penalties(
-    problems: SearchProblem, vectors: Array, targets: Array, *, view: Lens, how: PictureOptions, at_once: int
+    problems: SearchProblem, vectors: Array, targets: Array, view: Lens, *, how: PictureOptions, at_once: int
 ) -> Array:
     def one(row: tuple[SearchProblem, Array, Array]) -> Array:
         problem, vector, target = row
