@@ -27,6 +27,8 @@ from igllm_jax.scene.language import Language
 from igllm_jax.scene.reading import Reading, read, scene_of
 from igllm_jax.scene.scene import Object
 
+# a program is compiled for so many objects or parts, and serves scenes of fewer
+COUNTS = (2, 4, 7, 10, 16, 24, 48, 96, 192, 384)
 STANDING = ("clevr",)  # tasks whose objects stand on the ground: their height follows from their words
 FIXED_STAGE = ("so3", "sixdof", "shapenet")  # tasks whose camera and lamps are known
 
@@ -84,6 +86,11 @@ def _standing(thing: Object, language: Language) -> Object:
         return thing
     x, y, _ = thing[location]  # type: ignore[misc]
     return thing.replace(**{location: (x, y, SIZES[thing[size]])})  # type: ignore[index]
+
+
+def count_for(number: int) -> int:
+    """The least of COUNTS that holds so many."""
+    return next(count for count in COUNTS if count >= number)
 
 
 def kinds_shown(language: Language) -> tuple[str, ...]:

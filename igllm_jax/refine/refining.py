@@ -1,9 +1,9 @@
 """Predicted scenes made better by looking again: a search of each one's numbers, and of its words where asked for."""
 
-import time
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from igllm_jax.refine.moves import Moves
 from igllm_jax.refine.problems import (
     Start,
     Terms,
+    count_for,
     kinds_shown,
     layout_of,
     moved_things,
@@ -21,21 +22,22 @@ from igllm_jax.refine.problems import (
     start_of,
 )
 from igllm_jax.refine.refined import Refined, covariance, flag_of, picture_loss, standard_errors
+from igllm_jax.refine.revise import Reviser
 from igllm_jax.refine.search import LEVELS, Level, PictureOptions, SearchProblem, moves_of_all, penalties, search
 
-# a program is compiled for so many objects or parts, and serves scenes of fewer
-COUNTS = (2, 4, 7, 10, 16, 24, 48, 96, 192, 384)
 MOST_OBJECTS = 48  # of a scene that is searched
+MOST_STARTS = 8  # of a scene, where words are tried
 
 
 @dataclass(frozen=True)
 class RefineOptions:
-    """levels: of the search. seconds: a scene at most, or None.
-    at_once: scenes side by side, see `draw_batch`."""
+    """levels: of the search. seconds: a scene at most, or None. at_once: scenes side by side, see `draw_batch`. moves:
+    beside those of numbers, of `revise.KINDS_OF_MOVES`."""
 
     levels: tuple[Level, ...] = LEVELS
     seconds: float | None = None
     at_once: int = 1
+    moves: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,25 +51,58 @@ class SceneGroup:
 
 
 def refine_texts(
-    texts: Sequence[str], images: Sequence[Image.Image], terms: Terms, options: RefineOptions | None = None
+    texts: Sequence[str],
+    images: Sequence[Image.Image],
+    terms: Terms,
+    options: RefineOptions | None = None,
+    others: Sequence[Sequence[str]] | None = None,
 ) -> list[Refined]:
     """The outcome of each text's search, of images of one size. What is not drawn (a scene without an object in reach,
-    or with more than MOST_OBJECTS) keeps its text."""
+    or with more than MOST_OBJECTS) keeps its text. others: what else a search may begin with, of each text; where words
+    and numbers of objects stay (options.moves), none is looked at."""
     options = options or RefineOptions()
     starts = [start_of(text, terms, *image.size) for text, image in zip(texts, images, strict=True)]
-    drawn = [index for index, start in enumerate(starts) if 0 < len(start.spec.objects) <= MOST_OBJECTS]
+    outcome = _refined_starts(starts, texts, images, terms, dataclasses.replace(options, moves=()))
+    if not options.moves:
+        return outcome
+    if options.seconds is not None:
+        options = dataclasses.replace(options, seconds=options.seconds / 3)  # this, a search, and that before
+    for index, (image, own) in enumerate(zip(images, others or [()] * len(texts), strict=True)):
+        more = [start_of(text, terms, *image.size) for text in dict.fromkeys(own) if text != texts[index]]
+        begun = [start for start in [starts[index], *more[: MOST_STARTS - 1]] if _is_in_reach(start, least=0)]
+        if not begun:
+            continue
+        reviser = Reviser(image, terms, options.moves, options.seconds)
+        revised = reviser.best(begun).start(terms)
+        text = terms.write(revised.things)
+        (result,) = _refined_starts([revised], [text], [image], terms, options)
+        outcome[index] = _better(outcome[index], result)
+    return outcome
+
+
+def _better(numbers: Refined, words: Refined) -> Refined:
+    """Of a search of numbers, and one of words, too: which explains the image better. The losses are of two starts, and
+    the first is that of what was predicted."""
+    if words.loss_after is None or (numbers.loss_after is not None and words.loss_after >= numbers.loss_after):
+        return numbers
+    return dataclasses.replace(words, loss_before=numbers.loss_before)
+
+
+def _is_in_reach(start: Start, least: int = 1) -> bool:
+    return least <= len(start.spec.objects) <= MOST_OBJECTS
+
+
+def _refined_starts(
+    starts: Sequence[Start], texts: Sequence[str], images: Sequence[Image.Image], terms: Terms, options: RefineOptions
+) -> list[Refined]:
     outcome = [Refined(text) for text in texts]
+    drawn = [index for index, start in enumerate(starts) if _is_in_reach(start)]
     for size in sorted({count_for(len(starts[index].spec.objects)) for index in drawn}):
         own = [index for index in drawn if count_for(len(starts[index].spec.objects)) == size]
         group = group_of([starts[index] for index in own], [images[index] for index in own], terms)
         for index, result in zip(own, refine_group(group, terms, options), strict=True):
             outcome[index] = result
     return outcome
-
-
-def count_for(number: int) -> int:
-    """The least of COUNTS that holds so many."""
-    return next(count for count in COUNTS if count >= number)
 
 
 def group_of(starts: Sequence[Start], images: Sequence[Image.Image], terms: Terms) -> SceneGroup:
@@ -98,14 +133,15 @@ class _Searched(NamedTuple):
 
 
 def _searched(group: SceneGroup, options: RefineOptions) -> _Searched:
-    how, goes_on = group.how, _until(options.seconds, len(group.starts))
-    state = search(
-        group.problems, group.targets, how=how, levels=options.levels, goes_on=goes_on, at_once=options.at_once
-    )
+    how, at_once = group.how, options.at_once
+    limits: dict[str, Any] = {"seconds": options.seconds, "at_once": at_once}
+    state = search(group.problems, group.targets, how=how, levels=options.levels, **limits)
     found = np.asarray(state.vector)
     view = lens((how.width, how.height), options.levels[-1].blur, options.levels[-1].outlier)
-    both = [penalties(group.problems, vectors, group.targets, view, how=how) for vectors in (0 * found, found)]
-    before, after = (np.asarray(losses) for losses in both)
+    before, after = (
+        penalties(group.problems, vectors, group.targets, view, how=how, at_once=at_once)
+        for vectors in (0 * found, found)
+    )
     found = np.where((after < before)[:, None], found, 0)
     moves = jax.device_get(moves_of_all(found, group.problems, how.layout))
     rows = (np.asarray(x) for x in (state.curvature, state.pull, group.problems.spreads, group.problems.is_free))
@@ -125,8 +161,3 @@ def _refined(group: SceneGroup, searched: _Searched, index: int, terms: Terms) -
     text = terms.write(moved_things(start, moves.objects, terms))
     flag = flag_of(moves.objects, after)
     return Refined(text, before, after, camera, standard_errors(start, how.layout, errors), flag)
-
-
-def _until(seconds: float | None, num_scenes: int) -> Callable[[], bool]:
-    end = None if seconds is None else time.monotonic() + seconds * num_scenes
-    return lambda: end is None or time.monotonic() < end

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from PIL import Image
 
 from igllm_jax.errors import UserError
 from igllm_jax.refine.lens import lens
-from igllm_jax.refine.problems import Terms, start_of
+from igllm_jax.refine.problems import Terms, count_for, start_of
 from igllm_jax.refine.refined import picture_loss
-from igllm_jax.refine.refining import MOST_OBJECTS, SceneGroup, count_for, group_of
+from igllm_jax.refine.refining import MOST_OBJECTS, SceneGroup, group_of
 from igllm_jax.refine.search import Level, penalties, search
 from igllm_jax.render.camera import Camera
 from igllm_jax.render.roles import check_renderable, default_rotation_rep
@@ -88,5 +87,5 @@ def _scores(group: SceneGroup, is_camera_known: bool, at_once: int) -> list[floa
     if problems.is_free.any():
         vectors = search(problems, group.targets, how=group.how, levels=LEVELS, at_once=at_once).vector
     view = lens((group.how.width, group.how.height), LEVELS[-1].blur, LEVELS[-1].outlier)
-    found = jax.device_get(penalties(problems, vectors, group.targets, view, how=group.how))
+    found = penalties(problems, vectors, group.targets, view, how=group.how, at_once=at_once)
     return [-picture_loss(penalty, group.how.width * group.how.height) for penalty in found]

@@ -6,8 +6,9 @@ such differences see outlines, shadows and mirrored light alike, none of which a
 """
 
 import functools
+import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ ABOUT_Z = TURN.stop - 1
 YAWS = np.radians([-45, -30, -15, 15, 30, 45]).astype(np.float32)  # that are tried beside a start's own
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-2, 1e-5, 1e6
 SLACK = 0.005  # of a loss: pictures change by jumps, which better numbers may have to cross
+GAIN, PATIENCE = 0.05, 2  # a level ends after so many steps in a row that gain less of the negative log-probability
 FLATTEST = 0.02  # of a ray: flatter ones hardly ever come down to an object's height
 TRIES = (0.1, 1.0, 10.0, 100.0)  # times the damping
 
@@ -111,13 +113,14 @@ def moves_of_all(vectors: Array, problems: SearchProblem, layout: Layout) -> Mov
 class State(NamedTuple):
     """Where a search is. vector: float32 [K]. penalty: of its picture, see `lens.penalty`. curvature: float32 [K, K] of
     the negative log-probability without the prior, by the numbers that may move, and pull: float32 [K, K], of
-    `spread_moves` by them, both where the last step began."""
+    `spread_moves` by them, both where the last step began. stalls: int32, steps in a row that gained nothing."""
 
     vector: Array
     damping: Array
     penalty: Array
     curvature: Array
     pull: Array
+    stalls: Array
 
 
 class PictureOptions(NamedTuple):
@@ -137,7 +140,7 @@ def start_state(num_scenes: int, size: int) -> State:
     """Before the first step of a batch of scenes."""
     fill = functools.partial(jnp.full, (num_scenes,), dtype=jnp.float32)
     vectors, square = (jnp.zeros((num_scenes, *shape), jnp.float32) for shape in ((size,), (size, size)))
-    return State(vectors, fill(FIRST_DAMPING), fill(jnp.inf), square, square)
+    return State(vectors, fill(FIRST_DAMPING), fill(jnp.inf), square, square, jnp.zeros(num_scenes, jnp.int32))
 
 
 def picture(problem: SearchProblem, vector: Array, how: PictureOptions) -> Array:
@@ -219,7 +222,9 @@ def _step(state: State, problem: SearchProblem, target: Array, view: Lens, how: 
     is_better = losses[best] < (1 + SLACK) * loss
     vector, own = (jnp.where(is_better, new[best], old) for new, old in ((vectors, state.vector), (penalties, own)))
     damping = jnp.where(is_better, dampings[best], jnp.minimum(dampings[-1] * 10, MOST_DAMPING))
-    return State(vector, damping, own, curvature, pull)
+    stalls = jnp.where(loss - losses[best] > GAIN, 0, state.stalls + 1)
+    new = State(vector, damping, own, curvature, pull, stalls)
+    return jax.tree.map(lambda old, new: jnp.where(state.stalls < PATIENCE, new, old), state, new)
 
 
 @functools.partial(jax.jit, static_argnames=("how", "at_once"))
@@ -240,8 +245,10 @@ class _Turned(NamedTuple):
     traced: Traced
 
 
-@functools.partial(jax.jit, static_argnames="how")
-def scan_yaws(vectors: Array, problems: SearchProblem, targets: Array, view: Lens, *, how: PictureOptions) -> Array:
+@functools.partial(jax.jit, static_argnames=("how", "at_once"))
+def scan_yaws(
+    vectors: Array, problems: SearchProblem, targets: Array, view: Lens, *, how: PictureOptions, at_once: int = 1
+) -> Array:
     """float32 [S, K]: vectors in which each object's yaw, one after the other, is turned to where the penalty is least.
 
     A start's yaw may be so wrong that steps lead to another of the outlines that look alike.
@@ -270,18 +277,40 @@ def scan_yaws(vectors: Array, problems: SearchProblem, targets: Array, view: Len
 
         return jax.lax.scan(turn, _Turned(vector, own, traced), jnp.arange(how.layout.objects))[0].vector
 
-    return jax.lax.map(one, (vectors, problems, targets))
+    return jax.lax.map(one, (vectors, problems, targets), batch_size=at_once if at_once > 1 else None)
 
 
-@functools.partial(jax.jit, static_argnames="how")
-def penalties(problems: SearchProblem, vectors: Array, targets: Array, view: Lens, *, how: PictureOptions) -> Array:
-    """float32 [S]: `lens.penalty` of many scenes, moved by vectors [S, K], drawn one after the other."""
+def penalties(
+    problems: SearchProblem, vectors: Array, targets: Array, view: Lens, *, how: PictureOptions, at_once: int = 1
+) -> np.ndarray:
+    """float32 [S]: `lens.penalty` of many scenes, moved by vectors [S, K]."""
 
+    def some(rows: tuple[SearchProblem, Array, Array]) -> Array:
+        return _penalties(*rows, view, how=how, at_once=at_once)
+
+    return by_rows(some, (problems, vectors, targets), at_once)
+
+
+@functools.partial(jax.jit, static_argnames=("how", "at_once"))
+def _penalties(
+    problems: SearchProblem, vectors: Array, targets: Array, view: Lens, *, how: PictureOptions, at_once: int
+) -> Array:
     def one(row: tuple[SearchProblem, Array, Array]) -> Array:
         problem, vector, target = row
         return penalty(features(picture(problem, vector, how) - target, view), view)
 
-    return jax.lax.map(one, (problems, vectors, targets))
+    return jax.lax.map(one, (problems, vectors, targets), batch_size=at_once if at_once > 1 else None)
+
+
+def by_rows(program: Callable[[Any], Any], rows: Any, at_once: int) -> Any:
+    """What `program` makes of rows (a leading axis on every array), so many at a time: the last are filled up, and one
+    compiled program serves any number. Arrays come back as NumPy's."""
+    count = len(jax.tree.leaves(rows)[0])
+    found = []
+    for first in range(0, count, at_once):
+        own = np.minimum(np.arange(first, first + at_once), count - 1)
+        found.append(jax.device_get(program(jax.tree.map(lambda array, own=own: array[own], rows))))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
 
 
 def search(
@@ -290,18 +319,40 @@ def search(
     *,
     how: PictureOptions,
     levels: Sequence[Level] = LEVELS,
-    goes_on: Callable[[], bool] = lambda: True,
+    seconds: float | None = None,
     at_once: int = 1,
 ) -> State:
-    """Searches scenes that explain images, targets [S, 3, P]. goes_on: asked before each step; False ends it."""
+    """Searches scenes that explain images, targets [S, 3, P]. seconds: a scene at most, or None. at_once: scenes side
+    by side, see `draw_batch`; none depends on the others."""
+
+    def one(rows: tuple[SearchProblem, Array]) -> State:
+        return _search_together(*rows, how, levels, _until(seconds, at_once), at_once)
+
+    return by_rows(one, (problems, targets), at_once)
+
+
+def _search_together(
+    problems: SearchProblem,
+    targets: Array,
+    how: PictureOptions,
+    levels: Sequence[Level],
+    goes_on: Callable[[], bool],
+    at_once: int,
+) -> State:
     state = start_state(len(targets), how.layout.size)
     for level in levels:
         view = lens((how.width, how.height), level.blur, level.outlier)
         if level.scans_yaws and ABOUT_Z in how.layout.free and goes_on():
-            state = state._replace(vector=scan_yaws(state.vector, problems, targets, view, how=how))
-        state = state._replace(damping=jnp.full_like(state.damping, FIRST_DAMPING))
+            vector = scan_yaws(state.vector, problems, targets, view, how=how, at_once=at_once)
+            state = state._replace(vector=vector)
+        state = state._replace(damping=jnp.full_like(state.damping, FIRST_DAMPING), stalls=jnp.zeros_like(state.stalls))
         for _ in range(level.steps):
-            if not goes_on():
+            if not goes_on() or (state.stalls >= PATIENCE).all():
                 break
             state = step_batch(state, problems, targets, view, how=how, at_once=at_once)
-    return jax.block_until_ready(state)
+    return state
+
+
+def _until(seconds: float | None, num_scenes: int) -> Callable[[], bool]:
+    end = None if seconds is None else time.monotonic() + seconds * num_scenes
+    return lambda: end is None or time.monotonic() < end

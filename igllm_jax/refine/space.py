@@ -16,7 +16,12 @@ def fold_in_scan(step: Callable[[Any, Any], Any], carry: Any, items: Any) -> Any
     return jax.lax.scan(lambda carried, item: (step(carried, item), None), carry, items)[0]
 
 
-JAX = Namespace(jnp, fold_in_scan)
+def repeat_in_loop(step: Callable[[Any], Any], carry: Any, count: int) -> Any:
+    """`Namespace.repeat` for JAX: one body, however often."""
+    return jax.lax.fori_loop(0, count, lambda _, carried: step(carried), jax.lax.stop_gradient(carry))
+
+
+JAX = Namespace(jnp, fold_in_scan, repeat_in_loop, jax.lax.stop_gradient)
 
 
 @functools.partial(jax.jit, static_argnames=("width", "height", "most_edges", "kinds", "at_once"))

@@ -106,7 +106,7 @@ def files_of(cases, tmp_path):
 def test_the_command_goes_on_where_it_was_stopped(cases, files_of, tmp_path, monkeypatch):
     calls = []
 
-    def refine(texts, images, terms, options):
+    def refine(texts, images, terms, options, others):
         calls.append(len(texts))
         if len(calls) == 2:
             raise KeyboardInterrupt

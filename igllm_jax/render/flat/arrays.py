@@ -22,10 +22,14 @@ class Namespace(NamedTuple):
     """What array code runs on. xp: NumPy, or another of its names (`jax.numpy`).
 
     fold: `fold(step, carry, items)` is `carry = step(carry, item)` over the first axis of all arrays of `items`.
+    repeat: `repeat(step, carry, count)` is `carry = step(carry)`, so often; without derivatives. constant: its argument
+    (arrays, or tuples of them), which derivatives take for a constant.
     """
 
     xp: Any
     fold: Callable[[Callable[[Any, Any], Any], Any, Any], Any]
+    repeat: Callable[[Callable[[Any], Any], Any, int], Any]
+    constant: Callable[[Any], Any]
 
 
 def fold_in_python(step: Callable[[Any, Any], Any], carry: Any, items: Any) -> Any:
@@ -35,7 +39,14 @@ def fold_in_python(step: Callable[[Any, Any], Any], carry: Any, items: Any) -> A
     return carry
 
 
-NUMPY = Namespace(np, fold_in_python)
+def repeat_in_python(step: Callable[[Any], Any], carry: Any, count: int) -> Any:
+    """`Namespace.repeat` for NumPy: a loop."""
+    for _ in range(count):
+        carry = step(carry)
+    return carry
+
+
+NUMPY = Namespace(np, fold_in_python, repeat_in_python, lambda value: value)
 
 
 class CameraArrays(NamedTuple):

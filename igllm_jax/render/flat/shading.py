@@ -1,6 +1,6 @@
 """Light: lamps, a ground with soft shadows, and what rubber and metal make of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ IN_FRONT = np.float32(0.9999)  # ray parameter from a lamp: what lies before the
 GROUND_STEP = 4  # pixels: the ground is smooth, so it is computed this coarsely
 MOST_LIGHT = 4.0  # that the ground can get
 TINY = np.float32(1e-24)  # square of a distance that float32 cannot tell from none
+ZENITH = np.float32(1e-6)  # square of how far from upwards walls that are mirrored end
 LEVELS = 4096  # of linear light, in the table to 8-bit sRGB
 
 
@@ -102,22 +103,28 @@ def rubber(
 
 
 def metal(
-    view: Triple, points: Triple, normal: Triple, colors: Array, illumination: Illumination, xp: Any = np
+    view: Triple,
+    points: Triple,
+    normal: Triple,
+    colors: Array,
+    illumination: Illumination,
+    xp: Any = np,
+    choose: Callable[[Array, Array, Array], Array] | None = None,
+    zenith: Array = ZENITH,
 ) -> Array:
-    """Light that metal mirrors; see `shade`. view: unit rays from the camera."""
+    """Light that metal mirrors; see `shade`. view: unit rays from the camera. choose: of what lies above and below the
+    horizon, by how far above it is; by default without anything between. zenith: see ZENITH."""
     facing = _dot(view, normal)
     mirror = Triple(*(view[axis] - np.float32(2) * facing * normal[axis] for axis in range(3)))
     above = mirror.z
     # Above the horizon a studio that darkens upwards; below it the ground, darker right under the object.
     near = xp.clip(points.z / np.float32(0.7), 0, 1)
-    studio = xp.where(
-        above > 0,
-        np.float32(0.7) - np.float32(0.55) * above,
-        (np.float32(0.1) + np.float32(0.5) * near) * (np.float32(1) + np.float32(0.5) * above),
-    )
+    walls = np.float32(0.7) - np.float32(0.55) * above
+    floor = (np.float32(0.1) + np.float32(0.5) * near) * (np.float32(1) + np.float32(0.5) * above)
+    studio = xp.where(above > 0, walls, floor) if choose is None else choose(above, walls, floor)
     # Walls by turns light and dark, four of each: sin(4 azimuth). Upright sides show stripes then.
     xx, yy = mirror.x * mirror.x, mirror.y * mirror.y
-    level = xx + yy + np.float32(1e-6)
+    level = xx + yy + zenith
     studio *= np.float32(1) + np.float32(1.4) * mirror.x * mirror.y * (xx - yy) / (level * level)
     glint = xp.zeros_like(studio)
     for lamp in illumination.lights:

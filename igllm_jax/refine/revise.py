@@ -1,0 +1,225 @@
+"""Words and numbers of objects tried one by one, each kept where the image is explained better by more than noise."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from igllm_jax.refine.alternatives import LOOKS, Things, inserted, object_at, other_words
+from igllm_jax.refine.lens import Lens, features, information, lens, picture_size, target_of
+from igllm_jax.refine.problems import (
+    Start,
+    Terms,
+    count_for,
+    kinds_shown,
+    layout_of,
+    moved_things,
+    problem_of,
+    start_of_things,
+)
+from igllm_jax.refine.search import Level, PictureOptions, SearchProblem, moves_of_all, penalties, picture, search
+from igllm_jax.render.camera import Camera
+from igllm_jax.render.flat.rays import Array
+from igllm_jax.render.spec import Light
+
+WORDS, COUNT = "words", "count"
+KINDS_OF_MOVES = (WORDS, COUNT)
+LONGER = 120  # pixels of the longer side of the pictures that are compared while words are tried
+BLUR, OUTLIER = 3.3, 0.3  # of the lens that decides
+FIRST = (Level(6.7, 6, 0.5), Level(6.7, 4, 0.5, scans_yaws=True), Level(BLUR, 4, OUTLIER))  # of all numbers
+BETWEEN = (Level(BLUR, 4, OUTLIER),)
+OF_ONE = (Level(BLUR, 3, OUTLIER),)  # of a new object's numbers alone
+NOISE = 6.0  # of the negative log-probability: what a change that is kept gains at least
+ROUNDS = 4
+SPOTS = 3  # of the picture, least explained first, where an object is tried
+LEAST_OBJECTS = 10  # of the compiled program: one for nearly all scenes
+
+
+class Draft(NamedTuple):
+    """A scene while it is revised: its calls, the camera and the lamps."""
+
+    things: Things
+    camera: Camera
+    lights: tuple[Light, ...]
+
+    def start(self, terms: Terms) -> Start:
+        """What a search begins with."""
+        start = start_of_things(self.things, terms, self.camera)
+        return dataclasses.replace(start, spec=dataclasses.replace(start.spec, lights=self.lights))
+
+
+class Reviser:
+    """Revises the scene of one image. moves: of KINDS_OF_MOVES. seconds: at most, or None."""
+
+    def __init__(self, image: Image.Image, terms: Terms, moves: Iterable[str], seconds: float | None = None):
+        self.terms, self.moves = terms, frozenset(moves)
+        self.size = picture_size(*image.size, LONGER)
+        self.target = target_of(image, self.size)
+        self.view = lens(self.size, BLUR, OUTLIER)
+        self.end = None if seconds is None else time.monotonic() + seconds
+
+    def best(self, starts: Sequence[Start]) -> Draft:
+        """The best of several starts, after all that may change has been tried."""
+        drafts = [self.searched(self._draft(start), FIRST) for start in starts]
+        draft = drafts[int(np.argmin(self._losses(drafts)))]
+        for _ in range(ROUNDS):
+            before = draft.things
+            if COUNT in self.moves:
+                draft = self._without_surplus(draft)
+            if WORDS in self.moves:
+                draft = self._with_other_words(draft)
+            if COUNT in self.moves:
+                draft = self._with_missing(draft)
+            if draft.things == before or self._is_late():
+                break
+            draft = self.searched(draft, BETWEEN)
+        return draft
+
+    def searched(self, draft: Draft, levels: Sequence[Level], only: int | None = None) -> Draft:
+        """The draft with its numbers searched; only: those of one call."""
+        start, how = draft.start(self.terms), self._how(draft)
+        if not start.spec.objects:
+            return draft
+        problems = self._problems([draft], how)
+        if only is not None:
+            drawn = [thing.index for thing in start.spec.objects].index(only)
+            own = np.zeros(how.layout.size, np.float32)
+            count = len(how.layout.free)
+            own[drawn * count : (drawn + 1) * count] = 1
+            problems = problems._replace(is_free=problems.is_free * own)
+        vectors = search(problems, self.target[None], how=how, levels=levels, seconds=self._left()).vector
+        moves = jax.tree.map(lambda rows: rows[0], jax.device_get(moves_of_all(vectors, problems, how.layout)))
+        moved = Draft(
+            moved_things(start, moves.objects, self.terms),
+            dataclasses.replace(draft.camera, position=_sum(draft.camera.position, moves.camera)),
+            tuple(
+                dataclasses.replace(lamp, position=_sum(lamp.position, move))
+                for lamp, move in zip(draft.lights, moves.lamps, strict=True)
+            ),
+        )
+        return self._better([moved], draft, 0.0)
+
+    def _draft(self, start: Start) -> Draft:
+        return Draft(start.things, start.spec.camera, start.spec.lights)
+
+    def _how(self, draft: Draft) -> PictureOptions:
+        count = count_for(max(len(draft.things), LEAST_OBJECTS))
+        return PictureOptions(*self.size, kinds_shown(self.terms.language), layout_of(self.terms.language, count))
+
+    def _problems(self, drafts: Sequence[Draft], how: PictureOptions) -> SearchProblem:
+        most = how.layout.objects
+        rows = [problem_of(draft.start(self.terms), self.terms, how.layout, most_parts=most) for draft in drafts]
+        return jax.tree.map(lambda *arrays: np.stack(arrays), *rows)
+
+    def _losses(self, drafts: Sequence[Draft]) -> np.ndarray:
+        """float32 [N]: `lens.penalty` of each."""
+        how = self._how(max(drafts, key=lambda draft: len(draft.things)))
+        targets = np.broadcast_to(self.target, (len(drafts), *self.target.shape))
+        vectors = np.zeros((len(drafts), how.layout.size), np.float32)
+        return penalties(self._problems(drafts, how), vectors, targets, self.view, how=how)
+
+    def _better(self, others: Sequence[Draft], draft: Draft, noise: float = NOISE) -> Draft:
+        """The best of other drafts where it gains more than noise, else the draft itself."""
+        if not others:
+            return draft
+        losses = self._losses([draft, *others])
+        best = int(np.argmin(losses[1:]))
+        gain = float(losses[0] - losses[1 + best]) * self._unit(draft)
+        return others[best] if gain > noise else draft
+
+    def _difference(self, draft: Draft) -> np.ndarray:
+        """float32 [3, P]: what is compared, of the draft's picture and the image."""
+        how = self._how(draft)
+        problem = jax.tree.map(lambda rows: rows[0], self._problems([draft], how))
+        return np.asarray(difference_of(problem, self.target, self.view, how=how))
+
+    def _unit(self, draft: Draft) -> float:
+        return float(information(self._difference(draft), self.view))
+
+    def _with_other_words(self, draft: Draft) -> Draft:
+        for number in range(len(draft.things)):
+            if self._is_late():
+                break
+            others = other_words(draft.things[number], self.terms.language, draft.camera)
+            draft = self._better([_replaced(draft, number, thing) for thing in others], draft)
+        return draft
+
+    def _without_surplus(self, draft: Draft) -> Draft:
+        while draft.things and not self._is_late():
+            others = [
+                draft._replace(things=draft.things[:number] + draft.things[number + 1 :])
+                for number in range(len(draft.things))
+            ]
+            fewer = self._better(others, draft)
+            if fewer is draft:
+                break
+            draft = fewer
+        return draft
+
+    def _with_missing(self, draft: Draft) -> Draft:
+        while not self._is_late():
+            more = draft
+            for x, y in self._spots(draft):
+                more = self._better([self._added(draft, x, y)], draft)
+                if more is not draft:
+                    break
+            if more is draft:
+                break
+            draft = more
+        return draft
+
+    def _spots(self, draft: Draft) -> list[tuple[float, float]]:
+        """Points of the image, in its pixels, around which picture and image differ most."""
+        width, height = self.size
+        squares = (self._difference(draft) ** 2).sum(axis=0)
+        wide = lens(self.size, 6.7, OUTLIER)
+        energy = wide.rows @ squares.reshape(height, width) @ wide.columns.T
+        row, column = np.mgrid[:height, :width]
+        scale, found = draft.camera.width / width, list[tuple[float, float]]()
+        for _ in range(SPOTS):
+            y, x = np.unravel_index(np.argmax(energy), energy.shape)
+            found.append((float(x + 0.5) * scale, float(y + 0.5) * scale))
+            energy = np.where((row - y) ** 2 + (column - x) ** 2 < (0.06 * width) ** 2, 0, energy)
+        return found
+
+    def _added(self, draft: Draft, x: float, y: float) -> Draft:
+        """The draft and the object that explains most there."""
+        language = self.terms.language
+        balls = [
+            object_at(x, y, size, color, language, draft.camera) for size in LOOKS["size"] for color in LOOKS["color"]
+        ]
+        rows = [inserted(draft.things, ball, language, draft.camera) for ball in balls]
+        best = int(np.argmin(self._losses([draft._replace(things=row) for row in rows])))
+        number = rows[best].index(balls[best])
+        found = self.searched(draft._replace(things=rows[best]), OF_ONE, number)
+        for _ in range(2):
+            others = other_words(found.things[number], language, draft.camera)
+            found = self._better([_replaced(found, number, thing) for thing in others], found, 0.0)
+            found = self.searched(found, OF_ONE, number)
+        return found
+
+    def _left(self) -> float | None:
+        return None if self.end is None else max(0.0, self.end - time.monotonic())
+
+    def _is_late(self) -> bool:
+        return self.end is not None and time.monotonic() > self.end
+
+
+@functools.partial(jax.jit, static_argnames="how")
+def difference_of(problem: SearchProblem, target: Array, view: Lens, *, how: PictureOptions) -> Array:
+    """float32 [3, P]: what is compared of the picture of a problem's start and of its image."""
+    return features(picture(problem, np.zeros(how.layout.size, np.float32), how) - target, view)
+
+
+def _replaced(draft: Draft, number: int, thing) -> Draft:
+    return draft._replace(things=(*draft.things[:number], thing, *draft.things[number + 1 :]))
+
+
+def _sum(position: Sequence[float], move: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (np.asarray(position) + move).tolist()
+    return x, y, z
