@@ -19,7 +19,7 @@ from tests import runs
 def whole(data, tmp_path_factory):
     """A run that nobody disturbs."""
     workdir = tmp_path_factory.mktemp("whole")
-    _, said = runs.finish(runs.start("train", *runs.arguments(workdir, data, eval__generate_every=120)))
+    _, said = runs.finish(runs.start("train", *runs.arguments(workdir, data, eval__generate_every=60)))
     return workdir, said
 
 
@@ -39,7 +39,7 @@ def wait_for_step(process, workdir, step, *, saved):
 def test_a_killed_run_goes_on_bit_for_bit(whole, data, tmp_path, workers):
     words = runs.arguments(tmp_path, data, data__num_workers=workers)
     process = runs.start("train", *words)
-    wait_for_step(process, tmp_path, random.randint(4, 60), saved=True)
+    wait_for_step(process, tmp_path, random.randint(4, 40), saved=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = runs.losses(tmp_path)
@@ -71,7 +71,7 @@ def test_a_run_says_what_it_does_and_leaves_what_it_should(whole):
     keys = set().union(*lines)
     assert {"loss", "token_loss", "number_loss", "val/loss", "val/ace", "val/parsed"} <= keys
     assert {"data_wait_share", "save_wait_share"} <= keys
-    assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())[-1] == 120
+    assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())[-1] == 60
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(data, tmp_path):
@@ -93,7 +93,7 @@ def test_another_data_set_can_be_accepted_on_resume(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     arguments = runs.arguments(tmp_path / "run", tmp_path, train__num_steps="122")
     _, said = runs.finish(runs.start("train", *arguments, "--accept_changed_data"))
-    assert "the data changed: " in said and "3 scenes are gone" in said and "resumed from step 120" in said
+    assert "the data changed: " in said and "3 scenes are gone" in said and "resumed from step 60" in said
     _, said = runs.finish(runs.start("train", *arguments))  # from now on these are its data
     assert "resumed from step 122" in said and "the data changed" not in said
 

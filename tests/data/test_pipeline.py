@@ -78,7 +78,7 @@ def test_rows_of_hosts_make_the_whole(source, tiny, buckets):
             assert_same(host.batch(step), drop(batch, np.array(rows)))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_stream_is_the_same_whatever_workers_and_start(source, tiny, num_workers):
     whole = pipeline(source, tiny)
     resumed = pipeline(source, tiny, num_workers=num_workers)

@@ -68,7 +68,11 @@ def written(found, as_tokens, **changes):
     return decode(prepare(params(), config()), images, jnp.arange(ROWS) < ROWS - 1, table, found)
 
 
-@pytest.mark.parametrize(("task", "rep", "as_tokens"), CASES, ids=["clevr", "room", "so3"])
+@pytest.mark.parametrize(
+    ("task", "rep", "as_tokens"),
+    [CASES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[1:])],
+    ids=["clevr", "room", "so3"],
+)
 def test_every_answer_parses_and_guesses_change_none(task, rep, as_tokens):
     language, found = compiled(task, rep, as_tokens)
     plain = written(found, as_tokens=as_tokens)

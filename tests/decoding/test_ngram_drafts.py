@@ -80,7 +80,7 @@ def test_guesses_change_nothing_that_is_written(prepared, plain, num_drafts, mon
     pieces."""
     monkeypatch.setattr("igllm_jax.decoding.decode.LEAST_PIECE", 5)
     decode = decoder(num_drafts=num_drafts)
-    first = decode(prepared, images(), USED)
+    first = decode(prepared, images(), USED, ngram_drafts.empty())
     same(first, plain)
     again = decode(prepared, images(), USED, first.table)
     same(again, plain)

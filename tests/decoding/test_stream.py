@@ -137,11 +137,13 @@ def test_a_stream_answers_as_one_batch_does(size, num_drafts):
     assert compiled[0] == 1 and compiled[1] <= len(own.refill.stops) and compiled[2] <= len(own.refill.stops)
 
 
+@pytest.mark.slow
 def test_a_stream_on_eight_devices_answers_the_same():
     found = streamed(generator(2, layout=layout_for_decoding(2)), 8)  # two share the weights, four the rows
     same(found, expected())
 
 
+@pytest.mark.slow
 def test_drawn_answers_depend_on_no_slot():
     asked = {"sampling": SamplingOptions(1.0, seed=5), "num_samples": 2}
     same(streamed(generator(2, **asked), 3), together(generator(**asked)))
@@ -162,6 +164,7 @@ def test_windows_are_batches_and_the_last_one_is_longer_than_a_batch():
     assert [index for window in stream.windows(range(99), 3) for index in window] == list(range(99))
 
 
+@pytest.mark.slow
 def test_what_a_stopped_stream_had_of_a_window_is_answered_again(tmp_path):
     """The file holds answers as they finish; where a window had ended, answers and guesses go on, to the last bit."""
     prepared = generator().prepare(params())

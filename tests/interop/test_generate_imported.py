@@ -74,6 +74,7 @@ def outputs(found):
     return {name: answer["outputs"] for name, answer in found["answers"].items()}
 
 
+@pytest.mark.slow
 def test_guesses_change_no_answer(tmp_path, folder):
     """From batch to batch: the second one guesses from the first."""
     guessed = run(folder / "base", folder, tmp_path / "one.json")

@@ -27,7 +27,7 @@ def igllm(command: str, *arguments: object) -> int:
     return importlib.import_module(COMMANDS[command][0]).main([str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize(("name", "head"), [("room", "linear"), ("drawing", "none")])
+@pytest.mark.parametrize(("name", "head"), [("room", "linear"), pytest.param("drawing", "none", marks=pytest.mark.slow)])
 def test_a_language_is_its_file(name: str, head: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("IGLLM_CACHE", str(tmp_path / "cache"))
     one = jax.devices()[:1]

@@ -71,12 +71,9 @@ def test_micro_batches_give_the_whole_batch_s_steps(count):
     "change",
     [
         {"remat": "elementwise"},
-        {"remat": "dots"},
-        {"remat": "qkvctx"},
-        {"remat": "qkvres"},
         {"remat": "qkv+residual@host"},
-        {"remat": "full"},
         {"attention": "chunked"},
+        *(pytest.param({"remat": name}, marks=pytest.mark.slow) for name in ("dots", "qkvctx", "qkvres", "full")),
     ],
     ids=lambda c: "-".join(c.values()),
 )

@@ -79,6 +79,7 @@ def test_what_fits_is_taken_for_another_language_and_head(begin, data, tmp_path,
         assert is_same == (piece in theirs)
 
 
+@pytest.mark.slow
 def test_a_run_that_started_from_a_folder_is_resumed_without_it(begin, tmp_path):
     begin(tmp_path / "a")
     base_exporting.export_base(exporting.from_run(tmp_path / "a", "last"), tmp_path / "base")
