@@ -83,6 +83,7 @@ def test_the_example_of_the_docstring(folder, monkeypatch):
     assert len(example.examples) > 5
 
 
+@pytest.mark.slow
 def test_every_way_of_giving_an_image_is_answered_alike(model, folder):
     path = folder / "photo.png"
     picture = Image.open(path).convert("RGB")

@@ -57,6 +57,7 @@ def test_one_image_is_printed_several_are_lines_and_a_file_has_the_same(run, fol
     assert not list(folder.glob("*.partial*"))
 
 
+@pytest.mark.slow
 def test_several_answers_of_an_image_stand_in_the_file_and_depend_on_no_batch(run, folder, tmp_path):
     """Numbers in full, parsed calls and log-probabilities beside the text; the first sample is the answer."""
     draws = ("--images", "[0-9].png", "--temperature", "3", "--seed", "3", "--grammar", "scene")

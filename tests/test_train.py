@@ -80,6 +80,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(data, tmp_
     assert "the loss is" in said and "error: step" in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_another_data_set_is_refused_on_resume(whole, tmp_path):
     make_data.main(["twod", "--out", str(tmp_path), "--num_train", "61", "--num_val", "24"])
     _, said = runs.finish(runs.start("train", *runs.arguments(whole[0], tmp_path)), code=2)

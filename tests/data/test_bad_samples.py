@@ -43,7 +43,7 @@ def test_an_image_that_cannot_be_read_ends_the_batches(source, tiny, workers):
             next(batches)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_skipped_ones_have_no_weight_and_are_named_once(source, tiny, tmp_path, capsys, workers):
     data = pipeline(source, tiny, num_workers=workers)
     with data.iterate() as batches:

@@ -83,6 +83,7 @@ def test_guesses_change_no_answer(tmp_path, folder):
         run(folder / "base", folder, tmp_path / "three.json", "--num_drafts", "-1")
 
 
+@pytest.mark.slow
 def test_merged_and_unmerged_write_the_same(tmp_path, folder):
     request = importing.ImportRequest(
         out=tmp_path / "merged", merge_lora=True, **sources(folder, "vision", "decoder", "adapter")

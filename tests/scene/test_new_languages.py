@@ -27,7 +27,10 @@ def igllm(command: str, *arguments: object) -> int:
     return importlib.import_module(COMMANDS[command][0]).main([str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize(("name", "head"), [("room", "linear"), pytest.param("drawing", "none", marks=pytest.mark.slow)])
+SLOWLY = pytest.param("drawing", "none", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "head"), [("room", "linear"), SLOWLY])
 def test_a_language_is_its_file(name: str, head: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("IGLLM_CACHE", str(tmp_path / "cache"))
     one = jax.devices()[:1]

@@ -70,6 +70,7 @@ def test_requests_that_come_together_are_answered_together(batcher, paths):
     assert batcher.num_images - images == 40 and 5 <= batcher.num_batches - batches < 40
 
 
+@pytest.mark.slow
 def test_draws_depend_on_the_image_alone(drawer, paths):
     with ThreadPoolExecutor(6) as pool:
         first, *found = pool.map(drawer.ask, [paths[0], *paths])

@@ -32,6 +32,7 @@ def test_an_average_follows_what_trains():
     assert optim.averages(initial_state(params, OPTIONS).optimizer) is None
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_averages(tmp_path, monkeypatch):
     on = MeshOptions.on
     monkeypatch.setattr(MeshOptions, "on", lambda options: on(options, jax.devices()[:1]))  # compiles sooner

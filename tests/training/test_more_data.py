@@ -35,6 +35,7 @@ def one_device(monkeypatch):
     monkeypatch.setattr(MeshOptions, "on", lambda options: on(options, jax.devices()[:1]))  # compiles sooner
 
 
+@pytest.mark.slow
 def test_the_order_is_that_of_a_run_which_always_had_them(data, tmp_path):
     few, many = data
     train.main(runs.arguments(tmp_path / "always", many, train__num_steps=5, **CHANGES, **STILL))
