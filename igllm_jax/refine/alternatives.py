@@ -1,5 +1,6 @@
 """What else a scene's code might say: one word changed, one object more or less."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,7 +16,8 @@ from igllm_jax.scene.language_parts import Function
 from igllm_jax.scene.scene import Object
 
 LOOKS = {"size": tuple(SIZES), "color": tuple(COLORS), "material": tuple(FINISHES), "shape": SOLIDS}
-YAWS_DEG = (0.0, 30.0, 60.0)  # that a new cube is tried with
+YAWS_DEG = (0.0, 15.0, 30.0, 45.0, 60.0, 75.0)  # that a new cube is tried with
+NEAREST = 0.7  # of the sum of two half-widths: solids that are nearer stand within each other
 ROUNDEST = "sphere"  # what an object is first taken for
 Things = tuple[Object, ...]
 
@@ -81,6 +83,23 @@ def object_at(x: float, y: float, size: str, color: str, language: Language, cam
     dx, dy, dz = (float(component) for component in camera.rays(np.array(x), np.array(y)))
     location = at_height(tuple(np.add(camera.position, (dx, dy, dz))), SIZES[size], camera)
     return Object(function.name, **values, **{function.by_role["location"].name: location})
+
+
+def stands_apart(things: Sequence[Object], number: int, language: Language) -> bool:
+    """Whether one of the objects stands within none of the others."""
+    roles = language.functions[0].by_role
+    location, size = roles["location"].name, roles["size"].name
+
+    def half_width(thing: Object) -> float:
+        return SIZES.get(str(thing.get(size)), SIZES["small"])
+
+    own = things[number]
+    others = [thing for index, thing in enumerate(things) if index != number and location in thing]
+    return all(
+        math.dist(own[location][:2], thing[location][:2])  # type: ignore[index]
+        >= NEAREST * (half_width(own) + half_width(thing))
+        for thing in others
+    )
 
 
 def inserted(things: Sequence[Object], new: Object, language: Language, camera: Camera) -> Things:

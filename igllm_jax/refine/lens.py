@@ -63,6 +63,25 @@ def target_of(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(small, np.float32).reshape(-1, 3).T / np.float32(255)
 
 
+def shrunk(pictures: Array, size: tuple[int, int], smaller: tuple[int, int]) -> Array:
+    """Pictures [..., P] of a size (width and height) as smaller ones: means of the areas of their pixels."""
+    if size == smaller:
+        return pictures
+    columns, rows = (_areas(*pair) for pair in zip(size, smaller, strict=True))
+    grid = pictures.reshape(*pictures.shape[:-1], size[1], size[0])
+    return (rows @ grid @ columns.T).reshape(*pictures.shape[:-1], smaller[0] * smaller[1])
+
+
+@functools.cache
+def _areas(count: int, fewer: int) -> np.ndarray:
+    """float32 [fewer, count]: how much of each of few pixels each of many takes."""
+    width = count / fewer
+    begins = np.arange(fewer)[:, None] * width
+    pixels = np.arange(count)
+    shares = np.minimum(begins + width, pixels + 1) - np.maximum(begins, pixels)
+    return (np.maximum(shares, 0) / width).astype(np.float32)
+
+
 def srgb(linear: Array) -> Array:
     """Linear light to what an image holds, 0 to 1. Source: IEC 61966-2-1."""
     linear = jnp.clip(linear, 0, 1)

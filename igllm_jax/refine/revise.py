@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from igllm_jax.refine.alternatives import LOOKS, Things, inserted, object_at, other_words
+from igllm_jax.refine.alternatives import LOOKS, Things, inserted, object_at, other_words, stands_apart
 from igllm_jax.refine.lens import Lens, features, information, lens, picture_size, target_of
 from igllm_jax.refine.problems import (
     Start,
@@ -33,8 +33,9 @@ LONGER = 120  # pixels of the longer side of the pictures that are compared whil
 BLUR, OUTLIER = 3.3, 0.3  # of the lens that decides
 FIRST = (Level(6.7, 6, 0.5), Level(6.7, 4, 0.5, scans_yaws=True), Level(BLUR, 4, OUTLIER))  # of all numbers
 BETWEEN = (Level(BLUR, 4, OUTLIER),)
-OF_ONE = (Level(BLUR, 3, OUTLIER),)  # of a new object's numbers alone
-NOISE = 6.0  # of the negative log-probability: what a change that is kept gains at least
+OF_NEW = (Level(13.0, 4, 0.5), Level(BLUR, 3, OUTLIER))  # of a new object's numbers alone
+OF_ONE = (Level(BLUR, 3, OUTLIER),)
+NOISE, SHARE = 6.0, 0.02  # of the negative log-probability, and of what it is: what a change gains that is kept
 ROUNDS = 4
 SPOTS = 3  # of the picture, least explained first, where an object is tried
 LEAST_OBJECTS = 10  # of the compiled program: one for nearly all scenes
@@ -102,7 +103,7 @@ class Reviser:
                 for lamp, move in zip(draft.lights, moves.lamps, strict=True)
             ),
         )
-        return self._better([moved], draft, 0.0)
+        return self._better([moved], draft, is_noisy=False)
 
     def _draft(self, start: Start) -> Draft:
         return Draft(start.things, start.spec.camera, start.spec.lights)
@@ -123,14 +124,14 @@ class Reviser:
         vectors = np.zeros((len(drafts), how.layout.size), np.float32)
         return penalties(self._problems(drafts, how), vectors, targets, self.view, how=how)
 
-    def _better(self, others: Sequence[Draft], draft: Draft, noise: float = NOISE) -> Draft:
-        """The best of other drafts where it gains more than noise, else the draft itself."""
+    def _better(self, others: Sequence[Draft], draft: Draft, is_noisy: bool = True) -> Draft:
+        """The best of other drafts where it gains more than noise (is_noisy=False: than nothing), else the draft."""
         if not others:
             return draft
         losses = self._losses([draft, *others])
         best = int(np.argmin(losses[1:]))
-        gain = float(losses[0] - losses[1 + best]) * self._unit(draft)
-        return others[best] if gain > noise else draft
+        loss, gain = (self._unit(draft) * float(number) for number in (losses[0], losses[0] - losses[1 + best]))
+        return others[best] if gain > is_noisy * (NOISE + SHARE * loss) else draft
 
     def _difference(self, draft: Draft) -> np.ndarray:
         """float32 [3, P]: what is compared, of the draft's picture and the image."""
@@ -146,7 +147,11 @@ class Reviser:
             if self._is_late():
                 break
             others = other_words(draft.things[number], self.terms.language, draft.camera)
-            draft = self._better([_replaced(draft, number, thing) for thing in others], draft)
+            drafts = [_replaced(draft, number, thing) for thing in others]
+            if drafts:
+                # another shape or size may first have to be moved to explain more
+                nearest = drafts[int(np.argmin(self._losses(drafts)))]
+                draft = self._better([nearest, self.searched(nearest, OF_ONE, number)], draft)
         return draft
 
     def _without_surplus(self, draft: Draft) -> Draft:
@@ -165,7 +170,7 @@ class Reviser:
         while not self._is_late():
             more = draft
             for x, y in self._spots(draft):
-                more = self._better([self._added(draft, x, y)], draft)
+                more = self._better(self._added(draft, x, y), draft)
                 if more is not draft:
                     break
             if more is draft:
@@ -187,20 +192,21 @@ class Reviser:
             energy = np.where((row - y) ** 2 + (column - x) ** 2 < (0.06 * width) ** 2, 0, energy)
         return found
 
-    def _added(self, draft: Draft, x: float, y: float) -> Draft:
-        """The draft and the object that explains most there."""
+    def _added(self, draft: Draft, x: float, y: float) -> list[Draft]:
+        """The draft and an object of each size that explains most there, where none stands within another."""
         language = self.terms.language
-        balls = [
-            object_at(x, y, size, color, language, draft.camera) for size in LOOKS["size"] for color in LOOKS["color"]
-        ]
-        rows = [inserted(draft.things, ball, language, draft.camera) for ball in balls]
-        best = int(np.argmin(self._losses([draft._replace(things=row) for row in rows])))
-        number = rows[best].index(balls[best])
-        found = self.searched(draft._replace(things=rows[best]), OF_ONE, number)
-        for _ in range(2):
-            others = other_words(found.things[number], language, draft.camera)
-            found = self._better([_replaced(found, number, thing) for thing in others], found, 0.0)
-            found = self.searched(found, OF_ONE, number)
+        found = []
+        for size in LOOKS["size"]:
+            balls = [object_at(x, y, size, color, language, draft.camera) for color in LOOKS["color"]]
+            rows = [inserted(draft.things, ball, language, draft.camera) for ball in balls]
+            best = int(np.argmin(self._losses([draft._replace(things=row) for row in rows])))
+            number = rows[best].index(balls[best])
+            one = self.searched(draft._replace(things=rows[best]), OF_NEW, number)
+            for _ in range(2):
+                others = other_words(one.things[number], language, one.camera)
+                one = self._better([_replaced(one, number, thing) for thing in others], one, is_noisy=False)
+                one = self.searched(one, OF_ONE, number)
+            found += [one] if stands_apart(one.things, number, language) else []
         return found
 
     def _left(self) -> float | None:

@@ -10,13 +10,16 @@ from igllm_jax.refine.lens import lens
 from igllm_jax.refine.problems import Terms, count_for, start_of
 from igllm_jax.refine.refined import picture_loss
 from igllm_jax.refine.refining import MOST_OBJECTS, SceneGroup, group_of
-from igllm_jax.refine.search import Level, penalties, search
+from igllm_jax.refine.search import COARSE, Level, penalties, search
 from igllm_jax.render.camera import Camera
 from igllm_jax.render.roles import check_renderable, default_rotation_rep
 from igllm_jax.scene.language import Language, find_language
 
 WORST = -255.0
-LEVELS = (Level(6.7, 4, 0.5), Level(2.5, 4, 0.25))  # of the search for the camera; the last one's lens scores
+LEVELS = (
+    Level(6.7, 4, 0.5, longer=COARSE),
+    Level(2.5, 4, 0.25),
+)  # of the search for the camera; the last one's lens scores
 
 
 def score(

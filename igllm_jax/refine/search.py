@@ -14,7 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igllm_jax.refine.lens import Lens, features, information, lens, penalty, srgb, weights
+from igllm_jax.refine.lens import (
+    LONGER,
+    Lens,
+    features,
+    information,
+    lens,
+    penalty,
+    picture_size,
+    shrunk,
+    srgb,
+    weights,
+)
 from igllm_jax.refine.moves import LOCATION, NUMBERS, TURN, Moves, move_scene
 from igllm_jax.refine.trace import Screen, Traced, nothing, paint, trace
 from igllm_jax.render.flat.arrays import SceneArrays
@@ -35,15 +46,18 @@ TRIES = (0.1, 1.0, 10.0, 100.0)  # times the damping
 
 
 class Level(NamedTuple):
-    """blur: see `lens.lens`. steps: at most. outlier: see `Lens`. scans_yaws: before the steps."""
+    """blur: see `lens.lens`. steps: at most. outlier: see `Lens`. scans_yaws: before the steps. longer: pixels of the
+    pictures' longer side, at most."""
 
     blur: float
     steps: int
     outlier: float
     scans_yaws: bool = False
+    longer: int = LONGER
 
 
-LEVELS = (Level(6.7, 6, 0.5), Level(6.7, 4, 0.5, scans_yaws=True), Level(3.3, 6, 0.3))
+COARSE = LONGER // 2  # enough for what is blurred much
+LEVELS = (Level(6.7, 6, 0.5, longer=COARSE), Level(6.7, 4, 0.5, True, COARSE), Level(3.3, 6, 0.3))
 
 
 class Layout(NamedTuple):
@@ -339,9 +353,11 @@ def _search_together(
     goes_on: Callable[[], bool],
     at_once: int,
 ) -> State:
-    state = start_state(len(targets), how.layout.size)
+    state, finest, finest_targets = start_state(len(targets), how.layout.size), how, targets
     for level in levels:
-        view = lens((how.width, how.height), level.blur, level.outlier)
+        size = picture_size(finest.width, finest.height, level.longer)
+        how = finest._replace(width=size[0], height=size[1])
+        view, targets = lens(size, level.blur, level.outlier), shrunk(finest_targets, finest[:2], size)
         if level.scans_yaws and ABOUT_Z in how.layout.free and goes_on():
             vector = scan_yaws(state.vector, problems, targets, view, how=how, at_once=at_once)
             state = state._replace(vector=vector)
