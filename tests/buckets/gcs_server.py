@@ -1,8 +1,8 @@
 """A program: gcp-storage-emulator with what tensorstore and tests ask for besides. `python gcs_server.py PORT`.
 
 Added are conditions on generations, ranges of names in listings, and faults: `PUT /faults` with a list of
-`{"kind": ..., "path": REGEX, "count": N, "after": N}`. A kind is `unavailable` (503), `forbidden` (403), `expired` (401),
-`cut` (the connection ends within the answer) or `slow` (half a second first).
+`{"kind": ..., "path": REGEX, "count": N, "after": N}`. A kind is `unavailable` (503), `forbidden` (403), `expired`
+(401), `cut` (the connection ends within the answer) or `slow` (half a second first).
 """
 
 import json
