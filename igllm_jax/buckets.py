@@ -199,7 +199,7 @@ def _as_os_error(error: Exception, address: str, writes: bool) -> OSError | None
 def failure(error: BaseException, scheme: str = "gs") -> tuple[int, str] | None:
     """(errno, one line) of an exception that says that a bucket's server refused or failed; None for any other."""
     package, name = type(error).__module__.partition(".")[0], type(error).__name__
-    text = " ".join(str(error).split())[:300] or name
+    text = " ".join(str(error).split()).strip(", ")[:300] or name  # gcsfs begins with a message that may be empty
     code = getattr(error, "code", None) or getattr(error, "status", None)
     if name in _NO_CREDENTIALS:
         return errno.EACCES, f"no credentials ({text}); give {_LOGIN[scheme]}"

@@ -102,6 +102,8 @@ def inspect(config: configs.ConfigDict, workdir: FilePath | None, depth: Depth) 
         with found.telling():
             configs.keep_meaning(config, resumed)
     data = configs.data_options(config)
+    with found.telling():
+        paths.local(data.cache, "data.cache")
     train, val = _look_at_data(config, data, depth, found)
     tokenizer = None
     with found.telling():

@@ -7,6 +7,7 @@ leaves a table, a picture, a page and a report. Then the same once more on scene
 import argparse
 import html
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def table(results: dict[str, Result]) -> list[list[str]]:
     """Header and a row per head."""
     rows = [["", *COLUMNS.values(), "training (s)"]]
     for head, result in results.items():
-        values = [result.metrics[name] for name in COLUMNS]
+        values = [result.metrics.get(name, math.nan) for name in COLUMNS]  # nan: no answer could be read
         cells = [
             f"{value:.1f}" if "%" in title else f"{value:.4f}"
             for value, title in zip(values, COLUMNS.values(), strict=True)
@@ -128,7 +129,7 @@ def draw(results: dict[str, Result], truth: np.ndarray, path: Path) -> None:
         panel.plot(*np.stack([truth, result.points]).transpose(2, 0, 1), color="#c44e52", linewidth=1, zorder=1)
         panel.scatter(*truth.T, s=14, facecolors="none", edgecolors="#4c72b0", label="true", zorder=2)
         panel.scatter(*result.points.T, s=7, color="#c44e52", label="predicted", zorder=3)
-        seen, unseen = (result.metrics[name] for name in ("l2_seen", "l2_unseen"))
+        seen, unseen = (result.metrics.get(name, math.nan) for name in ("l2_seen", "l2_unseen"))
         panel.set_title(f"{HEADS[head]}\nmean L2 {seen:.3f} in seen cells, {unseen:.3f} in unseen ones")
         panel.set(xlim=(0, 1), ylim=(1, 0), xlabel="x", ylabel="y (image sides)")
     handles, names = panels[0].get_legend_handles_labels()

@@ -244,7 +244,7 @@ def open_images(spec: str | Path | Sequence[str | Path]) -> ImageSource:
         origin = f"{specs[0]} and {len(specs) - 1} more"
         remote = [str(one) for one in specs if is_remote(one)]
         if remote and len(remote) < len(specs):
-            raise UserError(f"images {origin}: some are on this machine, some in a bucket; give one kind alone")
+            raise UserError(f"images {origin}: some are on this machine, some in a bucket; give one kind")
         if remote:
             return bucket_files(remote, origin)
         return ImageFiles((file for one in specs for file in _image_files(one)), origin)

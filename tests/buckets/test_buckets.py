@@ -1,5 +1,6 @@
 """Commands whose paths are addresses in buckets, against servers of both kinds on this machine."""
 
+import io
 import json
 
 import numpy as np
@@ -109,6 +110,51 @@ def test_data_sets_are_made_read_packed_and_drawn_in_buckets(root, capsys):
     assert "report.html" in below(root)
 
 
+def picture(number):
+    """The content of a small image file, another for each number."""
+    content = io.BytesIO()
+    Image.new("RGB", (8, 6), (number, 0, 0)).save(content, "png")
+    return content.getvalue()
+
+
+def test_image_files_and_patterns_in_a_bucket(root):
+    folder = paths.to_path(root) / "odd name" / "ü#?q&%20+x[1]"
+    for number, name in enumerate(("b 1#.png", "a 2?.png", "deep/c.png", "notes.txt")):
+        (folder / name).write_bytes(picture(number))
+    first, second = (f"{folder}/{name}" for name in ("b 1#.png", "a 2?.png"))
+    for spec, names in (
+        (str(folder), ["a 2?.png", "b 1#.png", "deep/c.png"]),
+        (f"{folder}/", ["a 2?.png", "b 1#.png", "deep/c.png"]),
+        (first, ["b 1#.png"]),
+        ([first, second], ["b 1#.png", "a 2?.png"]),
+        (f"{root}/odd*/*/*.png", ["a 2?.png", "b 1#.png"]),
+        ([f"{root}/odd*/**/*.png", second], ["a 2?.png", "b 1#.png", "deep/c.png"]),
+    ):
+        source = open_images(spec)
+        assert source.names == names
+        assert [source.read(index).getpixel((0, 0))[0] for index in range(len(source))] == [
+            ["b 1#.png", "a 2?.png", "deep/c.png"].index(name) for name in names
+        ]
+    for spec, told in (
+        (f"{root}/odd*/*.png", "matches no file"),
+        (f"{root}/odd*/*/*.txt", "matches 1 files, none of which is an image"),
+        ([first, f"{folder}/notes.txt"], "notes.txt: is no image file"),
+        ([first, f"{folder}/none.png"], "none.png: cannot be read .no such object"),
+        ([first, "here.png"], "some are on this machine, some in a bucket"),
+        (root.replace("//bucket", "//nowhere").partition("/test")[0], "nowhere"),
+    ):
+        with pytest.raises(UserError, match=told):
+            open_images(spec)
+
+
+def test_a_bucket_itself_is_no_file(root):
+    bucket = root.partition("/test")[0]
+    with pytest.raises(UserError, match=f"--out {bucket} is a folder: give the name of a file in it"):
+        files.try_writing(bucket)
+    with pytest.raises(UserError, match=f"labels {bucket}: cannot be read .is a bucket, not an object in it"):
+        read_labels(bucket, "clevr")
+
+
 def test_what_no_bucket_holds_is_refused_in_one_line():
     parser = flags.Parser()
     parser.add_argument("--out", type=flags.path)
@@ -116,6 +162,7 @@ def test_what_no_bucket_holds_is_refused_in_one_line():
     for arguments, told in (
         (["--out", "gs://"], "names no bucket"),
         (["--out", "az://a/b"], "az:// is no bucket's"),
+        (["--out", "gs:/a/b"], "gs:/a/b: an address has two slashes; write gs://a/b"),
         (["--blender", "gs://bucket/blender"], "must be on a disk of this machine"),
     ):
         with pytest.raises(UserError, match=told):

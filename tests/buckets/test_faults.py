@@ -73,6 +73,16 @@ def test_no_permission_and_no_credentials_are_one_line(root, gcs_server, s3, tmp
         files.try_writing(f"{root}/a.json")
     with faults(gcs_server, forbidden), pytest.raises(UserError, match=r"labels gs://.*a\.json: cannot be read"):
         read_labels(f"{root}/a.json", "clevr")
+    expired = {**forbidden, "kind": "expired"}
+    with faults(gcs_server, expired), pytest.raises(UserError, match=r"a\.json cannot be written .no permission .401"):
+        files.try_writing(f"{root}/a.json")
+    with faults(gcs_server, expired), pytest.raises(UserError, match=r"a\.tar: cannot be read .*401"):
+        open_images(f"{root}/a.tar")
+    with (
+        faults(gcs_server, forbidden),
+        pytest.raises(UserError, match=r"metrics\.jsonl: cannot be read .no permission"),
+    ):
+        load_metrics(root)
     for name in S3_ACCOUNT:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
