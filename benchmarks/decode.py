@@ -2,6 +2,7 @@
 
     python benchmarks/decode.py --size small [--images 16] [--new_tokens 96] [--dtype float32] [--rounds 5]
     python benchmarks/decode.py --run WORKDIR --pictures IMAGES
+    python benchmarks/decode.py --dictated LLAMA
 
 Ways of ours: as `igllm generate` does it ("ours": with guesses of the next tokens, of a run with its grammar too),
 without the grammar ("free") and without both ("unguessed"). Ways of PyTorch: `generate` with a dynamic and with a
@@ -10,8 +11,10 @@ with a second pass for the numbers. The end token is forbidden, so that every an
 preprocessing of uint8 images, vision tower and prefill. A turn is two batches in a row of other images, the second
 timed (see report.in_turns): that is all that guesses are made from.
 
---run: real scene code, by a run with LLaMA's tokenizer, of IMAGES (a tar or a folder of two batches). Without it
-weights, images and so answers are random, and there is nothing to guess.
+--run: real scene code, by a run with LLaMA's tokenizer, of IMAGES (a tar or a folder of two batches). --dictated: no
+run is needed; whatever the random weights think, ours write CLEVR's code of up to ten objects with LLaMA's tokenizer
+(see passes.py), as many tokens as PyTorch writes at random, which costs it the same. Without both, weights, images and
+so answers are random, and there is nothing to guess.
 """
 
 import argparse
@@ -37,12 +40,13 @@ MOST = 0.75  # of the answers: with random weights two tokens are now and then e
 
 
 def run(options: argparse.Namespace, others: list[str]) -> None:
-    names = [name for name in options.sides.split(",") if options.run or name != "free"]  # random weights are free
-    what = f"the run {options.run}" if options.run else options.size
+    is_code = options.run or options.dictated
+    names = [name for name in options.sides.split(",") if is_code or name != "free"]  # random weights are free
+    what = f"the run {options.run}" if options.run else f"{options.size}{', dictated' * bool(options.dictated)}"
     report.heading(f"decoding, {what}, {options.images} images x {options.new_tokens} tokens")
     from_run = ["--run", options.run, "--pictures", options.pictures]
     with report.work_folder(from_run if options.run else config_arguments(options, others)) as folder:
-        number_id = NUMBER_ID if options.run else -1 if options.own_weights else likely_token(folder, options)
+        number_id = NUMBER_ID if is_code else -1 if options.own_weights else likely_token(folder, options)
         scripts = {}
         for name in names:
             words = side_arguments("ours" if name in OURS else name, folder, options.images, options)
@@ -55,9 +59,9 @@ def run(options: argparse.Namespace, others: list[str]) -> None:
                 except SideError as error:
                     print(f"left out: {error}")
                     sides.pop(name).close()
-            if not options.own_weights:
+            if not options.own_weights and not options.dictated:
                 compare(answers, exact=options.dtype != "bfloat16")
-            if options.run:
+            if is_code:
                 print(f"an answer begins with {answers[names[0]]['tokens'][0][:24]}")
             found = report.in_turns(list(sides), options.rounds, lambda name: turn(sides[name]))
             memory = {name: sides[name]("memory") for name in found}
@@ -80,8 +84,12 @@ def likely_token(folder: Path, options: argparse.Namespace) -> int:
 
 def prepare(side: Side, options: argparse.Namespace, number_id: int) -> dict[str, Any]:
     way: dict[str, Any] = {"num_drafts": OURS[side.name]} if side.name in OURS else {"way": side.name}
-    if side.name == "ours" and options.run:
-        way["grammar_of"] = options.run
+    if side.name in OURS and OURS[side.name] is None:
+        way["num_drafts"] = options.drafts
+    if side.name == "ours" and (options.run or options.dictated):
+        way["grammar_of"] = options.run or options.dictated
+    if side.name in OURS and options.dictated:
+        way["dictated"] = options.dictated
     side("set_up_decoding", images=options.images, new_tokens=options.new_tokens, number_id=number_id, **way)
     found = side("decode", batch=0)
     print(f"{side.name}: first time {found['seconds']:.1f} s", flush=True)
@@ -164,14 +172,18 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sides", default=",".join(WAYS))
+    parser.add_argument("--drafts", type=int, help="tokens that ours guess a step (default: as suits the device)")
     parser.add_argument("--run", help="the folder of a run that wrote checkpoints")
     parser.add_argument("--pictures", help="with --run: images, at least two batches of them")
+    parser.add_argument("--dictated", metavar="LLAMA", help="LLaMA's tokenizer, to write scene code without a run")
     parser.add_argument("--devices", type=int, default=0, help="in how many our side splits a CPU; 0: one per core")
     add_own_weights(parser)
     parser.set_defaults(batch=1)
     options, others = parser.parse_known_args(arguments)
     if bool(options.run) != bool(options.pictures):
         parser.error("--run and --pictures go together")
+    if options.run and options.dictated:
+        parser.error("--run writes code of its own; leave out --dictated")
     return options, others
 
 

@@ -8,6 +8,7 @@ trains and decodes quicker than one that has them all.
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import work
+from benchmarks import passes, work
 from benchmarks.worker import memory, reset_memory, serve, timed
 from igllm_jax import config as configs
 from igllm_jax.batch import Batch, PromptLayout
@@ -29,6 +30,7 @@ from igllm_jax.decoding.decode_options import DecodeOptions
 from igllm_jax.decoding.grammar import Grammar, compile_grammar
 from igllm_jax.decoding.grammar_build import UNREACHABLE
 from igllm_jax.decoding.ngram_drafts import empty
+from igllm_jax.decoding.sampling import GREEDY
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import initialise
 from igllm_jax.parallel.sharding import MeshLayout, make_mesh
@@ -68,10 +70,17 @@ class Ours:
     # decoding
 
     def set_up_decoding(
-        self, images: int, new_tokens: int, number_id: int, num_drafts: int | None = 0, grammar_of: str = ""
+        self,
+        images: int,
+        new_tokens: int,
+        number_id: int,
+        num_drafts: int | None = 0,
+        grammar_of: str = "",
+        dictated: str = "",
     ) -> dict[str, Any]:
         """Merges LoRA, shards the weights over all devices (or as many as the heads divide), compiles; returns the
-        seconds of compiling. grammar_of: the run to whose language answers keep."""
+        seconds of compiling. grammar_of: the run to whose language answers keep, or a tokenizer to keep to CLEVR's.
+        dictated: LLaMA's tokenizer, to write CLEVR's code with it whatever the model thinks."""
         self.count = images
         run_model = self.assemble()
         layout = decode_layout(self.model, MeshLayout.of("decode", make_mesh({"data": 1, "fsdp": -1, "tensor": 1})))
@@ -82,24 +91,30 @@ class Ours:
         before, after = prompt[: work.PROMPT[0]], prompt[work.PROMPT[0] :]
         forbidden = (*work.forbidden(vocab), (work.END_ID,))  # without an end every row has the same number of tokens
         wanted = DecodeOptions(
-            tuple(before), tuple(after), new_tokens, work.END_ID, number_id, vocab, forbidden, num_drafts
-        )
+            tuple(before), tuple(after), new_tokens, work.END_ID, number_id, vocab, forbidden, num_drafts,
+            sampling=passes.DRAWN if dictated else GREEDY,
+        )  # fmt: skip
         merge, decode = programs(self.model, wanted, layout)
         prepared = merge(self.read({**run_model.frozen, **run_model.trainable}))
         self.shard = partial(layout.shard, batch_size=images)
         self.start = jax.device_put(empty(), layout.replicated()) if num_drafts else None
-        self.grammar = jax.device_put(grammar_without_end(grammar_of), layout.replicated()) if grammar_of else None
-        compiled, spent = timed(decode.lower(prepared, *self.pictures(0), *self.known(0)).compile)
+        self.grammar = None
+        if grammar_of:
+            self.grammar = jax.device_put(grammar_without_end(grammar_of, vocab), layout.replicated())
+        numbers = np.arange(2 * images, dtype=np.uint32).reshape(2, images)
+        self.ids = [self.shard(of_batch) if dictated else None for of_batch in numbers]
+        with passes.dictated(passes.long_texts(2 * images, new_tokens, dictated)) if dictated else nullcontext():
+            compiled, spent = timed(decode.lower(prepared, *self.pictures(0), *self.known(0)).compile)
         self.decoder = partial(compiled, prepared)
         return spent
 
     def pictures(self, batch: int) -> Any:
         return self.shard((work.images(self.folder, self.count, batch), np.ones(self.count, bool)))
 
-    def known(self, batch: int) -> tuple[Any, Any]:
-        """What guesses come from, for the first batch nothing, for another what the one before it left; and the
-        grammar."""
-        return self.start if batch == 0 else self.table, self.grammar
+    def known(self, batch: int) -> tuple[Any, Any, Any]:
+        """What guesses come from, for the first batch nothing, for another what the one before it left; the grammar;
+        whose answers are dictated."""
+        return self.start if batch == 0 else self.table, self.grammar, self.ids[batch]
 
     def decode(self, batch: int) -> dict[str, Any]:
         arguments = (*self.pictures(batch), *self.known(batch))
@@ -146,18 +161,18 @@ class Ours:
         return {"loss": loss, **{name: value / count for name, value in spent.items()}}
 
 
-def grammar_without_end(workdir: str) -> Grammar:
-    """The grammar of a run's answers, which may break off anywhere, since here the end is forbidden."""
-    config = configs.read(workdir)
-    data = configs.data_options(config)
-    found = compile_grammar(
-        find_language(data.task),
-        Tokenizer.load(workdir),
-        rotation_rep=data.rotation_rep,
-        numbers_as_tokens=config.head != "none",
-        shuffle_attributes=data.shuffle_attributes,
-        vocab_size=config.model.decoder.vocab_size,
-    )
+def grammar_without_end(path: str, vocab_size: int) -> Grammar:
+    """The grammar of a run's answers, or of CLEVR's with a tokenizer, which may break off anywhere, since here the end
+    is forbidden."""
+    wanted: dict[str, Any] = {"rotation_rep": "", "numbers_as_tokens": True, "shuffle_attributes": False}
+    task = "clevr"
+    if (Path(path) / "config.json").exists():
+        config = configs.read(path)
+        data = configs.data_options(config)
+        task = data.task
+        wanted |= {"rotation_rep": data.rotation_rep, "numbers_as_tokens": config.head != "none"}
+        wanted |= {"shuffle_attributes": data.shuffle_attributes}
+    found = compile_grammar(find_language(task), Tokenizer.load(path), vocab_size=vocab_size, **wanted)
     return replace(found, tokens_left=np.where(found.tokens_left < UNREACHABLE, 0, found.tokens_left))
 
 

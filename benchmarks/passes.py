@@ -57,6 +57,16 @@ def texts(count: int, tokenizer: Tokenizer, *, shuffled: bool) -> np.ndarray:
     return filled(rows, tokenizer)
 
 
+def long_texts(count: int, length: int, tokenizer: str | Path) -> np.ndarray:
+    """int32 [count, length]: how the first of the same scenes that have as many tokens begin."""
+    vocabulary = Tokenizer.load(tokenizer)
+    found = texts(8 * count, vocabulary, shuffled=False)
+    found = found[np.all(found[:, :length] != vocabulary.eos_id, axis=1)][:count, :length]
+    if found.shape != (count, length):
+        raise SystemExit(f"{length} new tokens are more than {count} of the scenes have")
+    return found
+
+
 def filled(rows: list[list[int]], tokenizer: Tokenizer) -> np.ndarray:
     """int32 [rows, N]: filled with the end."""
     found = np.full((len(rows), max(map(len, rows))), tokenizer.eos_id, np.int32)
