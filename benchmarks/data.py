@@ -10,22 +10,25 @@ Every turn first takes what was prepared ahead, and only then looks at the clock
 """
 
 import argparse
+import io
 import json
 import multiprocessing
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import count, cycle
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from PIL import Image
 
 from benchmarks import report
 from benchmarks.worker import ROOT, serve
@@ -212,13 +215,15 @@ def padding(folder: Path, wanted: argparse.Namespace) -> None:
     from igllm_jax.data.pipeline import TrainPipeline, padding_share
     from igllm_jax.data.tokens import Tokenizer
 
-    labels = folder / "labels" / "many.json"
-    labels.write_text(json.dumps(_many_scenes(json.loads((folder / "labels" / "train.json").read_text())["scenes"])))
+    labels, images = folder / "labels" / "many.json", folder / "images" / "many.tar"
+    many = _many_scenes(json.loads((folder / "labels" / "train.json").read_text())["scenes"])
+    labels.write_text(json.dumps(many))
+    _write_dots(images, [scene["image_filename"] for scene in many])
     tokenizer = Tokenizer.load(folder / "tokenizer")
     rows = []
     for buckets in (1, 2, 4, 8):
         few = options(0, buckets=buckets, image_size=14, cache=str(folder / "thumbnails"))
-        data = TrainPipeline([Source(source(folder).images, str(labels))], few, tokenizer, seed=0, batch_size=BATCH)
+        data = TrainPipeline([Source(str(images), str(labels))], few, tokenizer, seed=0, batch_size=BATCH)
         shares = [padding_share(data.batch(step), PATCHES) for step in range(SCENES // BATCH)]
         text = [padding_share(data.batch(step)) for step in range(0, SCENES // BATCH, 10)]
         lengths = ", ".join(str(length + PATCHES) for length in data.lengths)
@@ -232,12 +237,21 @@ def _many_scenes(scenes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """As many scenes as wanted, with 3 to 10 objects each, dealt from the objects of the made ones."""
     rng = np.random.default_rng(0)
     pool = [thing for scene in scenes for thing in scene["objects"]]
-    names = cycle(scene["image_filename"] for scene in scenes)
-    counts = rng.integers(3, 11, SCENES)
     return [
-        {"image_filename": next(names), "objects": [pool[int(i)] for i in rng.integers(len(pool), size=many)]}
-        for many in counts
+        {"image_filename": f"{number}.png", "objects": [pool[int(i)] for i in rng.integers(len(pool), size=many)]}
+        for number, many in enumerate(rng.integers(3, 11, SCENES))
     ]
+
+
+def _write_dots(path: Path, names: list[str]) -> None:
+    """A tar with one small picture under each name: padding depends on text alone."""
+    content = io.BytesIO()
+    Image.new("RGB", (14, 14)).save(content, "PNG")
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = len(content.getvalue())
+            tar.addfile(member, io.BytesIO(content.getvalue()))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
