@@ -3,8 +3,9 @@
     python benchmarks/refine.py noised --scenes 200 --out noised.jsonl
 
 Experiments: noised (CLEVR: 0.2 units on x and y, 20 degrees on yaw, camera and lamps unknown), truth (the same without
-noise), wrong (two objects swapped and two too many), so3 (turned by 30 degrees). Each scene is a line of the file as it
-is done, and a command that was stopped goes on; figures are of all its lines.
+noise), wrong (two objects swapped and two too many), so3 (turned by 30 degrees), poor (as far off as a tiny model's
+answers: 0.8 units on x and y, most words drawn anew, objects left out and added; with --moves words,count). Each scene
+is a line of the file as it is done, and a command that was stopped goes on; figures are of all its lines.
 """
 
 import argparse
@@ -16,10 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy.optimize import linear_sum_assignment
 
+from igllm_jax.refine.alternatives import LOOKS
 from igllm_jax.refine.problems import Start, Terms, count_for, start_of, start_of_things
 from igllm_jax.refine.refined import Refined
-from igllm_jax.refine.refining import RefineOptions, group_of, refine_group
+from igllm_jax.refine.refining import RefineOptions, refine_texts
+from igllm_jax.refine.revise import KINDS_OF_MOVES
 from igllm_jax.render.camera import clevr_camera
 from igllm_jax.render.compose.composers import COMPOSERS
 from igllm_jax.render.dataset import compose_example
@@ -32,6 +36,8 @@ from igllm_jax.scene.scene import Object, Scene
 SEED = 21  # 20 is what the search was tuned on
 LOCATION_NOISE, YAW_NOISE_DEG, TURN_DEG = 0.2, 20.0, 30.0
 CUBE_PERIOD_DEG = 90.0
+POOR_NOISE = 0.8
+REDRAWN = {"size": 0.4, "color": 0.7, "material": 0.9, "shape": 0.5}  # how often `poor` draws a word
 SIDES = ("before", "after")
 
 
@@ -79,6 +85,20 @@ def wrong(objects: Sequence[Object], rng: np.random.Generator) -> list[Object]:
     first, second = things[0]["location"], things[1]["location"]
     things[:2] = things[0].replace(location=second), things[1].replace(location=first)
     return [*things, *(things[0].replace(location=(*rng.uniform(-3, 3, 2), 0.35)) for _ in range(2))]
+
+
+def poor(objects: Sequence[Object], rng: np.random.Generator) -> list[Object]:
+    """Far off, and mostly in other words: of four objects one is left out, and one may be too many."""
+    things = []
+    for thing in [*objects, *objects[: rng.integers(2)]]:
+        x, y, z = thing["location"]
+        dx, dy = rng.normal(0, POOR_NOISE, 2)
+        new = {name: str(rng.choice(words)) for name, words in LOOKS.items() if rng.random() < REDRAWN[name]}
+        shape = new.get("shape", thing.shape)
+        yaw = (float(rng.uniform(0, 90)),) if shape == "cube" else None
+        if rng.random() > 0.25:
+            things.append(thing.replace(location=(x + dx, y + dy, z), rotation=yaw, **new))
+    return things or [objects[0]]
 
 
 def turned(objects: Sequence[Object], rng: np.random.Generator) -> list[Object]:
@@ -133,6 +153,26 @@ def clevr_row(case: Case, result: Refined) -> dict[str, Any]:
     return both | {"deviations": deviations(case, said, result)}
 
 
+def words_row(case: Case, result: Refined) -> dict[str, Any]:
+    """Distances to the objects that are matched, shares of the true ones with the right words, and by how much the
+    count is off."""
+    found: dict[str, Any] = {}
+    said = start_of(result.text, terms_of("clevr"), *case.image.size).things
+    for things in (case.start.things, said):
+        away = np.linalg.norm(locations(case.objects)[:, None] - locations(things)[None], axis=2)
+        rows, columns = linear_sum_assignment(away)
+        values: dict[str, list[float]] = {"location": away[rows, columns].tolist()}
+        values["count_off"] = [abs(len(things) - len(case.objects))]
+        for name in LOOKS:
+            right = sum(
+                case.objects[row][name] == things[column][name] for row, column in zip(rows, columns, strict=True)
+            )
+            values[f"{name}_right"] = [right / len(case.objects)]
+        for name, numbers in values.items():
+            found.setdefault(name, []).append(numbers)
+    return found
+
+
 def so3_row(case: Case, result: Refined) -> dict[str, Any]:
     terms = terms_of("so3")
     texts = terms.write(case.objects), terms.write(case.start.things), result.text
@@ -141,9 +181,12 @@ def so3_row(case: Case, result: Refined) -> dict[str, Any]:
 
 
 class Experiment(NamedTuple):
+    """change: see `case_of`. row: what a line says of a case and its outcome. moves: see RefineOptions."""
+
     task: str
     change: Any
     row: Any
+    moves: tuple[str, ...] = ()
 
 
 EXPERIMENTS = {
@@ -151,6 +194,7 @@ EXPERIMENTS = {
     "truth": Experiment("clevr", unchanged, clevr_row),
     "wrong": Experiment("clevr", wrong, lambda case, result: {}),
     "so3": Experiment("so3", turned, so3_row),
+    "poor": Experiment("clevr", poor, words_row, KINDS_OF_MOVES),
 }
 
 
@@ -161,7 +205,8 @@ def run(experiment: Experiment, indices: Sequence[int], seed: int, out: Path) ->
         case = case_of(experiment.task, index, seed, experiment.change)
         size = count_for(len(case.start.spec.objects)), count_for(case.start.num_parts)
         started = time.process_time()
-        (result,) = refine_group(group_of([case.start], [case.image], terms), terms, RefineOptions())
+        text, options = terms.write(case.start.things), RefineOptions(moves=experiment.moves)
+        (result,) = refine_texts([text], [case.image], terms, options)
         row = {
             "index": index,
             "cpu_seconds": time.process_time() - started,
@@ -192,7 +237,7 @@ def report(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     timed = [row["cpu_seconds"] for row in rows if not row["compiles"]]
     if timed:
         found["cpu_seconds_a_scene"] = spread(timed) | {"compiled_beside": len(rows) - len(timed)}
-    for name in ("location", "yaw_deg", "geodesic_deg"):
+    for name in ("location", "yaw_deg", "geodesic_deg", "count_off", *(f"{name}_right" for name in LOOKS)):
         pairs = [row[name] for row in rows if row.get(name)]
         if pairs:
             found[name] = {side: spread(np.concatenate([p[which] for p in pairs])) for which, side in enumerate(SIDES)}

@@ -1,7 +1,7 @@
 """Ways to search what explains an image, with as many renders each: Gauss-Newton on the hard renderer's pictures (as
 `igllm refine` does), Adam through the soft renderer, CMA-ES on the hard one. Run by hand, with evosax installed beside:
 
-    python benchmarks/refine_methods.py --scenes 20 --out methods.jsonl
+    python -m benchmarks.refine_methods --scenes 20 --out methods.jsonl
 
 A derivative of a soft picture counts as three renders. Each scene and method is a line of the file as it is done.
 """

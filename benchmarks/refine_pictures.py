@@ -1,6 +1,6 @@
 """The pictures of docs/refine.md: images, where a search began, and where it ended, with its error bars. Run by hand:
 
-python benchmarks/refine_pictures.py --out docs/refine.jpg
+python -m benchmarks.refine_pictures --out docs/refine.jpg
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from benchmarks.refine import case_of, noised, terms_of
+from benchmarks.refine import SEED, case_of, noised, terms_of
 from igllm_jax.refine.problems import start_of
 from igllm_jax.refine.refined import Refined
 from igllm_jax.refine.refining import refine_texts
@@ -19,7 +19,7 @@ from igllm_jax.render.camera import Camera
 from igllm_jax.render.flat.draw import draw
 from igllm_jax.scene.scene import Object
 
-SEED, SCENES = 22, (0, 3)
+SCENES = (0, 3)
 SURE = 1.96  # standard errors of a 95 % interval
 TIP = 4.0  # pixels: half a bar's end
 GAP = 8  # pixels between pictures
