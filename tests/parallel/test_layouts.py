@@ -48,7 +48,8 @@ CASES = [pytest.param("all", mesh, marks=() if mesh in QUICK else SLOW) for mesh
 def model(family="all"):
     """A small model in sizes that eight devices can share, a family's or with all that families have of their own."""
     triple = next((triple for triple in families.TRIPLES if families.name_of(triple) == family), None)
-    flags = {**families.GEMMA3, "attention_softcap": 3.0, "qkv_bias": True, "rope_scaling": (8.0, 1.0, 4.0, 17.0)}
+    flags = {**families.GEMMA3, "attention_softcap": 3.0, "qkv_bias": True, "nope_every": 2}
+    flags["rope_scaling"] = (8.0, 1.0, 4.0, 17.0)
     flags = families.DECODERS[triple[0]] if triple else {**flags, "tie_embeddings": False}
     config = small.model(remat="full", layers=2, **flags)
     vision = replace(config.vision, width=32, mlp_width=24, num_layers=2, feature_layer=-2)
