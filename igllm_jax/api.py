@@ -37,8 +37,9 @@ def load(
 ) -> "Model":
     """The model of a run's workdir, or of a folder of imported weights, on all of JAX's devices.
 
-    step: of a run, "last" (default), "best" or a number. tensor: shard the weights over so many devices; the others
-    hold replicas and take other images. dtype: of the computation, "float32" or "bfloat16" (default: the model's own).
+    step: of a run, "last" (default), "best" or a number, with "_ema" the averages of it. tensor: shard the weights over
+    so many devices; the others hold replicas and take other images. dtype: of the computation, "float32" or "bfloat16"
+    (default: the model's own).
     grammar: "scene" keeps answers to the language, so that every one can be read; "none" lets the model write anything.
     task, rotation_rep, prompt: of imported weights, as `igllm generate --model` takes them.
 

@@ -20,7 +20,7 @@ from igllm_jax.models.vlm import PARTS, VLMConfig
 from igllm_jax.parallel.sharding import MeshOptions
 from igllm_jax.paths import FilePath
 from igllm_jax.scene.language import LANGUAGE_FILE, find_language
-from igllm_jax.training.optim import OptimOptions
+from igllm_jax.training.optim import AVERAGED, OptimOptions
 from igllm_jax.training.options import HeldOutOptions, LossOptions, RunOptions
 from igllm_jax.versions import flatten
 
@@ -134,7 +134,7 @@ def check(config: ConfigDict) -> ConfigDict:
     measured = (*LOSSES, *(name for name, metric in language.metrics.items() if metric.is_better_low))
     named = list(config_sources.val_sets(config.data.val_sets, config.data.val.num_samples)) or ["val"]
     if config.optim.ema_decay:
-        named += [f"{name}{config_sources.AVERAGED}" for name in named]
+        named += [f"{name}{AVERAGED}" for name in named]
     choices = (*measured, *(f"{name}/{metric}" for name in named for metric in measured))
     if config.eval.best_metric not in choices:
         raise UserError(f"eval.best_metric is {config.eval.best_metric!r}; choose one of {', '.join(choices)}")

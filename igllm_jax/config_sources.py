@@ -6,9 +6,9 @@ from typing import Any
 
 from igllm_jax.data.options import Source
 from igllm_jax.errors import UserError
+from igllm_jax.training.optim import AVERAGED
 
 TAKEN = ("train", "lr")  # names that other metrics begin with
-AVERAGED = "_ema"  # what names of sets end with where averaged weights are measured
 
 
 def weighted(entry: Any) -> tuple[Source, float]:

@@ -33,7 +33,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--workdir", type=flags.path, help="a run")
     model.add_argument("--model", type=flags.path, help="a folder of imported weights")
-    parser.add_argument("--step", help="N, best or last (default)")
+    parser.add_argument("--step", help="N, best or last (default); best_ema: the averages of it")
     parser.add_argument("--images", type=flags.source, required=True, nargs="+", help=tars.IMAGES_HELP)
     out = "where the predictions go (JSON); - prints JSON lines; of one image, whose code is printed, it may be absent"
     parser.add_argument("--out", type=flags.path, help=out)

@@ -22,7 +22,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--workdir", type=flags.path, help="a run")
     model.add_argument("--model", type=flags.path, help="a folder of imported weights")
-    parser.add_argument("--step", help="of a run: N, best or last (default)")
+    parser.add_argument("--step", help="of a run: N, best or last (default); best_ema: the averages of it")
     parser.add_argument("--images", type=flags.source, nargs="+", help=f"a set to pick images from: {IMAGES_HELP}")
     parser.add_argument("--host", default=HOST, help=f"address to listen on (default: {HOST}; 0.0.0.0: all of them)")
     parser.add_argument("--port", type=flags.PORT, help="to listen on (default: the first free one from 7860)")

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from igllm_jax import check, files, flags, paths
 from igllm_jax import config as configs
 from igllm_jax.batch import Batch
-from igllm_jax.config_sources import AVERAGED
 from igllm_jax.config_vocabulary import fit_vocabulary, tokenizer_source, with_number_token
 from igllm_jax.data import pipeline
 from igllm_jax.data.examples import load_examples
@@ -29,7 +28,7 @@ from igllm_jax.paths import FilePath
 from igllm_jax.planning.throughput import Profile, Speed
 from igllm_jax.training import metrics_log
 from igllm_jax.training.monitor import Meter, describe, log_line, show_sample
-from igllm_jax.training.optim import averages, groups, schedule
+from igllm_jax.training.optim import AVERAGED, averages, groups, schedule
 from igllm_jax.training.patience import Patience
 from igllm_jax.training.samples import write_samples
 from igllm_jax.training.state import TrainState

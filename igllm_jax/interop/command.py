@@ -77,7 +77,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     model = out.add_mutually_exclusive_group(required=True)
     model.add_argument("--workdir", type=flags.path, metavar="RUN", help="a run")
     model.add_argument("--model", type=flags.path, metavar="DIR", help="an imported folder")
-    out.add_argument("--step", default="last", help="of the run: N, best or last (default)")
+    out.add_argument("--step", default="last", help="of the run: N, best or last (default); best_ema: its averages")
     out.add_argument("--format", required=True, choices=(*exporting.FORMATS, PARTS, BASE))
     for command in (into, out):
         command.add_argument("--dtype", choices=DTYPES, default=KEEP, help="of the tensors (default: as they are)")

@@ -99,16 +99,16 @@ class ModelToExport:
 
 
 def from_run(workdir: FilePath, step: str) -> ModelToExport:
-    """The model of a run at "last", "best" or a step."""
+    """The model of a run at "last", "best" or a step; with "_ema" the averages of it."""
     options = configs.read_run(workdir)
-    found = checkpoint.find_step(workdir, step)
-    arrays = checkpoint.load_params(workdir, found)
+    _, source = checkpoint.find_source(workdir, step)
+    arrays = checkpoint.load_params(workdir, source)
     folder = options.base or None
     model, stored = options.model, base_folder.paths(folder) if folder else {}
     trained = tuple(arrays)
     arrays = {**_drawn(options, {*arrays, *stored}), **arrays}
     sources = base_folder.read_model(folder).get("sources", {}) if folder else {}
-    about = {"run": str(workdir), "step": found, "sources": sources, "merged_lora": _merged_lora(folder)}
+    about = {"run": str(workdir), "step": source, "sources": sources, "merged_lora": _merged_lora(folder)}
     about["image_aspect_ratio"] = options.data.image_aspect_ratio
     language = find_language(options.data.task)
     tokenizer = Tokenizer.load(workdir).ending_with(find_prompt(options.data.prompt, language).end)

@@ -13,6 +13,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.params import unnest
 
 FROZEN = "frozen"
+AVERAGED = "_ema"  # what names end with, of measurements and of steps, where averages stand for the weights
 # table -> path pattern -> group; the first pattern that matches decides. A group's learning rate stands in the config.
 TRAINABLE: dict[str, dict[str, str]] = {
     "lora": {

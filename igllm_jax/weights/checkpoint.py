@@ -27,6 +27,7 @@ from igllm_jax import files, paths
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params, unnest
 from igllm_jax.paths import FilePath
+from igllm_jax.training.optim import AVERAGED
 from igllm_jax.training.state import TrainState
 from igllm_jax.weights.background import hush_failures
 from igllm_jax.weights.checksums import checksums
@@ -310,7 +311,8 @@ def _best(folder: FilePath, steps: list[int]) -> int:
     if best is None or ranks[best] == -math.inf:
         raise UserError(
             f"{folder}: no checkpoint was scored at its step, so none is the best; choose last or one of "
-            f"{', '.join(map(str, steps))}. eval.generate_every and train.checkpoint_every say which steps are both"
+            f"{', '.join(map(str, steps))}. eval.loss_every, for scene metrics eval.generate_every, and "
+            "train.checkpoint_every say which steps are both"
         )
     return best
 
@@ -340,17 +342,32 @@ def read_meta(workdir: str | FilePath, step: int | str = "last") -> dict[str, An
         return _read_meta(folder / str(number))[0]
 
 
+def find_source(workdir: str | FilePath, step: int | str) -> tuple[int, int | str]:
+    """The number of a step as `load_params` takes it, and the same step with its number: (500, "500_ema").
+
+    Raises: UserError as `find_step`.
+    """
+    name = str(step).removesuffix(AVERAGED)
+    number = find_step(workdir, name)
+    return number, number if name == str(step) else f"{number}{AVERAGED}"
+
+
 def load_params(workdir: str | FilePath, step: int | str = "last") -> Params:
     """Everything that trained, as NumPy arrays by path, whatever mesh and number of processes wrote it.
 
-    workdir: of a run. step: a number, "last" or "best". Raises: UserError where the checkpoint is damaged.
+    workdir: of a run. step: a number, "last" or "best"; with `_ema` behind it, the averages that the run keeps of it
+    (optim.ema_decay). Raises: UserError where the checkpoint is damaged, or has no averages.
     """
-    number = find_step(workdir, step)
+    number, source = find_source(workdir, step)
     folder = paths.absolute(workdir) / FOLDER
     with _whole(folder, number):
-        tree = _load(folder / str(number) / "params")
+        if source != number:
+            tree, prefix = _load_averages(folder / str(number) / "optimizer", f"{workdir}, step {number}")
+        else:
+            tree, prefix = _load(folder / str(number) / "params"), "params/"
         _, saved = _read_meta(folder / str(number))
-        _compare(checksums({"params": tree}), {path: v for path, v in saved.items() if path.startswith("params/")})
+        found = {f"{prefix}{path}": value for path, value in checksums(tree).items()}
+        _compare(found, {path: value for path, value in saved.items() if path.startswith(prefix)})
         return unnest(tree)
 
 
@@ -358,5 +375,21 @@ def _load(folder: FilePath) -> dict[str, Any]:
     """The arrays of one item of a checkpoint, NumPy's, nested as they were saved."""
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(str(folder)).item_metadata.tree
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return checkpointer.restore(str(folder), restore_args=restore_args)
+        return checkpointer.restore(str(folder), restore_args=_as_numpy(tree))
+
+
+def _load_averages(folder: FilePath, name: str) -> tuple[dict[str, Any], str]:
+    """Of an optimizer the averages alone, and what their paths begin with. Raises: UserError where it has none."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        parts = checkpointer.metadata(str(folder)).item_metadata.tree
+        number = next((n for n, part in enumerate(parts) if part and set(part) == {"params"}), None)
+        if number is None:
+            raise UserError(f"{name} keeps no averages: it was trained with optim.ema_decay=0")
+        others = jax.tree.map(lambda _: ocp.PLACEHOLDER, parts)
+        wanted = [*others[:number], parts[number], *others[number + 1 :]]
+        found = checkpointer.restore(str(folder), item=wanted, restore_args=_as_numpy(parts))
+    return found[number]["params"], f"optimizer/{number}/params/"
+
+
+def _as_numpy(tree: Any) -> Any:
+    return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)

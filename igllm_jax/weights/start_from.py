@@ -4,6 +4,7 @@ The optimizer and the count of steps begin anew; frozen weights stay those of `m
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params
 from igllm_jax.models.vlm import skeleton
 from igllm_jax.parallel.sharding import put
+from igllm_jax.training.optim import AVERAGED
 from igllm_jax.training.options import RunOptions
 from igllm_jax.weights import base_folder, checkpoint
 from igllm_jax.weights.run_model import RunModel
@@ -123,17 +125,17 @@ def find_origin(origin: str) -> tuple[str, str]:
     Raises: UserError where it is neither. No array is read.
     """
     folder, colon, step = origin.rpartition(":")
-    if not colon or not (step in ("best", "last") or step.isdecimal()):
+    if not colon or not re.fullmatch(rf"(best|last|[0-9]+)({AVERAGED})?", step):
         folder, step = origin, "last"
     if base_folder.is_base(folder):
         return folder, step
     if not (paths.to_path(folder) / configs.CONFIG_FILE).exists():
         raise UserError(
             f"model.start_from={origin}: there is no run, it has no {configs.CONFIG_FILE}; give RUN[:STEP], where STEP "
-            "is a number, best or last, or a folder of imported weights"
+            f"is a number, best or last, with {AVERAGED} the averages of it, or a folder of imported weights"
         )
     try:
-        checkpoint.find_step(folder, step)
+        checkpoint.find_source(folder, step)
     except UserError as error:
         raise UserError(f"model.start_from={origin}: {error}") from None
     return folder, step

@@ -72,12 +72,15 @@ def load_trained(
 
 
 def load_run(workdir: str | FilePath, step: str, layout: MeshLayout | None = None) -> Trained:
-    """The model of a run at `step` ("last", "best" or a number). layout: where (default: the first device)."""
+    """The model of a run at `step` ("last", "best" or a number, with "_ema" the averages of it).
+
+    layout: where (default: the first device).
+    """
     options = configs.read_run(workdir)
-    found = checkpoint.find_step(workdir, step)
+    found, source = checkpoint.find_source(workdir, step)
     layout = one_device() if layout is None else layout
     run_model = RunModel.of(options, layout)
-    values = checkpoint.load_params(workdir, found)
+    values = checkpoint.load_params(workdir, source)
     tokenizer = Tokenizer.load(workdir)
     check_tokenizer(workdir, found, tokenizer)
     trained = {path: put(values[path], shape.sharding) for path, shape in run_model.trainable.items()}
@@ -89,7 +92,7 @@ def load_run(workdir: str | FilePath, step: str, layout: MeshLayout | None = Non
         options.data,
         options.train_split,
         {**about, "model_name": paths.name_of(workdir)},
-        _digest([found, checkpoint.read_meta(workdir, found)]),
+        _digest([source, checkpoint.read_meta(workdir, found)]),
     )
 
 
