@@ -57,7 +57,13 @@ class Level(NamedTuple):
 
 
 COARSE = LONGER // 2  # enough for what is blurred much
-LEVELS = (Level(6.7, 6, 0.5, longer=COARSE), Level(6.7, 4, 0.5, True, COARSE), Level(3.3, 6, 0.3))
+# yaws are looked through twice: of what is blurred much, outlines of other yaws look alike
+LEVELS = (
+    Level(6.7, 6, 0.5, longer=COARSE),
+    Level(6.7, 4, 0.5, True, COARSE),
+    Level(3.3, 6, 0.3),
+    Level(3.3, 6, 0.3, True),
+)
 
 
 class Layout(NamedTuple):

@@ -48,6 +48,7 @@ def test_an_object_of_another_color_is_recolored(case):
     assert said(revised(case, (first.replace(color=other), second))) == said(case[0])
 
 
+@pytest.mark.slow
 def test_a_missing_object_is_added(case):
     found = revised(case, case[0][1:])
     assert len(found) == 2 and {thing.color for thing in found} == {thing.color for thing in case[0]}
@@ -55,6 +56,7 @@ def test_a_missing_object_is_added(case):
     assert min(np.linalg.norm(np.subtract(a["location"], missing["location"])[:2]) for a in found) < 0.3
 
 
+@pytest.mark.slow
 def test_a_surplus_object_is_removed(case):
     surplus = object_at(10, 40, "small", "yellow", TERMS.language, case[1])
     assert said(revised(case, (*case[0], surplus))) == said(case[0])
@@ -78,6 +80,7 @@ def test_a_new_object_stands_where_it_is_seen(case):
     assert new["location"][2] == pytest.approx(0.7) and len(inserted(things, new, TERMS.language, camera)) == 3
 
 
+@pytest.mark.slow
 def test_samples_are_starts_where_words_may_change(case):
     things, _, image = case
     wrong, right = TERMS.write([thing.replace(location=(2.9, -2.9, 0.35)) for thing in things]), TERMS.write(things)
