@@ -46,7 +46,7 @@ def main() -> None:
     steps = parser.parse_args().steps
     with tempfile.TemporaryDirectory() as folder, servers.started(servers.GCS) as address:
         make_data.main(
-            ["clevr", "--out", f"{folder}/clevr", "--num_train", "300", "--num_val", "20", "--max_objects", "4"]
+            ["clevr", "--out", f"{folder}/clevr", "--num_train", "300", "--num_val", "20", "--max_objects", "3"]
         )
         with servers.environment(servers.gcs_variables(address)):
             files.upload_folder(Path(folder) / "clevr", paths.to_path("gs://bucket/clevr"))
