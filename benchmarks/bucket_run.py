@@ -29,7 +29,7 @@ def train(data: str, workdir: str, steps: int) -> list[dict[str, float]]:
         **{f"data.{key}": value for key, value in sets.items()},
         "tokenizer.train_vocab_size": VOCABULARY, "model.decoder.vocab_size": VOCABULARY, "train.num_steps": steps,
         "train.log_every": steps // 6, "train.checkpoint_every": steps // 3, "eval.loss_every": 0,
-        "eval.generate_every": 0, "data.num_workers": 1,
+        "eval.generate_every": 0, "data.num_workers": 1, "data.max_length": 336,
     }  # fmt: skip
     words = ["--config=bench:size=small", *(f"--config.{key}={value}" for key, value in values.items())]
     command = [sys.executable, "-m", "igllm_jax", "train", *words, "--workdir", workdir]
@@ -46,7 +46,7 @@ def main() -> None:
     steps = parser.parse_args().steps
     with tempfile.TemporaryDirectory() as folder, servers.started(servers.GCS) as address:
         make_data.main(
-            ["clevr", "--out", f"{folder}/clevr", "--num_train", "300", "--num_val", "20", "--max_objects", "4"]
+            ["clevr", "--out", f"{folder}/clevr", "--num_train", "300", "--num_val", "20", "--max_objects", "3"]
         )
         with servers.environment(servers.gcs_variables(address)):
             files.upload_folder(Path(folder) / "clevr", paths.to_path("gs://bucket/clevr"))
