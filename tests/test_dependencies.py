@@ -51,7 +51,10 @@ def imported(*folders: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folders", "extras"),
-    [(("igllm_jax", "tools", "configs"), ()), (("tests", "benchmarks"), ("test", "test-buckets", "real-weights"))],
+    [
+        (("igllm_jax", "tools", "configs"), ()),
+        (("tests", "benchmarks"), ("test", "test-buckets", "real-weights", "refine-methods")),
+    ],
     ids=["the package", "tests and benchmarks"],
 )
 def test_what_is_imported_is_named(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
