@@ -98,6 +98,7 @@ def test_every_way_of_giving_an_image_is_answered_alike(model, folder):
     assert model.generate([]) == [] and [one.image for one in model.generate([path])] == ["photo.png"]
 
 
+@pytest.mark.slow
 def test_it_writes_what_the_command_writes(model, folder, tmp_path):
     tar, out = str(folder / "data/images/val_ID.tar"), tmp_path / "out.json"
     words = ["--workdir", str(folder / "runs/clevr"), "--images", tar, "--out", str(out), "--batch_size", "8"]
@@ -110,6 +111,7 @@ def test_it_writes_what_the_command_writes(model, folder, tmp_path):
     assert found[0].log_probabilities == pytest.approx(first["log_probabilities"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_several_answers_are_drawn(model, folder):
     """They depend on the seed and the image's name, not on what comes with it."""
     path, other = folder / "photo.png", next((folder / "images").rglob("*.png"))

@@ -74,6 +74,7 @@ def test_a_run_says_what_it_does_and_leaves_what_it_should(whole):
     assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())[-1] == 60
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(data, tmp_path):
     process = runs.start("train", *runs.arguments(tmp_path, data, optim__lr="1e30", optim__warmup="0.0"))
     _, said = runs.finish(process, code=2)

@@ -47,6 +47,7 @@ def test_off_is_untouched():
     np.testing.assert_array_equal(augment(image, AugmentOptions(), np.random.default_rng(1)), image)
 
 
+@pytest.mark.slow
 def test_the_same_for_any_workers_hosts_and_start(tmp_path, tiny):
     source = samples.clevr_set(tmp_path, count=9)
 

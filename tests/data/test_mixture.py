@@ -69,6 +69,7 @@ def test_a_killed_run_on_a_mixture_goes_on_bit_for_bit(whole, data, tmp_path, wo
     assert all(wanted[step] == loss for step, loss in before.items())
 
 
+@pytest.mark.slow
 def test_other_weights_are_another_run(data, tmp_path):
     config = configs.load([word for word in words(tmp_path, data) if word.startswith("--config")])[0]
     train.Run(config, tmp_path).checkpoints.close()

@@ -114,7 +114,7 @@ def test_padding_is_told(source, tiny):
     assert all((length + 13) % 16 == 0 for length in wide.lengths)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_errors_reach_the_reader(source, tiny, tmp_path, num_workers):
     broken = samples.clevr_set(tmp_path, count=2)
     files = {f"CLEVR_train_{index:06d}.png": b"\x89PNG\r\n\x1a\nbroken" for index in range(2)}
@@ -146,6 +146,7 @@ def test_errors(source, tiny, tmp_path):
         pipeline([], tiny)
 
 
+@pytest.mark.slow
 def test_buckets_by_byte_ranges(source, tiny):
     """The way of gs:// and s3://, here with tensorstore's own file driver."""
     remote = Source(f"file://{source.images}", f"file://{source.labels}")

@@ -55,7 +55,7 @@ def is_likely(tokens, probabilities):
     return chisquare(seen[keep], expected[keep] * seen.sum() / expected[keep].sum()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("num_drafts", [0, 3])
+@pytest.mark.parametrize("num_drafts", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_tokens_follow_the_models_distribution(params, prepared, num_drafts):
     """10 000 draws of two tokens after one prompt: the first against the model's own distribution, the second against
     that after the likeliest first one. With guesses, of which some are right and some are not."""

@@ -283,7 +283,7 @@ def slurm_environments(count):
     return [{**settings, **sizes, "SLURM_PROCID": str(own), "SLURM_LOCALID": "0"} for own in range(count)]
 
 
-@pytest.mark.parametrize("launcher", ["flags", "slurm"])
+@pytest.mark.parametrize("launcher", ["flags", pytest.param("slurm", marks=pytest.mark.slow)])
 def test_a_barrier_names_who_is_missing(launcher):
     environs = {"flags": environments(2, 1), "slurm": slurm_environments(2)}[launcher]
     processes = [

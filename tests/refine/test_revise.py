@@ -38,6 +38,7 @@ def revised(case, things):
     return Reviser(image, TERMS, BOTH).best([start_of_things(things, TERMS, camera)]).things
 
 
+@pytest.mark.slow
 def test_nothing_changes_in_the_true_scene(case):
     assert said(revised(case, case[0])) == said(case[0])
 

@@ -58,6 +58,7 @@ def two_sets(tmp_path, monkeypatch):
     return tmp_path / "run", runs.arguments(tmp_path / "run", tmp_path, **changes)
 
 
+@pytest.mark.slow
 def test_two_sets_have_their_own_curves_and_one_decides(two_sets):
     workdir, words = two_sets
     assert train.main(words) == 0

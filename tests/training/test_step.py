@@ -83,6 +83,7 @@ def test_memory_savers_leave_the_losses_alone(change):
     np.testing.assert_allclose(found, plain, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_depends_on_the_step_alone_and_on_its_kind():
     first, _ = losses(small.model(dropout=0.1))
     again, _ = losses.__wrapped__(small.model(dropout=0.1))

@@ -105,6 +105,7 @@ def test_on_another_mesh_it_begins_with_the_same_values(begin, tmp_path):
         np.testing.assert_array_equal(found[path], value)
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_another_base_is_refused(begin, tmp_path):
     begin(tmp_path / "a")
     for name in ("one", "two"):
