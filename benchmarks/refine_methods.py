@@ -1,5 +1,6 @@
 """Ways to search what explains an image, with as many renders each: Gauss-Newton on the hard renderer's pictures (as
-`igllm refine` does), Adam through the soft renderer, CMA-ES on the hard one. Run by hand, with the extra `refine-methods`:
+`igllm refine` does), Adam through the soft renderer, CMA-ES on the hard one. Run by hand, with the extra
+`refine-methods`:
 
     python -m benchmarks.refine_methods --scenes 20 --out methods.jsonl
 
