@@ -70,15 +70,15 @@ class LocalFile:
 
 
 def store_spec(folder: str) -> dict[str, Any]:
-    """What tensorstore is told of `folder`, an address that ends in a slash. Not the address itself: it would take
-    `#`, `?` and `%20` in it for those of a URL.
+    """What tensorstore is told of `folder`, an address or a path that ends in a slash. Not the address itself: it would
+    take `#`, `?` and `%20` in it for those of a URL.
 
     $AWS_ENDPOINT_URL names another S3 than Amazon's, as it does for Amazon's own tools; tensorstore does not read it.
     """
     scheme, _, rest = folder.partition("://")
     bucket, _, path = rest.partition("/")
     if scheme not in ("gs", "s3"):
-        return {"driver": "file", "path": rest}
+        return {"driver": "file", "path": folder.removeprefix(FILE_PREFIX)}
     spec: dict[str, Any] = {"driver": "gcs" if scheme == "gs" else "s3", "bucket": bucket, "path": path}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if scheme == "s3" and {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= os.environ.keys():

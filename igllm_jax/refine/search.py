@@ -27,6 +27,7 @@ from igllm_jax.refine.lens import (
     weights,
 )
 from igllm_jax.refine.moves import LOCATION, NUMBERS, TURN, Moves, move_scene
+from igllm_jax.refine.space import map_scenes
 from igllm_jax.refine.trace import Screen, Traced, nothing, paint, trace
 from igllm_jax.render.flat.arrays import SceneArrays
 from igllm_jax.render.flat.dense import camera_axes
@@ -254,7 +255,7 @@ def step_batch(
     """One step of many scenes (a leading axis on every array but the lens). targets: [S, 3, P]. at_once: see
     `draw_batch`."""
     step = functools.partial(_step, view=view, how=how)
-    return jax.lax.map(lambda row: step(*row), (states, problems, targets), batch_size=at_once if at_once > 1 else None)
+    return map_scenes(lambda row: step(*row), (states, problems, targets), at_once)
 
 
 class _Turned(NamedTuple):
@@ -297,7 +298,7 @@ def scan_yaws(
 
         return jax.lax.scan(turn, _Turned(vector, own, traced), jnp.arange(how.layout.objects))[0].vector
 
-    return jax.lax.map(one, (vectors, problems, targets), batch_size=at_once if at_once > 1 else None)
+    return map_scenes(one, (vectors, problems, targets), at_once)
 
 
 def penalties(
@@ -319,7 +320,7 @@ def _penalties(
         problem, vector, target = row
         return penalty(features(picture(problem, vector, how) - target, view), view)
 
-    return jax.lax.map(one, (problems, vectors, targets), batch_size=at_once if at_once > 1 else None)
+    return map_scenes(one, (problems, vectors, targets), at_once)
 
 
 def by_rows(program: Callable[[Any], Any], rows: Any, at_once: int) -> Any:

@@ -24,6 +24,11 @@ def repeat_in_loop(step: Callable[[Any], Any], carry: Any, count: int) -> Any:
 JAX = Namespace(jnp, fold_in_scan, repeat_in_loop, jax.lax.stop_gradient)
 
 
+def map_scenes(one: Callable[[Any], Any], rows: Any, at_once: int) -> Any:
+    """What `one` makes of each scene (a leading axis on every array of `rows`), so many side by side."""
+    return jax.lax.map(one, rows, batch_size=at_once if at_once > 1 else None)
+
+
 @functools.partial(jax.jit, static_argnames=("width", "height", "most_edges", "kinds", "at_once"))
 def draw_batch(
     scenes: SceneArrays, *, width: int, height: int, most_edges: int, kinds: tuple[str, ...], at_once: int = 1
@@ -31,4 +36,4 @@ def draw_batch(
     """Pictures and masks of many scenes (a leading axis on every array). at_once: that are drawn side by side, by vmap;
     one after the other (1) is quicker on a CPU, where a picture then stays in the cache."""
     draw = functools.partial(draw_dense, width=width, height=height, most_edges=most_edges, kinds=kinds, space=JAX)
-    return jax.lax.map(draw, scenes, batch_size=at_once if at_once > 1 else None)
+    return map_scenes(draw, scenes, at_once)

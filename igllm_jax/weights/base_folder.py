@@ -24,7 +24,7 @@ from igllm_jax.data.stores import store_spec
 from igllm_jax.errors import UserError
 from igllm_jax.models.params import Params, nest, unnest
 from igllm_jax.models.vlm import VLMConfig
-from igllm_jax.paths import FilePath, absolute, fetch, is_remote, to_path
+from igllm_jax.paths import FilePath, absolute, fetch, to_path
 from igllm_jax.weights.background import hush_failures
 
 MODEL_FILE = "model.json"
@@ -175,8 +175,7 @@ def _told_as_damage(folder: FolderPath) -> Iterator[None]:
 
 def array_spec(folder: FolderPath, path: str) -> dict[str, Any]:
     """Where tensorstore finds the array of a path: the layout that Orbax reads and writes without OCDBT."""
-    file = str(_weights(folder) / path.replace("/", "."))
-    kvstore = store_spec(f"{file}/") if is_remote(file) else {"driver": "file", "path": f"{file}/"}
+    kvstore = store_spec(f"{_weights(folder) / path.replace('/', '.')}/")
     return {"driver": "zarr", "kvstore": kvstore, "fill_missing_data_reads": False}  # zeros would go unnoticed
 
 
