@@ -1,5 +1,6 @@
 """Eight fake CPU devices for every test, and shape types checked while tests run."""
 
+import gc
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -12,12 +13,19 @@ from jaxtyping import install_import_hook
 
 from tests import runs  # noqa: F401  makes the folder that all workers share, before they start
 
-# Tests compile much and compute little: a third of the time without LLVM's optimizations. Where fusions can still be
-# emitted without MLIR (a flag that XLA no longer knows is fatal), a step compiles in a third of that again.
-FLAGS = ["--xla_backend_optimization_level=0"]
+# Tests compile much and compute little: a third of the time without LLVM's optimizations, a twentieth less without its
+# expensive passes and with one module a program. Where fusions can still be emitted without MLIR (a flag that XLA no
+# longer knows is fatal), a step compiles in a third of that again.
+FLAGS = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
 if jax.__version_info__ < (0, 11):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+
+gc.set_threshold(10_000, 20, 20)  # tracing makes much that stays: looking through it was a twentieth of the time
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # several steps in flight dead-lock fake devices

@@ -75,6 +75,7 @@ def model(folder):
     return igllm_jax.load(folder / "runs/clevr", step="last")
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docstring(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (example,) = doctest.DocTestFinder(recurse=False).find(api.load, "load", globs={"numpy": np})

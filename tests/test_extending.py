@@ -73,6 +73,7 @@ def extended(monkeypatch):
     monkeypatch.setitem(config_ranges.RANGES, "model.decoder.note", config_ranges.Text())
 
 
+@pytest.mark.slow
 def test_parts_from_outside_train_generate_evaluate_and_export(extended, tmp_path, capsys):
     data, run = tmp_path / "data", tmp_path / "run"
     assert make_data.main(["twod", "--out", str(data), "--num_train", "64", "--num_val", "24"]) == 0

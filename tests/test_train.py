@@ -35,7 +35,8 @@ def wait_for_step(process, workdir, step, *, saved):
     raise AssertionError("the run never got there")
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_run_goes_on_bit_for_bit(whole, data, tmp_path, workers):
     words = runs.arguments(tmp_path, data, data__num_workers=workers)
     process = runs.start("train", *words)

@@ -74,6 +74,7 @@ def test_a_base_of_format_1_is_read_and_exported(golden):
     assert json.loads((golden / "llava" / "config.json").read_text())["text_config"]["head_dim"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_of_format_1_generates_and_goes_on_as_it_did(golden):
     """Resumed from step 3, steps 4 to 6 have the losses that they had when the run was not interrupted."""
     wanted = runs.losses(golden / "run")

@@ -79,6 +79,7 @@ def test_tokens_follow_the_models_distribution(params, prepared, num_drafts):
         assert not is_likely(tokens[is_here, position], wrong)  # the test can tell
 
 
+@pytest.mark.slow
 def test_an_answer_is_the_same_in_any_batch_and_order_and_with_guesses(prepared):
     ids = image_ids([f"{n}.png" for n in range(8)])
     whole = sampled(prepared, ids, num_samples=2)

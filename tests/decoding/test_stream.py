@@ -124,7 +124,8 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("size", "num_drafts"), [pytest.param(1, 0, marks=SLOW), (3, 3), (8, 0), pytest.param(17, 3, marks=SLOW)]
+    ("size", "num_drafts"),
+    [pytest.param(1, 0, marks=SLOW), pytest.param(3, 3, marks=SLOW), (8, 0), pytest.param(17, 3, marks=SLOW)],
 )
 def test_a_stream_answers_as_one_batch_does(size, num_drafts):
     assert min(lengths().values()) < 6 and max(lengths().values()) == MOST and len(set(lengths().values())) > 6

@@ -43,6 +43,7 @@ def test_nothing_changes_in_the_true_scene(case):
     assert said(revised(case, case[0])) == said(case[0])
 
 
+@pytest.mark.slow
 def test_an_object_of_another_color_is_recolored(case):
     first, second = case[0]
     other = "green" if first.color != "green" else "purple"
