@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from igllm_jax.refine.moves import LOCATION, TURN
-from igllm_jax.refine.search import (
-    ABOUT_Z,
+from igllm_jax.refine.moves import ABOUT_Z, LOCATION, TURN
+from igllm_jax.refine.vectors import (
     CAMERA_SPREAD,
     LAMP_SPREAD,
     LOCATION_SPREAD,

@@ -8,7 +8,7 @@ import numpy as np
 
 from igllm_jax.refine.moves import TURN
 from igllm_jax.refine.problems import Start
-from igllm_jax.refine.search import Layout
+from igllm_jax.refine.vectors import Layout
 from igllm_jax.scene.predictions import REFINED
 
 MOST_LOSS = 12.0  # of 255: above it the scene does not explain its image

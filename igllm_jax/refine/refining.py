@@ -11,6 +11,7 @@ from PIL import Image
 
 from igllm_jax.refine.lens import lens, picture_size, target_of
 from igllm_jax.refine.moves import Moves
+from igllm_jax.refine.pictures import PictureOptions, penalties
 from igllm_jax.refine.problems import (
     Start,
     Terms,
@@ -23,7 +24,8 @@ from igllm_jax.refine.problems import (
 )
 from igllm_jax.refine.refined import Refined, covariance, flag_of, picture_loss, standard_errors
 from igllm_jax.refine.revise import Reviser
-from igllm_jax.refine.search import LEVELS, Level, PictureOptions, SearchProblem, moves_of_all, penalties, search
+from igllm_jax.refine.search import LEVELS, Level, search
+from igllm_jax.refine.vectors import SearchProblem, moves_of_all
 
 MOST_OBJECTS = 48  # of a scene that is searched
 MOST_STARTS = 8  # of a scene, where words are tried

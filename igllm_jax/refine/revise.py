@@ -12,6 +12,7 @@ from PIL import Image
 
 from igllm_jax.refine.alternatives import LOOKS, Things, inserted, object_at, other_words, stands_apart
 from igllm_jax.refine.lens import Lens, features, information, lens, picture_size, target_of
+from igllm_jax.refine.pictures import PictureOptions, penalties, picture
 from igllm_jax.refine.problems import (
     Start,
     Terms,
@@ -22,7 +23,8 @@ from igllm_jax.refine.problems import (
     problem_of,
     start_of_things,
 )
-from igllm_jax.refine.search import Level, PictureOptions, SearchProblem, moves_of_all, penalties, picture, search
+from igllm_jax.refine.search import Level, search
+from igllm_jax.refine.vectors import SearchProblem, moves_of_all
 from igllm_jax.render.camera import Camera
 from igllm_jax.render.flat.rays import Array
 from igllm_jax.render.spec import Light
