@@ -37,6 +37,7 @@ FIRST = (Level(6.7, 6, 0.5), Level(6.7, 4, 0.5, scans_yaws=True), Level(BLUR, 4,
 BETWEEN = (Level(BLUR, 4, OUTLIER),)
 OF_NEW = (Level(13.0, 4, 0.5), Level(BLUR, 3, OUTLIER))  # of a new object's numbers alone
 OF_ONE = (Level(BLUR, 3, OUTLIER),)
+PIXEL_NOISE = 0.2  # at least: words and numbers of objects change for what is seen plainly
 NOISE, SHARE = 6.0, 0.02  # of the negative log-probability, and of what it is: what a change gains that is kept
 ROUNDS = 4
 SPOTS = 3  # of the picture, least explained first, where an object is tried
@@ -142,7 +143,7 @@ class Reviser:
         return np.asarray(difference_of(problem, self.target, self.view, how=how))
 
     def _unit(self, draft: Draft) -> float:
-        return float(information(self._difference(draft), self.view))
+        return float(information(self._difference(draft), self.view, PIXEL_NOISE))
 
     def _with_other_words(self, draft: Draft) -> Draft:
         for number in range(len(draft.things)):
