@@ -23,10 +23,12 @@ from evosax.algorithms import CMA_ES
 from benchmarks.refine import Case, case_of, location_errors, noised, read_rows, terms_of, yaw_errors
 from igllm_jax.refine.lens import features, lens, penalty, srgb
 from igllm_jax.refine.moves import move_scene
+from igllm_jax.refine.pictures import picture
 from igllm_jax.refine.problems import moved_things
 from igllm_jax.refine.refining import SceneGroup, group_of
-from igllm_jax.refine.search import LEVELS, YAWS, moves_of, moves_of_all, picture, prior, search
+from igllm_jax.refine.search import LEVELS, YAWS, search
 from igllm_jax.refine.space import JAX
+from igllm_jax.refine.vectors import moves_of, moves_of_all, prior
 from igllm_jax.render.flat.soft import soft_picture
 
 LONGER, SEED = 120, 21

@@ -14,7 +14,7 @@ from igllm_jax.render.flat.rays import Array
 
 LONGER = 240  # pixels: of the sides of the pictures that are compared
 GROUND_STEP = 2  # of these pixels: shadows nearly as sharp as those of the image that they explain
-LEAST_NOISE, MOST_NOISE = 0.2, 0.4  # of a pixel, 0 to 1: outlines are jagged, and light differs
+LEAST_NOISE, MOST_NOISE = 0.05, 0.4  # of a pixel, 0 to 1: outlines are jagged, and light differs
 SURROUNDINGS = 0.12  # of the longer side: what counts as around a pixel
 LOCAL = 0.5  # how much of the mean around a pixel does not count
 
@@ -108,9 +108,9 @@ def weights(difference: Array, lens: Lens) -> Array:
     return 1 / (1 + (difference**2).sum(axis=0) / lens.outlier**2)
 
 
-def information(difference: Array, lens: Lens) -> Array:
+def information(difference: Array, lens: Lens, least_noise: float = LEAST_NOISE) -> Array:
     """What a unit of `penalty` is worth as a negative log-probability: one over the square of a pixel's noise, which is
     what is left of the features [3, P], undone the mean over neighbours."""
     importance = weights(difference, lens)
     squares = (importance * difference**2).sum() / (3 * importance.sum())
-    return 1 / jnp.clip(lens.area * squares, LEAST_NOISE**2, MOST_NOISE**2)
+    return 1 / jnp.clip(lens.area * squares, least_noise**2, MOST_NOISE**2)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-from igllm_jax.refine.moves import LOCATION, TURN
-from igllm_jax.refine.search import (
-    ABOUT_Z,
+from igllm_jax.refine.moves import ABOUT_Z, LOCATION, TURN
+from igllm_jax.refine.vectors import (
     CAMERA_SPREAD,
     LAMP_SPREAD,
     LOCATION_SPREAD,
@@ -25,7 +25,10 @@ from igllm_jax.render.spec import SceneSpec
 from igllm_jax.scene.code import write_call
 from igllm_jax.scene.language import Language
 from igllm_jax.scene.reading import Reading, read, scene_of
+from igllm_jax.scene.rotations import geodesic_deg
 from igllm_jax.scene.scene import Object
+from igllm_jax.scene.symmetry import NO_SYMMETRY
+from igllm_jax.scene.turn import Turn
 
 # a program is compiled for so many objects or parts, and serves scenes of fewer
 COUNTS = (2, 4, 7, 10, 16, 24, 48, 96, 192, 384)
@@ -134,6 +137,20 @@ def free_numbers(language: Language) -> tuple[int, ...]:
     kinds = [f.by_role["rotation"].kind for f in language.functions if "rotation" in f.by_role]
     is_yaw = all(getattr(kind, "is_yaw", False) for kind in kinds)
     return location + ((ABOUT_Z,) if is_yaw else tuple(range(TURN.start, TURN.stop)))
+
+
+def turns_seen(start: Start, moves: np.ndarray, terms: Terms) -> np.ndarray:
+    """Radians [N] by which the objects that are drawn look turned after the moves [M, 6]: a cube at most by 45 degrees
+    about z."""
+    found = []
+    for drawn, move in zip(start.spec.objects, np.asarray(moves, np.float64), strict=False):
+        thing, own = start.things[drawn.index], np.asarray(drawn.rotation)
+        attribute = terms.language.by_name[thing.function].by_role.get("rotation")
+        kind = attribute.kind if attribute else None
+        symmetry = kind.symmetry_of(thing) if isinstance(kind, Turn) else NO_SYMMETRY
+        turn = Rotation.from_rotvec(move[TURN]).as_matrix()
+        found.append(np.radians(geodesic_deg(symmetry.canonical(own.T @ turn @ own), np.eye(3))))
+    return np.array(found)
 
 
 def moved_things(start: Start, moves: np.ndarray, terms: Terms) -> tuple[Object, ...]:

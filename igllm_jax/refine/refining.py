@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from igllm_jax.refine.lens import lens, picture_size, target_of
-from igllm_jax.refine.moves import Moves
+from igllm_jax.refine.moves import LOCATION, Moves
+from igllm_jax.refine.pictures import PictureOptions, penalties
 from igllm_jax.refine.problems import (
     Start,
     Terms,
@@ -20,10 +21,12 @@ from igllm_jax.refine.problems import (
     moved_things,
     problem_of,
     start_of,
+    turns_seen,
 )
 from igllm_jax.refine.refined import Refined, covariance, flag_of, picture_loss, standard_errors
 from igllm_jax.refine.revise import Reviser
-from igllm_jax.refine.search import LEVELS, Level, PictureOptions, SearchProblem, moves_of_all, penalties, search
+from igllm_jax.refine.search import LEVELS, Level, search
+from igllm_jax.refine.vectors import SearchProblem, moves_of_all
 
 MOST_OBJECTS = 48  # of a scene that is searched
 MOST_STARTS = 8  # of a scene, where words are tried
@@ -159,5 +162,5 @@ def _refined(group: SceneGroup, searched: _Searched, index: int, terms: Terms) -
     before, after = (picture_loss(side[index], how.width * how.height) for side in (searched.before, searched.after))
     camera = tuple((np.asarray(start.spec.camera.position) + moves.camera).tolist())
     text = terms.write(moved_things(start, moves.objects, terms))
-    flag = flag_of(moves.objects, after)
+    flag = flag_of(np.linalg.norm(moves.objects[:, LOCATION], axis=1), turns_seen(start, moves.objects, terms), after)
     return Refined(text, before, after, camera, standard_errors(start, how.layout, errors), flag)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from igllm_jax.refine.alternatives import LOOKS, Things, inserted, object_at, other_words, stands_apart
 from igllm_jax.refine.lens import Lens, features, information, lens, picture_size, target_of
+from igllm_jax.refine.pictures import PictureOptions, penalties, picture
 from igllm_jax.refine.problems import (
     Start,
     Terms,
@@ -22,7 +23,8 @@ from igllm_jax.refine.problems import (
     problem_of,
     start_of_things,
 )
-from igllm_jax.refine.search import Level, PictureOptions, SearchProblem, moves_of_all, penalties, picture, search
+from igllm_jax.refine.search import Level, search
+from igllm_jax.refine.vectors import SearchProblem, moves_of_all
 from igllm_jax.render.camera import Camera
 from igllm_jax.render.flat.rays import Array
 from igllm_jax.render.spec import Light
@@ -35,6 +37,7 @@ FIRST = (Level(6.7, 6, 0.5), Level(6.7, 4, 0.5, scans_yaws=True), Level(BLUR, 4,
 BETWEEN = (Level(BLUR, 4, OUTLIER),)
 OF_NEW = (Level(13.0, 4, 0.5), Level(BLUR, 3, OUTLIER))  # of a new object's numbers alone
 OF_ONE = (Level(BLUR, 3, OUTLIER),)
+PIXEL_NOISE = 0.2  # at least: words and numbers of objects change for what is seen plainly
 NOISE, SHARE = 6.0, 0.02  # of the negative log-probability, and of what it is: what a change gains that is kept
 ROUNDS = 4
 SPOTS = 3  # of the picture, least explained first, where an object is tried
@@ -140,7 +143,7 @@ class Reviser:
         return np.asarray(difference_of(problem, self.target, self.view, how=how))
 
     def _unit(self, draft: Draft) -> float:
-        return float(information(self._difference(draft), self.view))
+        return float(information(self._difference(draft), self.view, PIXEL_NOISE))
 
     def _with_other_words(self, draft: Draft) -> Draft:
         for number in range(len(draft.things)):

@@ -7,10 +7,11 @@ from PIL import Image
 
 from igllm_jax.errors import UserError
 from igllm_jax.refine.lens import lens
+from igllm_jax.refine.pictures import penalties
 from igllm_jax.refine.problems import Terms, count_for, start_of
 from igllm_jax.refine.refined import picture_loss
 from igllm_jax.refine.refining import MOST_OBJECTS, SceneGroup, group_of
-from igllm_jax.refine.search import COARSE, Level, penalties, search
+from igllm_jax.refine.search import COARSE, Level, search
 from igllm_jax.render.camera import Camera
 from igllm_jax.render.roles import check_renderable, default_rotation_rep
 from igllm_jax.scene.language import Language, find_language

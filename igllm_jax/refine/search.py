@@ -8,7 +8,7 @@ such differences see outlines, shadows and mirrored light alike, none of which a
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,23 +26,20 @@ from igllm_jax.refine.lens import (
     srgb,
     weights,
 )
-from igllm_jax.refine.moves import LOCATION, NUMBERS, TURN, Moves, move_scene
+from igllm_jax.refine.moves import ABOUT_Z, move_scene
+from igllm_jax.refine.pictures import PictureOptions, by_rows, picture, traced_picture
 from igllm_jax.refine.space import map_scenes
-from igllm_jax.refine.trace import Screen, Traced, nothing, paint, trace
-from igllm_jax.render.flat.arrays import SceneArrays
-from igllm_jax.render.flat.dense import camera_axes
+from igllm_jax.refine.trace import Traced, paint, trace
+from igllm_jax.refine.vectors import SearchProblem, moves_of, prior, spread_moves
+from igllm_jax.refine.whole_turn import mended, turn_scenes
 from igllm_jax.render.flat.rays import Array
 
-CAMERA_SPREAD, LAMP_SPREAD = 0.3, 0.6  # scene units: CLEVR's jitter is uniform from -0.5 to 0.5, and from -1 to 1
-LOCATION_SPREAD, TURN_SPREAD = 0.25, 0.4  # of a start's mistakes: scene units, radians
 STEP = {"location": 0.04, "turn": 0.05, "camera": 0.08, "lamp": 0.3}  # scene units, radians: of the differences
 MOST_STRIDE = 3.0
-ABOUT_Z = TURN.stop - 1
 YAWS = np.radians([-45, -30, -15, 15, 30, 45]).astype(np.float32)  # that are tried beside a start's own
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-2, 1e-5, 1e6
 SLACK = 0.005  # of a loss: pictures change by jumps, which better numbers may have to cross
 GAIN, PATIENCE = 0.05, 2  # a level ends after so many steps in a row that gain less of the negative log-probability
-FLATTEST = 0.02  # of a ray: flatter ones hardly ever come down to an object's height
 TRIES = (0.1, 1.0, 10.0, 100.0)  # times the damping
 
 
@@ -67,70 +64,6 @@ LEVELS = (
 )
 
 
-class Layout(NamedTuple):
-    """What a search's vector of numbers holds: of each of `objects` the numbers `free` (see `Moves`), the camera's, and
-    those of `lamps` lamps. Objects move in the view of the start's camera, and go with it: see `moves_of`.
-    """
-
-    objects: int
-    free: tuple[int, ...]
-    lamps: int
-
-    @property
-    def size(self) -> int:
-        return self.objects * len(self.free) + 3 + 3 * self.lamps
-
-    def split(self, vector: Array) -> Moves:
-        """The numbers of a vector [K], by what they are of."""
-        own, camera, lamps = jnp.split(vector, (self.size - 3 - 3 * self.lamps, self.size - 3 * self.lamps))
-        objects = jnp.zeros((self.objects, NUMBERS), vector.dtype)
-        objects = objects.at[:, np.array(self.free, int)].set(own.reshape(self.objects, len(self.free)))
-        return Moves(objects, camera, lamps.reshape(self.lamps, 3))
-
-    def fill(self, location: float, turn: float, camera: float, lamp: float) -> np.ndarray:
-        """float32 [K]: the same number for all numbers of a kind."""
-        own = [turn if number >= TURN.start else location for number in self.free]
-        return np.array(own * self.objects + [camera] * 3 + [lamp] * 3 * self.lamps, np.float32)
-
-
-class SearchProblem(NamedTuple):
-    """What is searched: a scene's start, where its objects are ([M, 3]), and which numbers of the vector may move
-    (is_free: float32 [K], 0 or 1) how far (spreads [K]: standard deviations)."""
-
-    scene: SceneArrays
-    pivots: Array
-    is_free: Array
-    spreads: Array
-
-
-def moves_of(vector: Array, problem: SearchProblem, layout: Layout) -> Moves:
-    """The moves that a vector [K] stands for.
-
-    Where the camera moves, an object stays at its point of the picture and its height, and keeps its yaw as seen: then
-    the camera changes little of a picture, and it and the objects can be searched at once.
-    """
-    own = layout.split(vector)
-    camera = problem.scene.camera
-    moved = camera._replace(position=camera.position + own.camera)
-    at_start = problem.pivots + own.objects[:, LOCATION]
-    seen = (at_start - camera.position) @ camera_axes(camera, jnp).T
-    rays = seen @ camera_axes(moved, jnp)
-    height = at_start[:, 2] - moved.position[2]
-    reach = jnp.where(jnp.abs(rays[:, 2]) > FLATTEST, height / jnp.where(rays[:, 2] == 0, 1.0, rays[:, 2]), 1.0)
-    location = moved.position + reach[:, None] * rays - problem.pivots
-    azimuths = [jnp.arctan2(*(one.position - one.look_at)[1::-1]) for one in (moved, camera)]
-    turn = own.objects[:, TURN].at[:, 2].add(azimuths[0] - azimuths[1])
-    is_there = own.camera.any()
-    objects = jnp.where(is_there, jnp.concatenate([location, turn], axis=1), own.objects)
-    return own._replace(objects=objects)
-
-
-@functools.partial(jax.jit, static_argnames="layout")
-def moves_of_all(vectors: Array, problems: SearchProblem, layout: Layout) -> Moves:
-    """`moves_of` many scenes: a leading axis on every array."""
-    return jax.vmap(functools.partial(moves_of, layout=layout))(vectors, problems)
-
-
 class State(NamedTuple):
     """Where a search is. vector: float32 [K]. penalty: of its picture, see `lens.penalty`. curvature: float32 [K, K] of
     the negative log-probability without the prior, by the numbers that may move, and pull: float32 [K, K], of
@@ -144,50 +77,11 @@ class State(NamedTuple):
     stalls: Array
 
 
-class PictureOptions(NamedTuple):
-    """How pictures are drawn: their size, of which kinds of parts, and what the numbers are."""
-
-    width: int
-    height: int
-    kinds: tuple[str, ...]
-    layout: Layout
-
-    @property
-    def screen(self) -> Screen:
-        return Screen(self.width, self.height, self.kinds)
-
-
 def start_state(num_scenes: int, size: int) -> State:
     """Before the first step of a batch of scenes."""
     fill = functools.partial(jnp.full, (num_scenes,), dtype=jnp.float32)
     vectors, square = (jnp.zeros((num_scenes, *shape), jnp.float32) for shape in ((size,), (size, size)))
     return State(vectors, fill(FIRST_DAMPING), fill(jnp.inf), square, square, jnp.zeros(num_scenes, jnp.int32))
-
-
-def picture(problem: SearchProblem, vector: Array, how: PictureOptions) -> Array:
-    """float32 [3, P], sRGB, 0 to 1: the picture of a problem's scene, moved."""
-    return traced_picture(problem, vector, how)[0]
-
-
-def traced_picture(problem: SearchProblem, vector: Array, how: PictureOptions) -> tuple[Array, Traced]:
-    """`picture`, and what its rays meet."""
-    scene = move_scene(problem.scene, problem.pivots, moves_of(vector, problem, how.layout))
-    num_parts, num_lamps = len(scene.parts.kind), how.layout.lamps
-    unknown = nothing(num_parts, num_lamps, how.screen)
-    traced = trace(scene, unknown, jnp.ones(num_parts, bool), jnp.ones(num_lamps, bool), how.screen)
-    return srgb(paint(scene, traced, how.screen)), traced
-
-
-def spread_moves(vector: Array, problem: SearchProblem, layout: Layout) -> Array:
-    """float32 [K]: the moves of free numbers, each in units of its spread; half their squares are the prior."""
-    moves = moves_of(vector, problem, layout)
-    own = moves.objects[:, np.array(layout.free, int)].ravel()
-    return jnp.concatenate([own, moves.camera, moves.lamps.ravel()]) / problem.spreads * problem.is_free
-
-
-def prior(vector: Array, problem: SearchProblem, layout: Layout) -> Array:
-    """The negative log-probability of moves."""
-    return 0.5 * (spread_moves(vector, problem, layout) ** 2).sum()
 
 
 def columns_of(
@@ -214,7 +108,8 @@ def columns_of(
 
         return jax.lax.cond(problem.is_free[index] > 0, changed, lambda: jnp.zeros_like(base))
 
-    return jax.lax.map(column, jnp.arange(how.layout.size))
+    columns = jax.lax.map(column, jnp.arange(how.layout.size))
+    return mended(columns, steps, problem, vector, base, view, how)
 
 
 def _step(state: State, problem: SearchProblem, target: Array, view: Lens, how: PictureOptions) -> State:
@@ -301,39 +196,6 @@ def scan_yaws(
     return map_scenes(one, (vectors, problems, targets), at_once)
 
 
-def penalties(
-    problems: SearchProblem, vectors: Array, targets: Array, view: Lens, *, how: PictureOptions, at_once: int = 1
-) -> np.ndarray:
-    """float32 [S]: `lens.penalty` of many scenes, moved by vectors [S, K]."""
-
-    def some(rows: tuple[SearchProblem, Array, Array]) -> Array:
-        return _penalties(*rows, view, how=how, at_once=at_once)
-
-    return by_rows(some, (problems, vectors, targets), at_once)
-
-
-@functools.partial(jax.jit, static_argnames=("how", "at_once"))
-def _penalties(
-    problems: SearchProblem, vectors: Array, targets: Array, view: Lens, *, how: PictureOptions, at_once: int
-) -> Array:
-    def one(row: tuple[SearchProblem, Array, Array]) -> Array:
-        problem, vector, target = row
-        return penalty(features(picture(problem, vector, how) - target, view), view)
-
-    return map_scenes(one, (problems, vectors, targets), at_once)
-
-
-def by_rows(program: Callable[[Any], Any], rows: Any, at_once: int) -> Any:
-    """What `program` makes of rows (a leading axis on every array), so many at a time: the last are filled up, and one
-    compiled program serves any number. Arrays come back as NumPy's."""
-    count = len(jax.tree.leaves(rows)[0])
-    found = []
-    for first in range(0, count, at_once):
-        own = np.minimum(np.arange(first, first + at_once), count - 1)
-        found.append(jax.device_get(program(jax.tree.map(lambda array, own=own: array[own], rows))))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
-
-
 def search(
     problems: SearchProblem,
     targets: Array,
@@ -373,6 +235,9 @@ def _search_together(
             if not goes_on() or (state.stalls >= PATIENCE).all():
                 break
             state = step_batch(state, problems, targets, view, how=how, at_once=at_once)
+        if goes_on():
+            vector = turn_scenes(state.vector, problems, targets, view, how=how, at_once=at_once)
+            state = state._replace(vector=vector)
     return state
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from igllm_jax.refine.lens import shrunk
-from igllm_jax.refine.search import by_rows
+from igllm_jax.refine.pictures import by_rows
 
 
 def test_shrunk_pictures_are_means_of_areas():

@@ -7,7 +7,7 @@ import pytest
 
 from igllm_jax.errors import UserError
 from igllm_jax.refine import command
-from igllm_jax.refine.problems import Terms, start_of
+from igllm_jax.refine.problems import Terms, start_of, turns_seen
 from igllm_jax.refine.refined import FAR, UNEXPLAINED, Refined, covariance, flag_of
 from igllm_jax.refine.refining import refine_texts
 from igllm_jax.refine.reward import score, score_batch
@@ -88,8 +88,23 @@ def test_errors_follow_from_curvature_and_prior():
 
 
 def test_flags():
-    far = np.array([[2.0, 0, 0, 0, 0, 0]])
-    assert [flag_of(0 * far, 1.0), flag_of(far, 1.0), flag_of(far, np.nan)] == ["", FAR, UNEXPLAINED]
+    far, near = np.array([2.0]), np.zeros(1)
+    assert [flag_of(near, near, 1.0), flag_of(far, near, 1.0), flag_of(near, far, 1.0)] == ["", FAR, FAR]
+    assert flag_of(far, near, np.nan) == UNEXPLAINED
+
+
+def test_turns_are_as_they_look():
+    start = start_of(
+        TERMS.write(
+            [next(one for one in Scene.from_label(example("clevr").label, "clevr").objects if one.shape == "cube")] * 2
+        ),
+        TERMS,
+        64,
+        48,
+    )
+    moves = np.zeros((2, 6))
+    moves[:, 5] = np.radians([80, -30])
+    np.testing.assert_allclose(np.degrees(turns_seen(start, moves, TERMS)), [10, 30], atol=1e-6)
 
 
 @pytest.fixture
