@@ -21,7 +21,7 @@ import optax
 from evosax.algorithms import CMA_ES
 
 from benchmarks.refine import Case, case_of, location_errors, noised, read_rows, terms_of, yaw_errors
-from igllm_jax.refine.lens import features, lens, penalty, srgb
+from igllm_jax.refine.lens import LEAST_NOISE, features, lens, penalty, srgb
 from igllm_jax.refine.moves import move_scene
 from igllm_jax.refine.pictures import picture
 from igllm_jax.refine.problems import moved_things
@@ -33,9 +33,9 @@ from igllm_jax.render.flat.soft import soft_picture
 
 LONGER, SEED = 120, 21
 DERIVATIVE = 3  # renders
-UNIT = 1 / 0.3**2  # of the penalty, as a negative log-probability: see `lens.information`
 RATE, POPULATION, FIRST_SPREAD = 0.1, 24, 0.5  # in units of the priors' spreads
-LENSES = ((LEVELS[0].blur, LEVELS[0].outlier), (LEVELS[-1].blur, LEVELS[-1].outlier))  # half the renders each
+# half the renders each: a lens's arguments, and what a unit of the penalty is worth, see `lens.information`
+STAGES = ((LEVELS[0][:3:2], 1 / 0.3**2), (LEVELS[-1][:3:2], 1 / LEAST_NOISE**2))
 
 
 def num_renders(group: SceneGroup) -> int:
@@ -45,7 +45,7 @@ def num_renders(group: SceneGroup) -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("how", "is_soft"))
-def loss_of(numbers, problem, target, view, *, how, is_soft):
+def loss_of(numbers, problem, target, view, unit, *, how, is_soft):
     """The negative log-probability; numbers: a search's, in units of their spreads."""
     vector = numbers * problem.spreads * problem.is_free
     if is_soft:
@@ -53,7 +53,7 @@ def loss_of(numbers, problem, target, view, *, how, is_soft):
         drawn = srgb(soft_picture(scene, how.width, how.height, kinds=how.kinds, space=JAX))
     else:
         drawn = picture(problem, vector, how)
-    return UNIT * penalty(features(drawn - target, view), view) + prior(vector, problem, how.layout)
+    return unit * penalty(features(drawn - target, view), view) + prior(vector, problem, how.layout)
 
 
 def gauss_newton(group: SceneGroup, renders: int) -> np.ndarray:
@@ -69,7 +69,7 @@ def adam(group: SceneGroup, renders: int) -> np.ndarray:
     numbers = jnp.full(group.how.layout.size, 1e-3)
     state = rule.init(numbers)
     for step in range(steps):
-        change, state = rule.update(slope(numbers, problem, target, views[2 * step >= steps]), state)
+        change, state = rule.update(slope(numbers, problem, target, *views[2 * step >= steps]), state)
         numbers = optax.apply_updates(numbers, change)
     return np.asarray(numbers * problem.spreads * problem.is_free)[None]
 
@@ -77,7 +77,7 @@ def adam(group: SceneGroup, renders: int) -> np.ndarray:
 def cma_es(group: SceneGroup, renders: int) -> np.ndarray:
     problem, target, views = _one(group)
     loss = functools.partial(loss_of, how=group.how, is_soft=False)
-    losses = jax.jit(lambda rows, view: jax.lax.map(lambda row: loss(row, problem, target, view), rows))
+    losses = jax.jit(lambda rows, *view: jax.lax.map(lambda row: loss(row, problem, target, *view), rows))
     free = np.flatnonzero(problem.is_free)
     strategy = CMA_ES(population_size=POPULATION, solution=jnp.zeros(len(free)))
     params = strategy.default_params.replace(std_init=FIRST_SPREAD)
@@ -88,7 +88,7 @@ def cma_es(group: SceneGroup, renders: int) -> np.ndarray:
         key, draw_key, tell_key = jax.random.split(key, 3)
         population, state = strategy.ask(draw_key, state, params)
         numbers = jnp.zeros((POPULATION, group.how.layout.size)).at[:, free].set(population)
-        fitness = losses(numbers, views[2 * generation >= generations])
+        fitness = losses(numbers, *views[2 * generation >= generations])
         state, _ = strategy.tell(tell_key, population, fitness, state, params)
     numbers = jnp.zeros(group.how.layout.size).at[free].set(strategy.get_mean(state))
     return np.asarray(numbers * problem.spreads)[None]
@@ -96,7 +96,7 @@ def cma_es(group: SceneGroup, renders: int) -> np.ndarray:
 
 def _one(group: SceneGroup):
     problem = jax.tree.map(lambda rows: rows[0], group.problems)
-    views = [lens((group.how.width, group.how.height), *args) for args in LENSES]
+    views = [(lens((group.how.width, group.how.height), *own), unit) for own, unit in STAGES]
     return problem, group.targets[0], views
 
 

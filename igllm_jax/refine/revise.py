@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from igllm_jax.refine.problems import (
     start_of_things,
 )
 from igllm_jax.refine.search import Level, search
+from igllm_jax.refine.time_limit import TimeLimit
 from igllm_jax.refine.vectors import SearchProblem, moves_of_all
 from igllm_jax.render.camera import Camera
 from igllm_jax.render.flat.rays import Array
@@ -65,7 +65,7 @@ class Reviser:
         self.size = picture_size(*image.size, LONGER)
         self.target = target_of(image, self.size)
         self.view = lens(self.size, BLUR, OUTLIER)
-        self.end = None if seconds is None else time.monotonic() + seconds
+        self.limit = TimeLimit(seconds)
 
     def best(self, starts: Sequence[Start]) -> Draft:
         """The best of several starts, after all that may change has been tried."""
@@ -79,7 +79,7 @@ class Reviser:
                 draft = self._with_other_words(draft)
             if COUNT in self.moves:
                 draft = self._with_missing(draft)
-            if draft.things == before or self._is_late():
+            if draft.things == before or self.limit.is_over:
                 break
             draft = self.searched(draft, BETWEEN)
         return draft
@@ -96,7 +96,7 @@ class Reviser:
             count = len(how.layout.free)
             own[drawn * count : (drawn + 1) * count] = 1
             problems = problems._replace(is_free=problems.is_free * own)
-        vectors = search(problems, self.target[None], how=how, levels=levels, seconds=self._left()).vector
+        vectors = search(problems, self.target[None], how=how, levels=levels, seconds=self.limit.left).vector
         moves = jax.tree.map(lambda rows: rows[0], jax.device_get(moves_of_all(vectors, problems, how.layout)))
         moved = Draft(
             moved_things(start, moves.objects, self.terms),
@@ -147,7 +147,7 @@ class Reviser:
 
     def _with_other_words(self, draft: Draft) -> Draft:
         for number in range(len(draft.things)):
-            if self._is_late():
+            if self.limit.is_over:
                 break
             others = other_words(draft.things[number], self.terms.language, draft.camera)
             drafts = [_replaced(draft, number, thing) for thing in others]
@@ -158,7 +158,7 @@ class Reviser:
         return draft
 
     def _without_surplus(self, draft: Draft) -> Draft:
-        while draft.things and not self._is_late():
+        while draft.things and not self.limit.is_over:
             others = [
                 draft._replace(things=draft.things[:number] + draft.things[number + 1 :])
                 for number in range(len(draft.things))
@@ -170,7 +170,7 @@ class Reviser:
         return draft
 
     def _with_missing(self, draft: Draft) -> Draft:
-        while not self._is_late():
+        while not self.limit.is_over:
             more = draft
             for x, y in self._spots(draft):
                 more = self._better(self._added(draft, x, y), draft)
@@ -211,12 +211,6 @@ class Reviser:
                 one = self.searched(one, OF_ONE, number)
             found += [one] if stands_apart(one.things, number, language) else []
         return found
-
-    def _left(self) -> float | None:
-        return None if self.end is None else max(0.0, self.end - time.monotonic())
-
-    def _is_late(self) -> bool:
-        return self.end is not None and time.monotonic() > self.end
 
 
 @functools.partial(jax.jit, static_argnames="how")

@@ -6,8 +6,7 @@ such differences see outlines, shadows and mirrored light alike, none of which a
 """
 
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -29,6 +28,7 @@ from igllm_jax.refine.lens import (
 from igllm_jax.refine.moves import ABOUT_Z, move_scene
 from igllm_jax.refine.pictures import PictureOptions, by_rows, picture, traced_picture
 from igllm_jax.refine.space import map_scenes
+from igllm_jax.refine.time_limit import TimeLimit
 from igllm_jax.refine.trace import Traced, paint, trace
 from igllm_jax.refine.vectors import SearchProblem, moves_of, prior, spread_moves
 from igllm_jax.refine.whole_turn import mended, turn_scenes
@@ -209,7 +209,7 @@ def search(
     by side, see `draw_batch`; none depends on the others."""
 
     def one(rows: tuple[SearchProblem, Array]) -> State:
-        return _search_together(*rows, how, levels, _until(seconds, at_once), at_once)
+        return _search_together(*rows, how, levels, TimeLimit(None if seconds is None else seconds * at_once), at_once)
 
     return by_rows(one, (problems, targets), at_once)
 
@@ -219,7 +219,7 @@ def _search_together(
     targets: Array,
     how: PictureOptions,
     levels: Sequence[Level],
-    goes_on: Callable[[], bool],
+    limit: TimeLimit,
     at_once: int,
 ) -> State:
     state, finest, finest_targets = start_state(len(targets), how.layout.size), how, targets
@@ -227,20 +227,15 @@ def _search_together(
         size = picture_size(finest.width, finest.height, level.longer)
         how = finest._replace(width=size[0], height=size[1])
         view, targets = lens(size, level.blur, level.outlier), shrunk(finest_targets, finest[:2], size)
-        if level.scans_yaws and ABOUT_Z in how.layout.free and goes_on():
+        if level.scans_yaws and ABOUT_Z in how.layout.free and not limit.is_over:
             vector = scan_yaws(state.vector, problems, targets, view, how=how, at_once=at_once)
             state = state._replace(vector=vector)
         state = state._replace(damping=jnp.full_like(state.damping, FIRST_DAMPING), stalls=jnp.zeros_like(state.stalls))
         for _ in range(level.steps):
-            if not goes_on() or (state.stalls >= PATIENCE).all():
+            if limit.is_over or (state.stalls >= PATIENCE).all():
                 break
             state = step_batch(state, problems, targets, view, how=how, at_once=at_once)
-        if goes_on():
+        if not limit.is_over:
             vector = turn_scenes(state.vector, problems, targets, view, how=how, at_once=at_once)
             state = state._replace(vector=vector)
     return state
-
-
-def _until(seconds: float | None, num_scenes: int) -> Callable[[], bool]:
-    end = None if seconds is None else time.monotonic() + seconds * num_scenes
-    return lambda: end is None or time.monotonic() < end

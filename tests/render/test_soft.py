@@ -16,7 +16,8 @@ from tests.render.test_dense import SIZE, example
 
 TASKS = ("clevr", "so3", "sixdof", "shapenet")
 MOST_PARTS, MOST_OBJECTS = {"clevr": 4, "so3": 11, "sixdof": 11, "shapenet": 48}, 4
-STEP = 1e-4  # scene units, radians
+# scene units, radians: long ones pass over sharp bends, short ones see where searches along rays end
+STEPS = (1e-4, 5e-5, 2e-5, 1e-5)
 
 
 def packed(task, index=0):
@@ -64,12 +65,24 @@ def slopes(task, index):
             way = jax.tree.map(np.zeros_like, at)
             target = (way.objects[:, :3], way.objects[:, 3:], way.camera)[which]
             target[...] = rng.normal(size=target.shape)
-            ahead, back = (
-                loss_of(jax.tree.map(lambda a, b, s=s: a + s * STEP * b, at, way), *rest, kinds=kinds) for s in (1, -1)
-            )
+
+            def loss(step, way=way):
+                return float(loss_of(moved(at, way, step), *rest, kinds=kinds))
+
             along = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(way), strict=True))
-            found.append((float(along), float(ahead - back) / (2 * STEP)))
+            found.append((float(along), difference(loss)))
     return np.array(found)
+
+
+def moved(at, way, step):
+    return jax.tree.map(lambda own, along: own + step * along, at, way)
+
+
+def difference(loss):
+    """The slope of loss(step) at 0: the mean of the two neighbours in STEPS whose differences agree best."""
+    found = np.array([(loss(step) - loss(-step)) / (2 * step) for step in STEPS])
+    best = np.argmin(np.abs(np.diff(found)))
+    return found[best : best + 2].mean()
 
 
 def doubled(array):
@@ -91,8 +104,6 @@ def test_derivatives_are_those_of_differences():
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "count"), [("clevr", 20), ("so3", 10), ("sixdof", 10), ("shapenet", 10)])
 def test_derivatives_of_many_scenes(task, count):
-    """Nine of ten: in the others derivative and difference are up to a quarter apart, why is not known."""
     found = mistakes(task, range(count))
-    share = np.mean(found < 0.02)
-    print(f"{task}: median {np.median(found):.5f}, within 2 %: {share:.3f}, worst {found.max():.4f}")
-    assert np.median(found) < 0.002 and share > 0.9
+    print(f"{task}: median {np.median(found):.5f}, worst {found.max():.4f}")
+    assert np.median(found) < 0.002 and found.max() < 0.02
