@@ -18,6 +18,7 @@ TASKS = ("clevr", "so3", "sixdof", "shapenet")
 MOST_PARTS, MOST_OBJECTS = {"clevr": 4, "so3": 11, "sixdof": 11, "shapenet": 48}, 4
 # scene units, radians: long ones pass over sharp bends, short ones see where searches along rays end
 STEPS = (1e-4, 5e-5, 2e-5, 1e-5)
+AGREE = 0.005
 
 
 def packed(task, index=0):
@@ -79,10 +80,15 @@ def moved(at, way, step):
 
 
 def difference(loss):
-    """The slope of loss(step) at 0: the mean of the two neighbours in STEPS whose differences agree best."""
-    found = np.array([(loss(step) - loss(-step)) / (2 * step) for step in STEPS])
+    """The slope of loss(step) at 0: the mean of the first two neighbours in STEPS whose differences agree, else of the
+    two that agree best."""
+    found = []
+    for step in STEPS:
+        found.append((loss(step) - loss(-step)) / (2 * step))
+        if len(found) > 1 and abs(found[-1] - found[-2]) < AGREE * abs(found[-1]):
+            return np.mean(found[-2:])
     best = np.argmin(np.abs(np.diff(found)))
-    return found[best : best + 2].mean()
+    return np.mean(found[best : best + 2])
 
 
 def doubled(array):
