@@ -25,7 +25,7 @@ if jax.__version_info__ < (0, 11):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
-gc.set_threshold(10_000, 20, 20)  # tracing makes much that stays: looking through it was a twentieth of the time
+gc.set_threshold(10_000, 10, 10)  # tracing makes much that stays: looking through it was a twentieth of the time
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # several steps in flight dead-lock fake devices
