@@ -23,7 +23,8 @@ class Lens(NamedTuple):
     """One way to compare pictures of H x W pixels.
 
     rows [H, H], columns [W, W]: take the mean around each pixel, far_rows and far_columns that of its surroundings.
-    outlier: differences from here on count less and less. area: pixels whose differences say the same.
+    outlier: differences from here on count less and less. area: pixels whose differences say the same. least_noise: of
+    a pixel, 0 to 1, however well a picture explains the image.
     """
 
     rows: Array
@@ -32,15 +33,17 @@ class Lens(NamedTuple):
     far_columns: Array
     outlier: Array
     area: Array
+    least_noise: Array
 
 
-def lens(size: tuple[int, int], blur: float, outlier: float) -> Lens:
+def lens(size: tuple[int, int], blur: float, outlier: float, least_noise: float = LEAST_NOISE) -> Lens:
     """blur: standard deviation, in pixels of a picture whose longer side has LONGER. size: width and height."""
     width, height = size
     blur *= max(size) / LONGER
     far = SURROUNDINGS * max(size)
     near, around = ((_smoothing(height, d), _smoothing(width, d)) for d in (blur, far))
-    return Lens(*near, *around, np.float32(outlier), np.float32(1 + 4 * np.pi * blur**2))
+    numbers = outlier, 1 + 4 * np.pi * blur**2, least_noise
+    return Lens(*near, *around, *(np.float32(number) for number in numbers))
 
 
 @functools.cache
@@ -108,9 +111,9 @@ def weights(difference: Array, lens: Lens) -> Array:
     return 1 / (1 + (difference**2).sum(axis=0) / lens.outlier**2)
 
 
-def information(difference: Array, lens: Lens, least_noise: float = LEAST_NOISE) -> Array:
+def information(difference: Array, lens: Lens) -> Array:
     """What a unit of `penalty` is worth as a negative log-probability: one over the square of a pixel's noise, which is
     what is left of the features [3, P], undone the mean over neighbours."""
     importance = weights(difference, lens)
     squares = (importance * difference**2).sum() / (3 * importance.sum())
-    return 1 / jnp.clip(lens.area * squares, least_noise**2, MOST_NOISE**2)
+    return 1 / jnp.clip(lens.area * squares, lens.least_noise**2, MOST_NOISE**2)

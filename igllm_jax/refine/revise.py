@@ -33,11 +33,17 @@ WORDS, COUNT = "words", "count"
 KINDS_OF_MOVES = (WORDS, COUNT)
 LONGER = 120  # pixels of the longer side of the pictures that are compared while words are tried
 BLUR, OUTLIER = 3.3, 0.3  # of the lens that decides
-FIRST = (Level(6.7, 6, 0.5), Level(6.7, 4, 0.5, scans_yaws=True), Level(BLUR, 4, OUTLIER))  # of all numbers
-BETWEEN = (Level(BLUR, 4, OUTLIER),)
-OF_NEW = (Level(13.0, 4, 0.5), Level(BLUR, 3, OUTLIER))  # of a new object's numbers alone
-OF_ONE = (Level(BLUR, 3, OUTLIER),)
-PIXEL_NOISE = 0.2  # at least: words and numbers of objects change for what is seen plainly
+LEAST_NOISE = 0.2  # of a pixel: words and numbers of objects change for what is seen plainly
+
+
+def _level(blur: float, steps: int, outlier: float, scans_yaws: bool = False) -> Level:
+    return Level(blur, steps, outlier, scans_yaws, least_noise=LEAST_NOISE)
+
+
+FIRST = (_level(6.7, 6, 0.5), _level(6.7, 4, 0.5, scans_yaws=True), _level(BLUR, 4, OUTLIER))  # of all numbers
+BETWEEN = (_level(BLUR, 4, OUTLIER),)
+OF_NEW = (_level(13.0, 4, 0.5), _level(BLUR, 3, OUTLIER))  # of a new object's numbers alone
+OF_ONE = (_level(BLUR, 3, OUTLIER),)
 NOISE, SHARE = 6.0, 0.02  # of the negative log-probability, and of what it is: what a change gains that is kept
 ROUNDS = 4
 SPOTS = 3  # of the picture, least explained first, where an object is tried
@@ -64,7 +70,7 @@ class Reviser:
         self.terms, self.moves = terms, frozenset(moves)
         self.size = picture_size(*image.size, LONGER)
         self.target = target_of(image, self.size)
-        self.view = lens(self.size, BLUR, OUTLIER)
+        self.view = lens(self.size, BLUR, OUTLIER, LEAST_NOISE)
         self.limit = TimeLimit(seconds)
 
     def best(self, starts: Sequence[Start]) -> Draft:
@@ -143,7 +149,7 @@ class Reviser:
         return np.asarray(difference_of(problem, self.target, self.view, how=how))
 
     def _unit(self, draft: Draft) -> float:
-        return float(information(self._difference(draft), self.view, PIXEL_NOISE))
+        return float(information(self._difference(draft), self.view))
 
     def _with_other_words(self, draft: Draft) -> Draft:
         for number in range(len(draft.things)):

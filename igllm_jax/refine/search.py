@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igllm_jax.refine.lens import (
+    LEAST_NOISE,
     LONGER,
     Lens,
     features,
@@ -44,14 +45,15 @@ TRIES = (0.1, 1.0, 10.0, 100.0)  # times the damping
 
 
 class Level(NamedTuple):
-    """blur: see `lens.lens`. steps: at most. outlier: see `Lens`. scans_yaws: before the steps. longer: pixels of the
-    pictures' longer side, at most."""
+    """blur: see `lens.lens`. steps: at most. outlier, least_noise: see `Lens`. scans_yaws: before the steps. longer:
+    pixels of the pictures' longer side, at most."""
 
     blur: float
     steps: int
     outlier: float
     scans_yaws: bool = False
     longer: int = LONGER
+    least_noise: float = LEAST_NOISE
 
 
 COARSE = LONGER // 2  # enough for what is blurred much
@@ -226,7 +228,10 @@ def _search_together(
     for level in levels:
         size = picture_size(finest.width, finest.height, level.longer)
         how = finest._replace(width=size[0], height=size[1])
-        view, targets = lens(size, level.blur, level.outlier), shrunk(finest_targets, finest[:2], size)
+        view, targets = (
+            lens(size, level.blur, level.outlier, level.least_noise),
+            shrunk(finest_targets, finest[:2], size),
+        )
         if level.scans_yaws and ABOUT_Z in how.layout.free and not limit.is_over:
             vector = scan_yaws(state.vector, problems, targets, view, how=how, at_once=at_once)
             state = state._replace(vector=vector)
