@@ -54,9 +54,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--profile", default="", help="START:STOP, steps to trace into WORKDIR/profile")
     distributed.add_arguments(parser)
     options = parser.parse_args(others)
+    config = configs.load(own)[0]
     checkpoint.check_workdir(options.workdir)
     files.try_folder(options.workdir, "--workdir")
-    config = configs.load(own)[0]
     if options.elastic:
         cluster = distributed.find_cluster(options, os.environ)
         sizes = {axis: config.mesh[axis] for axis in ("slices", *MESH_AXES)}
@@ -87,7 +87,6 @@ class Run:
     ):
         self.workdir = paths.to_path(workdir)
         self.profile = profile or Profile("", self.workdir)
-        self.workdir.mkdir(parents=True, exist_ok=True)
         self.tokenizer = settle(config, self.workdir)
         self.config, self.accepts_changed_data = config, accepts_changed_data
 
@@ -344,6 +343,7 @@ def settle(config: ConfigDict, workdir: FilePath) -> Tokenizer:
     if kept:
         log_line(f"as in the version that began this run: {', '.join(kept)}")
     check.quick(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
     if distributed.is_first():
         set_up_tokenizer(config, workdir)
     distributed.barrier("tokenizer")  # the others find it in the workdir

@@ -80,6 +80,12 @@ def test_a_workdir_that_cannot_be_is_one_line(data, capsys, monkeypatch):
     assert said.startswith("error: --workdir /proc/nothing/run cannot be written") and said.count("\n") == 1
 
 
+def test_a_refused_value_leaves_no_folder(data, tmp_path):
+    with pytest.raises(UserError, match="optim.clip_norm is -1"):
+        train.main(runs.arguments(tmp_path / "run", data, optim__clip_norm=-1.0))
+    assert not (tmp_path / "run").exists()
+
+
 def test_names_that_are_not_utf8_are_printed_escaped():
     say = (
         "from igllm_jax import __main__; import sys, types; m = types.ModuleType('say'); "
