@@ -81,7 +81,7 @@ def test_a_workdir_that_cannot_be_is_one_line(data, capsys, monkeypatch):
 
 
 def test_a_refused_value_leaves_no_folder(data, tmp_path):
-    with pytest.raises(UserError, match="optim.clip_norm is -1"):
+    with pytest.raises(UserError, match=r"optim\.clip_norm is -1"):
         train.main(runs.arguments(tmp_path / "run", data, optim__clip_norm=-1.0))
     assert not (tmp_path / "run").exists()
 
