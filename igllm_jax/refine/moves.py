@@ -10,7 +10,7 @@ from igllm_jax.render.flat.rays import Array
 TINY = 1e-12
 NUMBERS = 6  # of an object: x, y, z in scene units, and a turn about these axes, its vector in radians
 LOCATION, TURN = slice(0, 3), slice(3, 6)
-ABOUT_Z = 5
+ABOUT_Z = TURN.stop - 1
 
 
 class Moves(NamedTuple):

@@ -43,6 +43,11 @@ def traced_picture(problem: SearchProblem, vector: Array, how: PictureOptions) -
     return srgb(paint(scene, traced, how.screen)), traced
 
 
+def picture_difference(problem: SearchProblem, vector: Array, target: Array, view: Lens, how: PictureOptions) -> Array:
+    """float32 [3, P]: what is compared, of the picture of a moved scene and its image."""
+    return features(picture(problem, vector, how) - target, view)
+
+
 def penalties(
     problems: SearchProblem, vectors: Array, targets: Array, view: Lens, *, how: PictureOptions, at_once: int = 1
 ) -> np.ndarray:
@@ -60,7 +65,7 @@ def _penalties(
 ) -> Array:
     def one(row: tuple[SearchProblem, Array, Array]) -> Array:
         problem, vector, target = row
-        return penalty(features(picture(problem, vector, how) - target, view), view)
+        return penalty(picture_difference(problem, vector, target, view, how), view)
 
     return map_scenes(one, (problems, vectors, targets), at_once)
 

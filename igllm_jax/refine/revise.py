@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from igllm_jax.refine.alternatives import LOOKS, Things, inserted, object_at, other_words, stands_apart
-from igllm_jax.refine.lens import Lens, features, information, lens, picture_size, target_of
-from igllm_jax.refine.pictures import PictureOptions, penalties, picture
+from igllm_jax.refine.lens import Lens, information, lens, picture_size, target_of
+from igllm_jax.refine.pictures import PictureOptions, penalties, picture_difference
 from igllm_jax.refine.problems import (
     Start,
     Terms,
@@ -222,7 +222,7 @@ class Reviser:
 @functools.partial(jax.jit, static_argnames="how")
 def difference_of(problem: SearchProblem, target: Array, view: Lens, *, how: PictureOptions) -> Array:
     """float32 [3, P]: what is compared of the picture of a problem's start and of its image."""
-    return features(picture(problem, np.zeros(how.layout.size, np.float32), how) - target, view)
+    return picture_difference(problem, np.zeros(how.layout.size, np.float32), target, view, how)
 
 
 def _replaced(draft: Draft, number: int, thing) -> Draft:

@@ -27,7 +27,7 @@ from igllm_jax.refine.lens import (
     weights,
 )
 from igllm_jax.refine.moves import ABOUT_Z, move_scene
-from igllm_jax.refine.pictures import PictureOptions, by_rows, picture, traced_picture
+from igllm_jax.refine.pictures import PictureOptions, by_rows, picture_difference, traced_picture
 from igllm_jax.refine.space import map_scenes
 from igllm_jax.refine.time_limit import TimeLimit
 from igllm_jax.refine.trace import Traced, paint, trace
@@ -96,7 +96,7 @@ def columns_of(
     """
     stride = jnp.clip(jnp.sqrt(view.area) / 2, 1.0, MOST_STRIDE)
     steps = stride * how.layout.fill(*STEP.values())
-    num_own = how.layout.objects * len(how.layout.free)
+    num_own = how.layout.num_own
 
     def column(index: Array) -> Array:
         def changed() -> Array:
@@ -129,7 +129,7 @@ def _step(state: State, problem: SearchProblem, target: Array, view: Lens, how: 
         damped = full + jnp.diag(damping * jnp.diag(full) + (1 - problem.is_free))
         limit = 2 * problem.spreads
         vector = state.vector - jnp.clip(jnp.linalg.solve(damped, gradient), -limit, limit) * problem.is_free
-        own = penalty(features(picture(problem, vector, how) - target, view), view)
+        own = penalty(picture_difference(problem, vector, target, view, how), view)
         return vector, own, unit * own + prior(vector, problem, how.layout)
 
     own = penalty(difference, view)

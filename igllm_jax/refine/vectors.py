@@ -27,12 +27,17 @@ class Layout(NamedTuple):
     lamps: int
 
     @property
+    def num_own(self) -> int:
+        """Numbers of objects; those of the camera and the lamps follow."""
+        return self.objects * len(self.free)
+
+    @property
     def size(self) -> int:
-        return self.objects * len(self.free) + 3 + 3 * self.lamps
+        return self.num_own + 3 + 3 * self.lamps
 
     def split(self, vector: Array) -> Moves:
         """The numbers of a vector [K], by what they are of."""
-        own, camera, lamps = jnp.split(vector, (self.size - 3 - 3 * self.lamps, self.size - 3 * self.lamps))
+        own, camera, lamps = jnp.split(vector, (self.num_own, self.num_own + 3))
         objects = jnp.zeros((self.objects, NUMBERS), vector.dtype)
         objects = objects.at[:, np.array(self.free, int)].set(own.reshape(self.objects, len(self.free)))
         return Moves(objects, camera, lamps.reshape(self.lamps, 3))

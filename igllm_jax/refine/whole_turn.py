@@ -13,7 +13,7 @@ import numpy as np
 
 from igllm_jax.refine.lens import Lens, features, information, penalty
 from igllm_jax.refine.moves import rotation
-from igllm_jax.refine.pictures import PictureOptions, picture
+from igllm_jax.refine.pictures import PictureOptions, picture, picture_difference
 from igllm_jax.refine.space import map_scenes
 from igllm_jax.refine.vectors import Layout, SearchProblem, prior
 from igllm_jax.render.flat.rays import Array
@@ -31,12 +31,12 @@ def turned(vector: Array, angle: Array, problem: SearchProblem, layout: Layout) 
     camera, lamps, about = problem.scene.camera.position, problem.scene.lamps.position, problem.scene.camera.look_at
     moved_camera = about + turn @ (camera + own.camera - about) - camera
     moved_lamps = about + (lamps + own.lamps - about) @ turn.T - lamps
-    return jnp.concatenate([vector[: len(vector) - 3 - lamps.size], moved_camera, moved_lamps.ravel()])
+    return jnp.concatenate([vector[: layout.num_own], moved_camera, moved_lamps.ravel()])
 
 
 def may_turn(problem: SearchProblem, layout: Layout) -> Array:
     """bool: whether camera and lamps are searched."""
-    return problem.is_free[layout.size - 3 - 3 * layout.lamps :].all()
+    return problem.is_free[layout.num_own :].all()
 
 
 def mended(
@@ -67,11 +67,11 @@ def turn_scenes(
 
     def one(row: tuple[Array, SearchProblem, Array]) -> Array:
         vector, problem, target = row
-        unit = information(features(picture(problem, vector, how) - target, view), view)
+        unit = information(picture_difference(problem, vector, target, view, how), view)
 
         def loss(angle: Array) -> Array:
             moved = turned(vector, angle, problem, how.layout)
-            own = penalty(features(picture(problem, moved, how) - target, view), view)
+            own = penalty(picture_difference(problem, moved, target, view, how), view)
             return unit * own + prior(moved, problem, how.layout)
 
         def found() -> Array:
