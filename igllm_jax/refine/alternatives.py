@@ -86,7 +86,7 @@ def object_at(x: float, y: float, size: str, color: str, language: Language, cam
 
 
 def stands_apart(things: Sequence[Object], number: int, language: Language) -> bool:
-    """Whether one of the objects stands within none of the others."""
+    """Whether one of the objects stands within none of the others, as one does that has no location."""
     roles = language.functions[0].by_role
     location, size = roles["location"].name, roles["size"].name
 
@@ -95,7 +95,7 @@ def stands_apart(things: Sequence[Object], number: int, language: Language) -> b
 
     own = things[number]
     others = [thing for index, thing in enumerate(things) if index != number and location in thing]
-    return all(
+    return location not in own or all(
         math.dist(own[location][:2], thing[location][:2])  # type: ignore[index]
         >= NEAREST * (half_width(own) + half_width(thing))
         for thing in others

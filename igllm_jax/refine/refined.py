@@ -10,7 +10,7 @@ from igllm_jax.refine.problems import Start
 from igllm_jax.refine.vectors import Layout
 from igllm_jax.scene.predictions import REFINED
 
-MOST_LOSS = 12.0  # of 255: above it the scene does not explain its image
+MOST_LOSS = 3.0  # of 255: above it the scene does not explain its image
 MOST_MOVE, MOST_TURN = 1.2, np.pi / 3  # scene units, radians: further off, the start was no start
 UNEXPLAINED, FAR = "does not explain the image", "moved far from where it began"
 # what the curvature says of mistakes is that too little, on 24 flat scenes with noise: outlines are of whole pixels

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -45,8 +46,11 @@ BETWEEN = (_level(BLUR, 4, OUTLIER),)
 OF_NEW = (_level(13.0, 4, 0.5), _level(BLUR, 3, OUTLIER))  # of a new object's numbers alone
 OF_ONE = (_level(BLUR, 3, OUTLIER),)
 NOISE, SHARE = 6.0, 0.02  # of the negative log-probability, and of what it is: what a change gains that is kept
+LEAST_SHARE = 0.5  # of that: what an object explains that is kept; one that stands within another has to explain all
 ROUNDS = 4
 SPOTS = 3  # of the picture, least explained first, where an object is tried
+SPOT = 6.7  # blur of the lens that finds them
+NEAR = 0.12  # of the image's width: how far from a spot is what may be wrong there
 LEAST_OBJECTS = 10  # of the compiled program: one for nearly all scenes
 
 
@@ -83,8 +87,7 @@ class Reviser:
                 draft = self._without_surplus(draft)
             if WORDS in self.moves:
                 draft = self._with_other_words(draft)
-            if COUNT in self.moves:
-                draft = self._with_missing(draft)
+            draft = self._reworked(draft)
             if draft.things == before or self.limit.is_over:
                 break
             draft = self.searched(draft, BETWEEN)
@@ -139,8 +142,12 @@ class Reviser:
             return draft
         losses = self._losses([draft, *others])
         best = int(np.argmin(losses[1:]))
-        loss, gain = (self._unit(draft) * float(number) for number in (losses[0], losses[0] - losses[1 + best]))
-        return others[best] if gain > is_noisy * (NOISE + SHARE * loss) else draft
+        gain = float(losses[0] - losses[1 + best]) * self._unit(draft)
+        return others[best] if gain > is_noisy * self._noise(draft, losses[0]) else draft
+
+    def _noise(self, draft: Draft, loss: float) -> float:
+        """Of the negative log-probability: what a change of a draft may gain by chance. loss: the draft's."""
+        return NOISE + SHARE * self._unit(draft) * float(loss)
 
     def _difference(self, draft: Draft) -> np.ndarray:
         """float32 [3, P]: what is compared, of the draft's picture and the image."""
@@ -164,39 +171,81 @@ class Reviser:
         return draft
 
     def _without_surplus(self, draft: Draft) -> Draft:
+        """Without the objects that explain no more of the image than chance may, one after the other."""
         while draft.things and not self.limit.is_over:
-            others = [
-                draft._replace(things=draft.things[:number] + draft.things[number + 1 :])
-                for number in range(len(draft.things))
-            ]
-            fewer = self._better(others, draft)
-            if fewer is draft:
+            numbers = range(len(draft.things))
+            others = [draft._replace(things=draft.things[:number] + draft.things[number + 1 :]) for number in numbers]
+            losses = self._losses([draft, *others])
+            apart = np.array([stands_apart(draft.things, number, self.terms.language) for number in numbers])
+            needed = np.where(apart, LEAST_SHARE, 1.0) * self._noise(draft, losses[0])
+            explained = (losses[1:] - losses[0]) * self._unit(draft)
+            least = int(np.argmin(explained - needed))
+            if explained[least] >= needed[least]:
                 break
-            draft = fewer
+            draft = others[least]
         return draft
 
-    def _with_missing(self, draft: Draft) -> Draft:
+    def _reworked(self, draft: Draft) -> Draft:
+        """The draft with other objects where the picture explains least: one more, or one instead of one or two."""
         while not self.limit.is_over:
-            more = draft
+            loss = float(self._losses([draft])[0])
             for x, y in self._spots(draft):
-                more = self._better(self._added(draft, x, y), draft)
-                if more is not draft:
+                found = self._best_at(draft, x, y, loss)
+                if found is not None:
+                    draft = found
                     break
-            if more is draft:
+            else:
                 break
-            draft = more
         return draft
+
+    def _best_at(self, draft: Draft, x: float, y: float, loss: float) -> Draft | None:
+        """What explains most around a point of the image; None where nothing gains more than chance may.
+
+        One object more has to gain twice what one in another's place has, one in the place of two anything."""
+        near = self._near(draft, x, y)
+        kept = [draft.things[:number] + draft.things[number + 1 :] for number, _ in near]
+        found = list[Draft]()
+        if COUNT in self.moves:
+            found += self._added(draft, x, y)
+        if WORDS in self.moves:
+            for things, (_, place) in zip(kept, near, strict=True):
+                found += self._added(draft._replace(things=things), *place)
+        if COUNT in self.moves and len(near) == 2:
+            numbers = [number for number, _ in near]
+            rest = tuple(thing for number, thing in enumerate(draft.things) if number not in numbers)
+            found += self._added(draft._replace(things=rest), *np.mean([place for _, place in near], axis=0).tolist())
+        if not found:
+            return None
+        gains = (loss - self._losses(found)) * self._unit(draft)
+        more = np.array([len(other.things) - len(draft.things) for other in found])
+        margins = gains - (1 + more) * self._noise(draft, loss)
+        best = int(np.argmax(margins))
+        return found[best] if margins[best] > 0 else None
+
+    def _near(self, draft: Draft, x: float, y: float) -> list[tuple[int, tuple[float, float]]]:
+        """Number and point of the image of up to two objects near a point, the nearest first."""
+        location = self.terms.language.functions[0].by_role["location"].name
+        found = []
+        for number, thing in enumerate(draft.things):
+            if location in thing:
+                column, row = (float(v) for v in draft.camera.project(np.array(thing[location]))[0, :2])
+                found.append((math.hypot(column - x, row - y), number, (column, row)))
+        limit = NEAR * draft.camera.width
+        return [(number, place) for away, number, place in sorted(found)[:2] if away < limit]
 
     def _spots(self, draft: Draft) -> list[tuple[float, float]]:
-        """Points of the image, in its pixels, around which picture and image differ most."""
+        """Points of the image, in its pixels, around which picture and image differ most, and by more than noise."""
         width, height = self.size
         squares = (self._difference(draft) ** 2).sum(axis=0)
-        wide = lens(self.size, 6.7, OUTLIER)
+        wide = lens(self.size, SPOT, OUTLIER)
         energy = wide.rows @ squares.reshape(height, width) @ wide.columns.T
+        least = 2 * NOISE / (self._unit(draft) * float(wide.area))
         row, column = np.mgrid[:height, :width]
         scale, found = draft.camera.width / width, list[tuple[float, float]]()
         for _ in range(SPOTS):
             y, x = np.unravel_index(np.argmax(energy), energy.shape)
+            if energy[y, x] < least:
+                break
             found.append((float(x + 0.5) * scale, float(y + 0.5) * scale))
             energy = np.where((row - y) ** 2 + (column - x) ** 2 < (0.06 * width) ** 2, 0, energy)
         return found

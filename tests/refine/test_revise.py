@@ -9,6 +9,7 @@ from igllm_jax.errors import UserError
 from igllm_jax.refine import command
 from igllm_jax.refine.alternatives import at_height, inserted, object_at, other_words
 from igllm_jax.refine.problems import start_of_things
+from igllm_jax.refine.refined import UNEXPLAINED
 from igllm_jax.refine.refining import RefineOptions, refine_texts
 from igllm_jax.refine.revise import Reviser
 from igllm_jax.render.flat.draw import draw
@@ -62,6 +63,33 @@ def test_a_missing_object_is_added(case):
 def test_a_surplus_object_is_removed(case):
     surplus = object_at(10, 40, "small", "yellow", TERMS.language, case[1])
     assert said(revised(case, (*case[0], surplus))) == said(case[0])
+
+
+@pytest.mark.slow
+def test_two_objects_that_stand_for_one_become_one(case):
+    first, second = case[0]
+    x, y, _ = first["location"]
+    parts = [
+        first.replace(size="small", shape="sphere", location=(x + dx, y - dx, 0.35), rotation=None)
+        for dx in (0.3, -0.3)
+    ]
+    assert said(revised(case, (*parts, second))) == said(case[0])
+
+
+@pytest.mark.slow
+def test_what_no_one_sees_is_removed(case):
+    first, second = case[0]
+    inside = first.replace(size="small", shape="sphere", location=(*first["location"][:2], 0.35), rotation=None)
+    if first.size == "small":
+        inside = inside.replace(location=(*first["location"][:2], 0.2))
+    assert said(revised(case, (first, inside, second))) == said(case[0])
+
+
+@pytest.mark.slow
+def test_a_scene_without_one_of_its_objects_is_flagged(case):
+    things, _, image = case
+    right, wrong = refine_texts([TERMS.write(things), TERMS.write(things[1:])], [image, image], TERMS)
+    assert (right.flag, wrong.flag) == ("", UNEXPLAINED)
 
 
 def test_other_words_keep_the_point_of_the_picture(case):
