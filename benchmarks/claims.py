@@ -1,6 +1,7 @@
 """What the paper claims, shown by small models that anyone can train: runs, tables and plots.
 
     python benchmarks/claims.py --claim float_head cogent rotations shifts --seeds 3 --jobs 2 --out build/claims
+    python benchmarks/claims.py --claim cogent rotations shifts --seeds 3 --out build/claims --refine
     python benchmarks/claims.py --report
     python benchmarks/claims.py --claim cogent --size paper --data data --base weights/vicuna-7b --out runs/claims
 
@@ -10,12 +11,14 @@ have their JSON are done. What a claim trains is in claims_cells.py, the setting
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -23,6 +26,9 @@ from benchmarks import claims_report
 from benchmarks.claims_cells import CLAIMS, MAKE_DATA, RELEASED, SIZES, Cell, cells_of
 from igllm_jax import flags
 from igllm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmarks.claims_run import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
@@ -44,6 +50,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--base", default="", help="with --size paper: model.base, a folder of imported weights")
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON files (default: docs/results)")
     parser.add_argument("--page", type=Path, default=PAGE, help="what is made of them (default: docs/results.md)")
+    parser.add_argument("--refine", action="store_true", help="look again at the answers of runs that are done")
     parser.add_argument("--report", action="store_true", help="make the page alone")
     parser.add_argument("--list", action="store_true", help="say which runs are done and which are not")
     parser.add_argument("--cell", help="one run by its name, in this process, and no page")
@@ -161,6 +168,17 @@ def _stop(running: dict[str, tuple[subprocess.Popen, int]]) -> None:
         process.wait()
 
 
+def refine(cells: list[Cell], setting: "Setting", options: argparse.Namespace) -> int:
+    """Adds to the JSON files of cells what looking again makes of their answers; the exit code."""
+    from benchmarks.claims_refine import add_refined, is_refinable
+
+    for cell in filter(is_refinable, cells):
+        if setting.result(cell).exists() and "refined" not in json.loads(setting.result(cell).read_text()):
+            print(f"{cell.name}: {'refined' if add_refined(cell, setting) else 'its run is not in --out'}", flush=True)
+    claims_report.write_page(options.results, options.page)
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     """The command."""
     options = parse(arguments)
@@ -173,12 +191,15 @@ def main(arguments: list[str]) -> int:
         (cell,) = [cell for cell in cells if cell.name == options.cell]
         return 0 if run_cell(cell, setting_of(options)) else STOPPED
     setting = setting_of(options)
+    if options.refine:
+        return refine(cells, setting, options)
     if options.list:
         for cell in cells:
             print("done    " if setting.result(cell).exists() else "to do   ", cell.name)
         return 0
     to_do = [cell for cell in cells if not setting.result(cell).exists()]
-    names = list(dict.fromkeys(cell.data for cell in to_do))
+    names = [name for cell in to_do for name in (cell.first_data(options.size), cell.data) if name]
+    names = list(dict.fromkeys(names))
     check_released(names, options.data) if options.size == "paper" else make_data(names, options)
     if any(cell.weights for cell in to_do):
         from benchmarks.real_weights import prepare

@@ -35,6 +35,7 @@ COLUMNS = {  # claim -> (metric, heading)
     ),
 }  # fmt: skip
 ERRORS = ("l2", "l2_seen", "l2_unseen", "geod", "ace")  # others are percentages
+MOVED = ("l2", "geod")  # what looking again changes where words stay
 DIGITS = {"l2_unseen": 4, "l2_seen": 4, "l2": 3, "ace": 2}  # after the point; of others 1
 
 
@@ -127,6 +128,26 @@ def table(claim: str, groups: list[Group]) -> str:
             own = ["", str(len(group)), str(group[0]["steps"]), f"{spent:.1f}"]
             lines.append("| " + " | ".join([label_of(group[0]["cell"]), split, *cells, *own]) + " |")
     return "\n".join(lines)
+
+
+def refined_table(claim: str, groups: list[Group]) -> str:
+    """A row for each group and split of runs that were looked at again: numbers before and after; "" without any."""
+    columns = [column for column in COLUMNS[claim] if column[0] in MOVED]
+    heads = ["", "split", *(f"{title}{side}" for _, title in columns for side in ("", ", refined")), "seeds", "images"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for group in groups:
+        own = [run for run in group if "refined" in run]
+        for split in own[0]["splits"] if own else ():
+            cells = []
+            for metric, _ in columns:
+                for side in ("before", "after"):
+                    one = estimate(own, lambda run, at=(split, side): run["refined"]["splits"][at[0]][at[1]], metric)
+                    cells.append("-" if one is None else one.text(metric))
+            images = own[0]["refined"]["splits"][split]["before"]["num_scenes"]
+            lines.append(
+                "| " + " | ".join([label_of(own[0]["cell"]), split, *cells, str(len(own)), str(images)]) + " |"
+            )
+    return "**What looking again adds**, numbers alone (`igllm refine`):\n\n" + "\n".join(lines) if lines[2:] else ""
 
 
 def _processor_minutes(run: dict[str, Any]) -> tuple[float, float]:
@@ -223,7 +244,11 @@ def section(claim: str, groups: list[Group], words: Words, figure: str | None) -
     """A claim's part of the page."""
     parts = [f"## {words.title}", words.question, words.setting]
     parts += [f"![{words.title}]({figure})"] if figure else []
-    parts += [table(claim, groups), "\n".join(f"- {line}" for line in verdict(claim, groups))]
+    parts += [
+        table(claim, groups),
+        refined_table(claim, groups),
+        "\n".join(f"- {line}" for line in verdict(claim, groups)),
+    ]
     parts += [f"**What was tried.** {words.tried}"] if words.tried else []
     seeds = max(run["cell"]["seed"] for group in groups for run in group)
     parts.append(f"    python benchmarks/claims.py --claim {claim} --seeds {seeds}")

@@ -7,12 +7,15 @@ import sys
 
 import pytest
 
-from benchmarks import claims, claims_report, real_weights
+from benchmarks import claims, claims_refine, claims_report, real_weights
 from benchmarks.claims_cells import CLAIMS, SIZES, Cell, cells_of
+from igllm_jax import make_data
 from igllm_jax.errors import UserError
+from igllm_jax.scene.predictions import Predictions, write_predictions
 from tests import runs
 
 SMALLEST = {"batch_size": 4, "train.num_steps": 3, "data.image_size": 28, "model.vision.image_size": 28}
+SIDES = {"before": 8.0, "after": 0.5}  # degrees
 NAME = "float_head-twod-sparse-tanh_mlp_gelu-seed1"
 
 
@@ -89,6 +92,43 @@ def test_the_page_sets_real_weights_beside_others(tmp_path):
     assert f"| {own} | val_ID | 0.500 [0.400, 0.600] |" in page
     assert f"- {own}, beside random weights, float head, tanh_mlp_gelu: L2 better, colour better." in page
     assert f"- {own}, beside real weights, numbers as text: L2 not apart, colour better." in page
+
+
+def test_the_page_shows_what_looking_again_adds(tmp_path):
+    cell = Cell("rotations", "so3", "tanh_mlp_gelu", 1, rotation_rep="6d")
+    sides = {side: {"metrics": {"geod": v}, "intervals": {"geod": [v / 2, 2 * v]}} for side, v in SIDES.items()}
+    before = {**sides["before"], "num_scenes": 40}
+    content = {**run({}), "cell": {**vars(cell), "size": "tiny"}, "splits": {"val_ID": before}}
+    content["refined"] = {"splits": {"val_ID": {**sides, "before": before}}}
+    (tmp_path / f"{cell.name}.json").write_text(json.dumps(content))
+    claims_report.write_page(tmp_path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "| so3, 6d | val_ID | 8.0 [4.0, 16.0] | 0.5 [0.2, 1.0] | - | - | 1 | 40 |" in page
+
+
+@pytest.mark.slow
+def test_answers_of_a_run_are_looked_at_again(tmp_path, monkeypatch):
+    cell = Cell("rotations", "so3", "tanh_mlp_gelu", 1, rotation_rep="6d")
+    words = ["--claim", "rotations", "--out", str(tmp_path), "--results", str(tmp_path / "results")]
+    setting = claims.setting_of(claims.parse(words))
+    counts = ["--num_train", "1", "--num_val", "2", "--image_size", "48x48"]
+    make_data.main(["so3", "--out", str(tmp_path / "data" / "so3"), *counts])
+    setting.result(cell).parent.mkdir()
+    setting.result(cell).write_text(json.dumps({"steps": 7}))
+    assert not claims_refine.add_refined(cell, setting)
+    monkeypatch.setattr(claims_refine, "IMAGES", 1)
+    for split in cell.splits:
+        labels = json.loads((tmp_path / "data" / "so3" / "labels" / f"{split}.json").read_text())
+        names = [scene["image_filename"] for scene in labels["scenes"]]
+        texts = dict.fromkeys(names, "add(rotation=(1.000, 0.000, 0.000, 0.000, 1.000, 0.000))")
+        path = setting.workdir(cell) / f"{split}-7.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"model_path": "run", "model_base": None, "model_name": "run"}
+        write_predictions(path, Predictions(texts, task="so3", rotation_rep="6d", rotation_unit="rad"), **about)
+    assert claims_refine.add_refined(cell, setting)
+    found = json.loads(setting.result(cell).read_text())["refined"]["splits"]
+    assert list(found) == ["val_ID", "val_OOD"]
+    assert all(side["num_scenes"] == 1 and "geod" in side["metrics"] for own in found.values() for side in own.values())
 
 
 def test_without_the_packages_one_line_names_them_all(tmp_path, monkeypatch):
