@@ -117,3 +117,9 @@ def information(difference: Array, lens: Lens) -> Array:
     importance = weights(difference, lens)
     squares = (importance * difference**2).sum() / (3 * importance.sum())
     return 1 / jnp.clip(lens.area * squares, lens.least_noise**2, MOST_NOISE**2)
+
+
+def information_left(penalties: np.ndarray, lens: Lens) -> np.ndarray:
+    """`information` of pictures by their penalties alone, as if nothing differed by much."""
+    squares = 2 * penalties / (3 * len(lens.rows) * len(lens.columns))
+    return 1 / np.clip(lens.area * squares, lens.least_noise**2, MOST_NOISE**2)

@@ -115,7 +115,8 @@ def problem_of(start: Start, terms: Terms, layout: Layout, *, most_parts: int) -
         own[position] = _may_move(start.things[thing.index], terms.language, layout.free)
     stage = np.full(3 + 3 * layout.lamps, float(terms.language.name not in FIXED_STAGE))
     is_free = np.concatenate([own.ravel(), stage]).astype(np.float32)
-    return SearchProblem(scene, pivots, is_free, layout.fill(LOCATION_SPREAD, TURN_SPREAD, CAMERA_SPREAD, LAMP_SPREAD))
+    spreads = layout.fill(LOCATION_SPREAD, TURN_SPREAD, CAMERA_SPREAD, LAMP_SPREAD)
+    return SearchProblem(scene, pivots, is_free, spreads, np.array(False))
 
 
 def _may_move(thing: Object, language: Language, free: Sequence[int]) -> list[bool]:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from igllm_jax.refine.lens import lens, picture_size, target_of
+from igllm_jax.refine.lens import information_left, lens, picture_size, target_of
 from igllm_jax.refine.moves import LOCATION, Moves
 from igllm_jax.refine.pictures import PictureOptions, penalties
 from igllm_jax.refine.problems import (
@@ -26,10 +26,13 @@ from igllm_jax.refine.problems import (
 from igllm_jax.refine.refined import Refined, covariance, flag_of, picture_loss, standard_errors
 from igllm_jax.refine.revise import Reviser
 from igllm_jax.refine.search import LEVELS, Level, search
-from igllm_jax.refine.vectors import SearchProblem, moves_of_all
+from igllm_jax.refine.vectors import Layout, SearchProblem, moves_of_all
 
 MOST_OBJECTS = 48  # of a scene that is searched
 MOST_STARTS = 8  # of a scene, where words are tried
+# of camera and lamps alone: what a start that is right needs
+LEVELS_HELD = (LEVELS[0], LEVELS[2])
+WORTH = 2.0  # of the negative log-probability: what moving objects has to gain for each number, else they stay
 
 
 @dataclass(frozen=True)
@@ -141,15 +144,33 @@ def _searched(group: SceneGroup, options: RefineOptions) -> _Searched:
     state = search(group.problems, group.targets, how=how, levels=options.levels, **limits)
     found = np.asarray(state.vector)
     view = lens((how.width, how.height), options.levels[-1].blur, options.levels[-1].outlier)
-    before, after = (
-        penalties(group.problems, vectors, group.targets, view, how=how, at_once=at_once)
-        for vectors in (0 * found, found)
-    )
+
+    def losses(problems: SearchProblem, vectors: np.ndarray) -> np.ndarray:
+        return penalties(problems, vectors, group.targets, view, how=how, at_once=at_once)
+
+    before, after = losses(group.problems, 0 * found), losses(group.problems, found)
     found = np.where((after < before)[:, None], found, 0)
+    after = np.minimum(before, after)
     moves = jax.device_get(moves_of_all(found, group.problems, how.layout))
+    if group.problems.is_free[:, how.layout.num_own :].any():
+        held = _held(group.problems, how.layout)
+        vectors = np.asarray(search(held, group.targets, how=how, levels=LEVELS_HELD, **limits).vector)
+        without = losses(held, vectors)
+        own = jax.device_get(moves_of_all(vectors, held, how.layout))
+        numbers = group.problems.is_free[:, : how.layout.num_own].sum(axis=1)
+        worth = (without - after) * information_left(after, view)
+        stay = (without < before) & (worth < WORTH * numbers)
+        after = np.where(stay, without, after)
+        moves = jax.tree.map(lambda new, old: np.where(stay.reshape(-1, *[1] * (old.ndim - 1)), new, old), own, moves)
     rows = (np.asarray(x) for x in (state.curvature, state.pull, group.problems.spreads, group.problems.is_free))
     covariances = np.stack([covariance(*row) for row in zip(*rows, strict=True)])
-    return _Searched(moves, covariances, before, np.minimum(before, after))
+    return _Searched(moves, covariances, before, after)
+
+
+def _held(problems: SearchProblem, layout: Layout) -> SearchProblem:
+    """The problems in which camera and lamps alone may move."""
+    is_stage = np.arange(layout.size) >= layout.num_own
+    return problems._replace(is_free=problems.is_free * is_stage, is_held=np.ones_like(problems.is_held))
 
 
 def _moves(searched: _Searched, index: int) -> Moves:

@@ -50,12 +50,14 @@ class Layout(NamedTuple):
 
 class SearchProblem(NamedTuple):
     """What is searched: a scene's start, where its objects are ([M, 3]), and which numbers of the vector may move
-    (is_free: float32 [K], 0 or 1) how far (spreads [K]: standard deviations)."""
+    (is_free: float32 [K], 0 or 1) how far (spreads [K]: standard deviations). is_held: bool, whether objects stay where
+    they are while the camera moves; else they go with it, see `moves_of`."""
 
     scene: SceneArrays
     pivots: Array
     is_free: Array
     spreads: Array
+    is_held: Array = False
 
 
 def moves_of(vector: Array, problem: SearchProblem, layout: Layout) -> Moves:
@@ -76,7 +78,7 @@ def moves_of(vector: Array, problem: SearchProblem, layout: Layout) -> Moves:
     azimuths = [jnp.arctan2(*(one.position - one.look_at)[1::-1]) for one in (moved, camera)]
     turn = own.objects[:, TURN].at[:, 2].add(azimuths[0] - azimuths[1])
     is_there = own.camera.any()
-    objects = jnp.where(is_there, jnp.concatenate([location, turn], axis=1), own.objects)
+    objects = jnp.where(is_there & ~problem.is_held, jnp.concatenate([location, turn], axis=1), own.objects)
     return own._replace(objects=objects)
 
 

@@ -11,6 +11,7 @@ from igllm_jax.refine.problems import Terms, start_of, turns_seen
 from igllm_jax.refine.refined import FAR, UNEXPLAINED, Refined, covariance, flag_of
 from igllm_jax.refine.refining import refine_texts
 from igllm_jax.refine.reward import score, score_batch
+from igllm_jax.render.camera import clevr_camera
 from igllm_jax.render.flat.draw import draw
 from igllm_jax.scene.language import find_language
 from igllm_jax.scene.predictions import Predictions, read_predictions, write_predictions
@@ -19,6 +20,7 @@ from tests.render.test_dense import example
 
 TERMS = Terms(find_language("clevr"), "", "deg")
 NOISE = 0.25
+CAMERA = clevr_camera(64, 48).position
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,14 @@ def test_scenes_come_nearer_to_the_truth_and_words_stay(cases, outcome):
         assert result.loss_after <= result.loss_before and words(result.text) == words(text) and not result.flag
         assert all(0 < value < 0.5 for own in result.standard_errors.values() for value in own.values())
         assert Refined.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_the_truth_stays_where_it_is_though_the_camera_is_unknown(cases, outcome):
+    texts, images = [TERMS.write(things) for things, *_ in cases], [image for _, image, _ in cases]
+    found = refine_texts(texts, images, TERMS)
+    assert [result.text for result in found] == texts
+    for result in found:
+        assert result.loss_after < result.loss_before and np.linalg.norm(np.subtract(result.camera, CAMERA)) > 0.01
 
 
 def test_text_without_an_object_stays():
