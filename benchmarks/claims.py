@@ -198,8 +198,7 @@ def main(arguments: list[str]) -> int:
             print("done    " if setting.result(cell).exists() else "to do   ", cell.name)
         return 0
     to_do = [cell for cell in cells if not setting.result(cell).exists()]
-    names = [name for cell in to_do for name in (cell.first_data(options.size), cell.data) if name]
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(cell.data for cell in to_do))
     check_released(names, options.data) if options.size == "paper" else make_data(names, options)
     if any(cell.weights for cell in to_do):
         from benchmarks.real_weights import prepare

@@ -15,8 +15,6 @@ REPRESENTATIONS = ("6d", "quat", "aa", "euler", "euler_int")  # the most promisi
 CURVE_POINTS = 7  # checkpoints that are scored where a cell shows its progress
 
 SINGLE = "clevr_single"  # one object a scene
-# data set -> that of a lesson before it, as many scenes of one or two objects; at tiny size
-FIRST_LESSON = {"clevr": "clevr_few", "shapenet": "shapenet_few"}
 # data set -> `igllm make-data` of it; 8 000 images of clevr, so that 500 and 2 000 are the first of them
 MAKE_DATA = {
     "twod": ("twod", "--num_train", "10000", "--num_val", "1000"),
@@ -24,14 +22,6 @@ MAKE_DATA = {
     "so3": ("so3", "--num_train", "20000", "--num_val", "500", "--image_size", "96x96"),
     "sixdof": ("sixdof", "--num_train", "20000", "--num_val", "500", "--image_size", "192x128"),
     "shapenet": ("shapenet", "--num_train", "8000", "--num_val", "200", "--image_size", "240x160"),
-    "clevr_few": (
-        "clevr", "--num_train", "8000", "--num_val", "200", "--image_size", "240x160",
-        "--min_objects", "1", "--max_objects", "2",
-    ),
-    "shapenet_few": (
-        "shapenet", "--num_train", "8000", "--num_val", "200", "--image_size", "240x160",
-        "--min_objects", "1", "--max_objects", "1",
-    ),
     SINGLE: (
         "clevr", "--num_train", "1000", "--num_val", "200", "--image_size", "224x224",
         "--min_objects", "1", "--max_objects", "1",
@@ -91,10 +81,6 @@ class Cell:
     def data(self) -> str:
         """Its data set, of MAKE_DATA."""
         return SINGLE if self.weights else self.task
-
-    def first_data(self, size: str) -> str:
-        """That of its first lesson, "" where it has none."""
-        return FIRST_LESSON.get(self.data, "") if size == "tiny" else ""
 
     @property
     def splits(self) -> tuple[str, ...]:

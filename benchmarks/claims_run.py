@@ -35,7 +35,6 @@ PAPER_CONFIGS = {"twod": "twod", "clevr": "clevr", "so3": "so3", "sixdof": "sixd
 BATCH_SIZE = 50  # images that are answered at once
 CURVE_IMAGES = 250  # that are answered at a point on the way
 RESAMPLES = 1000
-SHUFFLED = "shuffled.json"  # labels of a control, in its run
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,13 @@ class Setting:
         return f"{folder}/images/{split}.tar", f"{folder}/labels/{split}.json"
 
 
-def train_arguments(cell: Cell, setting: Setting, is_first: bool = False) -> list[str]:
-    """The command line of `igllm train`. is_first: of the cell's first lesson."""
-    data = cell.first_data(setting.size) if is_first else cell.data
-    workdir = _lesson(cell, setting, is_first)
-    images, labels = setting.source(data, cell.train_split)
+def train_arguments(cell: Cell, setting: Setting) -> list[str]:
+    """The command line of `igllm train`."""
+    images, labels = setting.source(cell.data, cell.train_split)
     if cell.is_shuffled:
-        labels = str(workdir / SHUFFLED)
-    val_images, val_labels = setting.source(data, cell.splits[0])
+        labels = str(setting.workdir(cell) / "shuffled.json")
+    val_images, val_labels = setting.source(cell.data, cell.splits[0])
     chosen = [f"head={cell.head}"] + ([f"rotation_rep={cell.rotation_rep}"] if cell.rotation_rep else [])
-    chosen += ["lesson=first"] if is_first else []
     file = PAPER_CONFIGS[cell.task]
     if cell.weights:
         file = cell.claim
@@ -101,51 +97,33 @@ def train_arguments(cell: Cell, setting: Setting, is_first: bool = False) -> lis
     if cell.weights:
         key = "model.base" if cell.weights == "real" else "tokenizer.path"
         values[key] = setting.real / "base"
-    if cell.first_data(setting.size) and not is_first:
-        values["model.start_from"] = _lesson(cell, setting, is_first=True)
     given = [f"--config.{key}={value}" for key, value in values.items()]
-    named = [f"--config={ROOT}/configs/{file}.py:{','.join(chosen)}", "--workdir", str(workdir)]
+    named = [f"--config={ROOT}/configs/{file}.py:{','.join(chosen)}", "--workdir", str(setting.workdir(cell))]
     return [*named, *given, *setting.overrides]
-
-
-def _lesson(cell: Cell, setting: Setting, is_first: bool) -> Path:
-    """The run of a lesson."""
-    return setting.workdir(cell) / "first_lesson" if is_first else setting.workdir(cell)
 
 
 def run_cell(cell: Cell, setting: Setting) -> bool:
     """All that is left of a cell; True once its JSON file is there, False where training was stopped by a signal."""
     if setting.result(cell).exists():
         return True
-    workdir, lessons = setting.workdir(cell), []
+    workdir = setting.workdir(cell)
     workdir.mkdir(parents=True, exist_ok=True)
-    for is_first in (True, False) if cell.first_data(setting.size) else (False,):
-        arguments, steps = _prepared(cell, setting, is_first)
-        lessons.append(arguments)
-        with _timed(workdir, "training"):
-            train.main(arguments)
-        if checkpoint.find_step(_lesson(cell, setting, is_first), "last") < steps[-1]:
-            return False
-    with _timed(workdir, "scoring"):
-        scores = _score(cell, setting, steps)
-    files.write_text(setting.result(cell), json.dumps(_content(cell, setting, lessons, scores), indent=1) + "\n")
-    return True
-
-
-def _prepared(cell: Cell, setting: Setting, is_first: bool) -> tuple[list[str], list[int]]:
-    """The command line of a lesson, whose shuffled labels are made, and the steps that are scored."""
-    workdir = _lesson(cell, setting, is_first)
-    arguments = train_arguments(cell, setting, is_first)
-    if cell.is_shuffled and not (workdir / SHUFFLED).exists():
-        data = cell.first_data(setting.size) if is_first else cell.data
-        workdir.mkdir(parents=True, exist_ok=True)
-        shuffle_labels(Path(setting.source(data, cell.train_split)[1]), workdir / SHUFFLED, seed=cell.seed)
+    arguments = train_arguments(cell, setting)
+    if cell.is_shuffled and not (workdir / "shuffled.json").exists():
+        shuffle_labels(Path(setting.source(cell.data, cell.train_split)[1]), workdir / "shuffled.json", seed=cell.seed)
     num_steps = config.load(arguments)[0].train.num_steps
-    if not cell.has_curve:
-        return arguments, [num_steps]
-    every = -(-num_steps // CURVE_POINTS)
-    arguments += [f"--config.train.checkpoint_every={every}", f"--config.train.keep_checkpoints={CURVE_POINTS}"]
-    return arguments, [*range(every, num_steps, every), num_steps]
+    every = num_steps
+    if cell.has_curve:
+        every = -(-num_steps // CURVE_POINTS)
+        arguments += [f"--config.train.checkpoint_every={every}", f"--config.train.keep_checkpoints={CURVE_POINTS}"]
+    with _timed(workdir, "training"):
+        train.main(arguments)
+    if checkpoint.find_step(workdir, "last") < num_steps:
+        return False
+    with _timed(workdir, "scoring"):
+        scores = _score(cell, setting, [*range(every, num_steps, every), num_steps])
+    files.write_text(setting.result(cell), json.dumps(_content(cell, setting, arguments, scores), indent=1) + "\n")
+    return True
 
 
 @contextmanager
@@ -200,13 +178,11 @@ def _write_answers(
     return generator
 
 
-def _content(
-    cell: Cell, setting: Setting, lessons: list[list[str]], scores: dict[int, dict[str, Any]]
-) -> dict[str, Any]:
+def _content(cell: Cell, setting: Setting, arguments: list[str], scores: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """What the JSON file holds."""
     steps = sorted(scores)
     short = {step: {split: _rounded(report) for split, report in scores[step].items()} for step in steps}
-    command = " && ".join(" ".join(["igllm", "train", *arguments]) for arguments in lessons)
+    command = " ".join(["igllm", "train", *arguments])
     for folder, name in ((setting.out, "OUT"), (setting.data, "DATA"), (ROOT, ".")):
         command = command.replace(f"{folder}", name)
     minutes = json.loads((setting.workdir(cell) / "minutes.json").read_text())

@@ -1,12 +1,10 @@
-"""What `benchmarks/claims.py` trains at a size that anyone can rerun: `configs/claims.py:task=so3,rotation_rep=6d`, and
-`task=clevr,lesson=first` of a task that is learned in two lessons.
+"""What `benchmarks/claims.py` trains at a size that anyone can rerun: `configs/claims.py:task=so3,rotation_rep=6d`.
 
 `configs/tiny.py` with the resolution, batch, learning rate and length of each task, so that one run takes at most 25
 minutes on one core. What was tried stands in `docs/results.md`.
 """
 
 from configs import tiny
-from igllm_jax.config import parse_argument
 
 # task -> what it has of its own
 SETTINGS = {
@@ -39,28 +37,9 @@ SETTINGS = {
 }
 
 
-# what a first lesson has beside that: its scenes of one or two objects teach words, places and turns, for which whole
-# scenes, whose objects have to be told apart, take far longer
-FIRST_LESSON = {
-    "clevr": {"train.num_steps": 1500},
-    "shapenet": {"train.num_steps": 1500},
-}
-LARGER_BATCHES = {
-    "batch_size": 16,
-    "train.float_weight": 0.5,
-    "optim.lr": 1e-3,
-    "optim.projector_lr": 1e-3,
-    "optim.float_head_lr": 1e-3,
-}
-
-
 def get_config(argument: str = ""):
-    chosen = parse_argument(argument, (*tiny.ARGUMENTS, "lesson"))
-    is_first = chosen.pop("lesson", "") == "first"
-    config = tiny.get_config(",".join(f"{key}={value}" for key, value in chosen.items()))
+    config = tiny.get_config(argument)
     config.update_from_flattened_dict(SETTINGS.get(config.task, {}))
-    if is_first:
-        config.update_from_flattened_dict({**LARGER_BATCHES, **FIRST_LESSON.get(config.task, {})})
     config.train.log_every = 50
     config.eval.loss_every = config.eval.generate_every = 0  # claims.py scores what was saved
     return config

@@ -9,11 +9,9 @@ from configs import common
 from igllm_jax.config import set_argument
 from igllm_jax.scene.language import find_language
 
-ARGUMENTS = ("task", "head", "rotation_rep")
-
 
 def get_config(argument: str = ""):
-    config = set_argument(common.get_config(), argument, ARGUMENTS)
+    config = set_argument(common.get_config(), argument, ("task", "head", "rotation_rep"))
     language = find_language(config.task)
     root = f"data/tiny/{language.name}"
     for split, name in (("train", "train"), ("val", "val_ID")):
