@@ -13,7 +13,7 @@ COLORS = {"none": "#c44e52", "linear": "#dd8452", "tanh_mlp_gelu": "#4c72b0", "c
 SHORT = {"none": "text", "linear": "linear", "tanh_mlp_gelu": "tanh_mlp_gelu", "control": "control"}
 SPLIT_COLORS = ("#4c72b0", "#dd8452", "#55a868")
 PANELS = {  # claim -> (metric, axis label) of each panel
-    "cogent": (("color", "right colour, %"), ("l2", "mean L2, scene units")),
+    "cogent": (("color", "right colour, %"), ("shape", "right shape, %"), ("l2", "mean L2, scene units")),
     "rotations": (("geod", "mean angle, degrees"),),
     "real_weights": (("color", "right colour, %"), ("shape", "right shape, %"), ("l2", "mean L2, scene units")),
     "shifts": (("l2", "mean L2, scene units"), ("geod", "mean angle, degrees"), ("shp_cls", "right class, %")),

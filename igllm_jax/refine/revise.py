@@ -208,12 +208,12 @@ class Reviser:
         if COUNT in self.moves:
             found += self._added(draft, x, y)
         if WORDS in self.moves:
-            for things, (_, place) in zip(kept, near, strict=True):
-                found += self._added(draft._replace(things=things), *place)
+            for things, (_, pixel) in zip(kept, near, strict=True):
+                found += self._added(draft._replace(things=things), *pixel)
         if COUNT in self.moves and len(near) == 2:
             numbers = [number for number, _ in near]
             rest = tuple(thing for number, thing in enumerate(draft.things) if number not in numbers)
-            found += self._added(draft._replace(things=rest), *np.mean([place for _, place in near], axis=0).tolist())
+            found += self._added(draft._replace(things=rest), *np.mean([pixel for _, pixel in near], axis=0).tolist())
         if not found:
             return None
         gains = (loss - self._losses(found)) * self._unit(draft)
@@ -231,7 +231,7 @@ class Reviser:
                 column, row = (float(v) for v in draft.camera.project(np.array(thing[location]))[0, :2])
                 found.append((math.hypot(column - x, row - y), number, (column, row)))
         limit = NEAR * draft.camera.width
-        return [(number, place) for away, number, place in sorted(found)[:2] if away < limit]
+        return [(number, pixel) for away, number, pixel in sorted(found)[:2] if away < limit]
 
     def _spots(self, draft: Draft) -> list[tuple[float, float]]:
         """Points of the image, in its pixels, around which picture and image differ most, and by more than noise."""
