@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,13 +25,12 @@ from igllm_jax.refine.problems import (
 )
 from igllm_jax.refine.refined import Refined, covariance, flag_of, picture_loss, standard_errors
 from igllm_jax.refine.revise import Reviser
-from igllm_jax.refine.search import LEVELS, Level, search
+from igllm_jax.refine.search import LEVELS, Level, State, search
 from igllm_jax.refine.vectors import Layout, SearchProblem, moves_of_all
 
 MOST_OBJECTS = 48  # of a scene that is searched
 MOST_STARTS = 8  # of a scene, where words are tried
-# of camera and lamps alone: what a start that is right needs
-LEVELS_HELD = (LEVELS[0], LEVELS[2])
+SHARE_HELD = 0.2  # of the time: for camera and lamps alone
 WORTH = 2.0  # of the negative log-probability: what moving objects has to gain for each number, else they stay
 
 
@@ -140,8 +139,13 @@ class _Searched(NamedTuple):
 
 def _searched(group: SceneGroup, options: RefineOptions) -> _Searched:
     how, at_once = group.how, options.at_once
-    limits: dict[str, Any] = {"seconds": options.seconds, "at_once": at_once}
-    state = search(group.problems, group.targets, how=how, levels=options.levels, **limits)
+    may_hold = bool(group.problems.is_free[:, how.layout.num_own :].any())
+
+    def searched(problems: SearchProblem, levels: Sequence[Level], share: float) -> State:
+        seconds = None if options.seconds is None else share * options.seconds
+        return search(problems, group.targets, how=how, levels=levels, seconds=seconds, at_once=at_once)
+
+    state = searched(group.problems, options.levels, 1 - SHARE_HELD if may_hold else 1.0)
     found = np.asarray(state.vector)
     view = lens((how.width, how.height), options.levels[-1].blur, options.levels[-1].outlier)
 
@@ -152,9 +156,10 @@ def _searched(group: SceneGroup, options: RefineOptions) -> _Searched:
     found = np.where((after < before)[:, None], found, 0)
     after = np.minimum(before, after)
     moves = jax.device_get(moves_of_all(found, group.problems, how.layout))
-    if group.problems.is_free[:, how.layout.num_own :].any():
+    if may_hold:
         held = _held(group.problems, how.layout)
-        vectors = np.asarray(search(held, group.targets, how=how, levels=LEVELS_HELD, **limits).vector)
+        levels = [level._replace(scans_yaws=False) for level in (options.levels[0], options.levels[-1])]
+        vectors = np.asarray(searched(held, levels, SHARE_HELD).vector)
         without = losses(held, vectors)
         own = jax.device_get(moves_of_all(vectors, held, how.layout))
         numbers = group.problems.is_free[:, : how.layout.num_own].sum(axis=1)
