@@ -15,6 +15,10 @@ the processor's, training and scoring, on average. **paper** is an empty column:
 model and other data, and none is quoted here, since no copy of its tables was at hand to quote from. The same
 at full size, with the released data and weights, is `--size paper --data DIR --base WEIGHTS`; its runs get
 tables of their own.
+
+**5. What looking again adds** stands below each table whose runs were looked at again (`--refine`: the first 40
+images of each split, words untouched). Discs on a square are no scene that is drawn again. What other words and
+counts add is told in [refine.md](refine.md).
 """
 
 
