@@ -174,7 +174,7 @@ class Reviser:
         """Without the objects that explain no more of the image than chance may, one after the other."""
         while draft.things and not self.limit.is_over:
             numbers = range(len(draft.things))
-            others = [draft._replace(things=draft.things[:number] + draft.things[number + 1 :]) for number in numbers]
+            others = [_without(draft, number) for number in numbers]
             losses = self._losses([draft, *others])
             apart = np.array([stands_apart(draft.things, number, self.terms.language) for number in numbers])
             needed = np.where(apart, LEAST_SHARE, 1.0) * self._noise(draft, losses[0])
@@ -203,17 +203,15 @@ class Reviser:
 
         One object more has to gain twice what one in another's place has, one in the place of two anything."""
         near = self._near(draft, x, y)
-        kept = [draft.things[:number] + draft.things[number + 1 :] for number, _ in near]
         found = list[Draft]()
         if COUNT in self.moves:
             found += self._added(draft, x, y)
         if WORDS in self.moves:
-            for things, (_, pixel) in zip(kept, near, strict=True):
-                found += self._added(draft._replace(things=things), *pixel)
+            for number, pixel in near:
+                found += self._added(_without(draft, number), *pixel)
         if COUNT in self.moves and len(near) == 2:
-            numbers = [number for number, _ in near]
-            rest = tuple(thing for number, thing in enumerate(draft.things) if number not in numbers)
-            found += self._added(draft._replace(things=rest), *np.mean([pixel for _, pixel in near], axis=0).tolist())
+            numbers, pixels = zip(*near, strict=True)
+            found += self._added(_without(draft, *numbers), *np.mean(pixels, axis=0).tolist())
         if not found:
             return None
         gains = (loss - self._losses(found)) * self._unit(draft)
@@ -236,10 +234,11 @@ class Reviser:
     def _spots(self, draft: Draft) -> list[tuple[float, float]]:
         """Points of the image, in its pixels, around which picture and image differ most, and by more than noise."""
         width, height = self.size
-        squares = (self._difference(draft) ** 2).sum(axis=0)
+        difference = self._difference(draft)
+        squares = (difference**2).sum(axis=0)
         wide = lens(self.size, SPOT, OUTLIER)
         energy = wide.rows @ squares.reshape(height, width) @ wide.columns.T
-        least = 2 * NOISE / (self._unit(draft) * float(wide.area))
+        least = 2 * NOISE / float(information(difference, self.view) * wide.area)
         row, column = np.mgrid[:height, :width]
         scale, found = draft.camera.width / width, list[tuple[float, float]]()
         for _ in range(SPOTS):
@@ -272,6 +271,10 @@ class Reviser:
 def difference_of(problem: SearchProblem, target: Array, view: Lens, *, how: PictureOptions) -> Array:
     """float32 [3, P]: what is compared of the picture of a problem's start and of its image."""
     return picture_difference(problem, np.zeros(how.layout.size, np.float32), target, view, how)
+
+
+def _without(draft: Draft, *numbers: int) -> Draft:
+    return draft._replace(things=tuple(thing for number, thing in enumerate(draft.things) if number not in numbers))
 
 
 def _replaced(draft: Draft, number: int, thing) -> Draft:

@@ -57,7 +57,7 @@ class SearchProblem(NamedTuple):
     pivots: Array
     is_free: Array
     spreads: Array
-    is_held: Array = False
+    is_held: Array
 
 
 def moves_of(vector: Array, problem: SearchProblem, layout: Layout) -> Moves:
