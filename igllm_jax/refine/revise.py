@@ -142,12 +142,9 @@ class Reviser:
             return draft
         losses = self._losses([draft, *others])
         best = int(np.argmin(losses[1:]))
-        gain = float(losses[0] - losses[1 + best]) * self._unit(draft)
-        return others[best] if gain > is_noisy * self._noise(draft, losses[0]) else draft
-
-    def _noise(self, draft: Draft, loss: float) -> float:
-        """Of the negative log-probability: what a change of a draft may gain by chance. loss: the draft's."""
-        return NOISE + SHARE * self._unit(draft) * float(loss)
+        unit = self._unit(draft)
+        gain = float(losses[0] - losses[1 + best]) * unit
+        return others[best] if gain > is_noisy * _noise(unit, losses[0]) else draft
 
     def _difference(self, draft: Draft) -> np.ndarray:
         """float32 [3, P]: what is compared, of the draft's picture and the image."""
@@ -177,8 +174,9 @@ class Reviser:
             others = [_without(draft, number) for number in numbers]
             losses = self._losses([draft, *others])
             apart = np.array([stands_apart(draft.things, number, self.terms.language) for number in numbers])
-            needed = np.where(apart, LEAST_SHARE, 1.0) * self._noise(draft, losses[0])
-            explained = (losses[1:] - losses[0]) * self._unit(draft)
+            unit = self._unit(draft)
+            needed = np.where(apart, LEAST_SHARE, 1.0) * _noise(unit, losses[0])
+            explained = (losses[1:] - losses[0]) * unit
             least = int(np.argmin(explained - needed))
             if explained[least] >= needed[least]:
                 break
@@ -214,9 +212,10 @@ class Reviser:
             found += self._added(_without(draft, *numbers), *np.mean(pixels, axis=0).tolist())
         if not found:
             return None
-        gains = (loss - self._losses(found)) * self._unit(draft)
+        unit = self._unit(draft)
+        gains = (loss - self._losses(found)) * unit
         more = np.array([len(other.things) - len(draft.things) for other in found])
-        margins = gains - (1 + more) * self._noise(draft, loss)
+        margins = gains - (1 + more) * _noise(unit, loss)
         best = int(np.argmax(margins))
         return found[best] if margins[best] > 0 else None
 
@@ -271,6 +270,11 @@ class Reviser:
 def difference_of(problem: SearchProblem, target: Array, view: Lens, *, how: PictureOptions) -> Array:
     """float32 [3, P]: what is compared of the picture of a problem's start and of its image."""
     return picture_difference(problem, np.zeros(how.layout.size, np.float32), target, view, how)
+
+
+def _noise(unit: float, loss: float) -> float:
+    """Of the negative log-probability: what a change of a draft may gain by chance. unit, loss: the draft's."""
+    return NOISE + SHARE * unit * float(loss)
 
 
 def _without(draft: Draft, *numbers: int) -> Draft:
