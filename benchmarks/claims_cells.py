@@ -14,7 +14,7 @@ FLOAT_HEAD, TEXT = "tanh_mlp_gelu", "none"
 REPRESENTATIONS = ("6d", "quat", "aa", "euler", "euler_int")  # the most promising first
 CURVE_POINTS = 7  # checkpoints that are scored where a cell shows its progress
 
-SINGLE = "clevr_single"  # one object a scene
+SINGLES = {"clevr": "clevr_single", "shapenet": "shapenet_single"}  # data sets of one object a scene
 # data set -> `igllm make-data` of it; 8 000 images of clevr, so that 500 and 2 000 are the first of them
 MAKE_DATA = {
     "twod": ("twod", "--num_train", "10000", "--num_val", "1000"),
@@ -22,8 +22,12 @@ MAKE_DATA = {
     "so3": ("so3", "--num_train", "20000", "--num_val", "500", "--image_size", "96x96"),
     "sixdof": ("sixdof", "--num_train", "20000", "--num_val", "500", "--image_size", "192x128"),
     "shapenet": ("shapenet", "--num_train", "8000", "--num_val", "200", "--image_size", "240x160"),
-    SINGLE: (
+    "clevr_single": (
         "clevr", "--num_train", "1000", "--num_val", "200", "--image_size", "224x224",
+        "--min_objects", "1", "--max_objects", "1",
+    ),
+    "shapenet_single": (
+        "shapenet", "--num_train", "8000", "--num_val", "200", "--image_size", "240x160",
         "--min_objects", "1", "--max_objects", "1",
     ),
 }  # fmt: skip
@@ -35,13 +39,14 @@ SPLITS = {
     "so3": ("val_ID", "val_OOD"),
     "sixdof": ("val_ID", "val_OOD"),
     "shapenet": ("val_ID", "val_OOD_texture", "val_OOD_shape"),
-    SINGLE: ("val_ID",),
+    "clevr_single": ("val_ID",),
+    "shapenet_single": ("val_ID", "val_OOD_texture", "val_OOD_shape"),
 }
 # head is text or not -> tokens of the longest answer of each data set, with some to spare; at paper size the
 # reference's
 MAX_NEW_TOKENS = {
-    False: {"twod": 64, "clevr": 400, "so3": 64, "sixdof": 64, "shapenet": 160, SINGLE: 64},
-    True: {"twod": 64, "clevr": 720, "so3": 96, "sixdof": 128, "shapenet": 320, SINGLE: 96},
+    False: {"twod": 64, "clevr": 400, "so3": 64, "sixdof": 64, "shapenet": 160, **dict.fromkeys(SINGLES.values(), 64)},
+    True: {"twod": 64, "clevr": 720, "so3": 96, "sixdof": 128, "shapenet": 320, **dict.fromkeys(SINGLES.values(), 96)},
 }
 PAPER_MAX_NEW_TOKENS = 1024
 
@@ -52,7 +57,8 @@ class Cell:
 
     num_images: the first so many of the training split; 0: as the config has it. is_shuffled: whether every image gets
     another one's label, so that there is nothing to see: the control. has_curve: whether checkpoints on the way are
-    scored, too. weights: "real" or "random", where that is the question, of what stays frozen.
+    scored, too. weights: "real" or "random", where that is the question, of what stays frozen. is_single: whether
+    scenes have one object, as they do with weights.
     """
 
     claim: str
@@ -65,12 +71,14 @@ class Cell:
     is_shuffled: bool = False
     has_curve: bool = False
     weights: str = ""
+    is_single: bool = False
 
     @property
     def name(self) -> str:
         """Of its files: what differs between the cells of a claim."""
         parts = [self.claim, self.task]
         parts += [self.train_split.removeprefix("checkerboard_")] if self.train_split != "train" else []
+        parts += ["single"] if self.is_single else []
         parts += [self.rotation_rep] if self.rotation_rep else []
         parts += [f"{self.num_images}"] if self.num_images else []
         parts += [self.weights] if self.weights else []
@@ -80,7 +88,7 @@ class Cell:
     @property
     def data(self) -> str:
         """Its data set, of MAKE_DATA."""
-        return SINGLE if self.weights else self.task
+        return SINGLES[self.task] if self.is_single or self.weights else self.task
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -116,8 +124,10 @@ def rotations(size: str, seed: int) -> list[Cell]:
 
 
 def shifts(size: str, seed: int) -> list[Cell]:
-    """4: other paint and other shapes than in training."""
-    return [Cell("shifts", "shapenet", head, seed, rotation_rep="6d") for head in (FLOAT_HEAD, TEXT)]
+    """4: other paint and other shapes than in training; at size tiny in scenes of one toy as well."""
+    cells = [Cell("shifts", "shapenet", head, seed, rotation_rep="6d") for head in (FLOAT_HEAD, TEXT)]
+    single = Cell("shifts", "shapenet", FLOAT_HEAD, seed, rotation_rep="6d", is_single=True)
+    return [*cells, single] if size == "tiny" else cells
 
 
 def real_weights(size: str, seed: int) -> list[Cell]:

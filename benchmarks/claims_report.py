@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import claims_plots
-from benchmarks.claims_cells import CLAIMS, FLOAT_HEAD, HEADS, REPRESENTATIONS, TEXT
+from benchmarks.claims_cells import CLAIMS, FLOAT_HEAD, HEADS, REPRESENTATIONS, TEXT, Cell
 from benchmarks.claims_text import PAGE, WORDS, Words
 from igllm_jax import files
 
+DEFAULTS = {field.name: field.default for field in fields(Cell) if field.default is not MISSING}  # of older files
 ENOUGH_SEEDS = 3  # for an interval over seeds
 MODELS = {"none": "numbers as text", "linear": "float head, linear", "tanh_mlp_gelu": "float head, tanh_mlp_gelu"}
 CONTROL = "control (labels shuffled)"
@@ -89,6 +90,7 @@ def _student(values: np.ndarray, *, is_error: bool) -> tuple[float, float]:
 def read_groups(results: Path) -> dict[str, list[Group]]:
     """Claim -> its groups in the order of the claim's cells, of the JSON files in a folder."""
     runs = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    runs = [{**run, "cell": {**DEFAULTS, **run["cell"]}} for run in runs]
     found: dict[str, dict[str, Group]] = {claim: {} for claim in CLAIMS}
     for run in sorted(runs, key=_order):
         cell = run["cell"]
@@ -101,7 +103,7 @@ def _order(run: dict[str, Any]) -> tuple[Any, ...]:
     cell = run["cell"]
     representation = REPRESENTATIONS.index(cell["rotation_rep"]) if cell["rotation_rep"] else 0
     tasks = cell["task"] == "sixdof", cell["train_split"] == "checkerboard_dense"
-    kinds = cell["is_shuffled"], cell.get("weights") == "random"
+    kinds = cell["is_shuffled"], cell["is_single"], cell["weights"] == "random"
     return *tasks, cell["num_images"], *kinds, representation, -HEADS.index(cell["head"]), cell["seed"]
 
 
@@ -110,7 +112,8 @@ def label_of(cell: dict[str, Any]) -> str:
     model = CONTROL if cell["is_shuffled"] else MODELS[cell["head"]]
     parts = [cell["train_split"].removeprefix("checkerboard_")] if cell["task"] == "twod" else []
     parts += [f"{cell['num_images']} images"] if cell["num_images"] else []
-    parts += [f"{cell['weights']} weights"] if cell.get("weights") else []
+    parts += [f"{cell['weights']} weights"] if cell["weights"] else []
+    parts += ["one toy"] if cell["is_single"] else []
     parts += [cell["task"], cell["rotation_rep"]] if cell["claim"] == "rotations" else [model]
     return ", ".join(parts)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.claims_cells import CURVE_POINTS, MAX_NEW_TOKENS, PAPER_MAX_NEW_TOKENS, RELEASED, TEXT, Cell
 from benchmarks.learn_clevr import shuffle_labels
+from configs.claims import SINGLE
 from igllm_jax import config, evaluate, files, train
 from igllm_jax.data import tars
 from igllm_jax.decoding import ngram_drafts
@@ -83,6 +84,7 @@ def train_arguments(cell: Cell, setting: Setting) -> list[str]:
     elif setting.size == "tiny":
         file, chosen = "claims", [f"task={cell.task}", *chosen]
     values = {
+        **(SINGLE[cell.task] if cell.is_single else {}),
         "seed": cell.seed,
         "data.train.images": images,
         "data.train.labels": labels,

@@ -41,6 +41,22 @@ SETTINGS = {
     },
     "shapenet": {"batch_size": 8, "train.num_steps": 4000},
 }
+# task -> what it has besides where scenes have one object
+SINGLE = {
+    # large images: a toy is a tenth of their width
+    "shapenet": {
+        "batch_size": 16,
+        "data.image_aspect_ratio": "square",
+        "data.image_size": 144,
+        "model.vision.image_size": 144,
+        "model.decoder.num_layers": 2,
+        "train.num_steps": 2500,
+        "train.float_weight": 0.5,
+        "optim.lr": 1e-3,
+        "optim.projector_lr": 1e-3,
+        "optim.float_head_lr": 1e-3,
+    },
+}
 
 
 def get_config(argument: str = ""):
