@@ -64,7 +64,8 @@ weight 0.5) has 0.33 after 1 000 steps and 0.14 after 1 750, so that places of f
 whole scenes started from it have 1.14 after 1 000 steps, scenes of two to five 0.81 after 1 500. What is slow is thus
 not to read a place, but to tell which of many objects comes next. Numbers as text say so, too: their places are
 nearer, since each that is written can be read again, while a float head's stands as one and the same token, whatever
-its value. None of this was taken over; a lesson whose scenes grow is not tried to the end.""",
+its value. Half the decoder's layers, weight 0.3 and images stretched to a square leave time for 12 000 steps, which end
+at L2 1.31 and 41 % of colours. None of this was taken over; a lesson whose scenes grow is not tried to the end.""",
     ),
     "rotations": Words(
         "3. Rotation representations",
@@ -80,7 +81,9 @@ long after places, and all at once; a model that knows places and no turns has 0
 patches of 12 stay at 0.23 to their end at 1 600 steps of 16, and so does what starts from so3's run (0.25 after 800);
 patches of 8 go below 0.22 by step 1 600, batches of 8 images had not at 2 250. Stretched to a square of 80 x 80, with
 half the decoder's layers, there is time for 4 000 steps: 0.23 after 2 000, 0.17 after 2 400, 0.067 at the end. Twice
-the batch and the learning rate had 0.24 after 1 200 steps, in twice the time of each.""",
+the batch and the learning rate had 0.24 after 1 200 steps, in twice the time of each. **On the other ground nothing
+is left**: training shows one grey ground, val_OOD a green one, and a model from scratch answers what it has never
+seen with words without end, which do not parse.""",
     ),
     "shifts": Words(
         "4. Other paint and other shapes",
