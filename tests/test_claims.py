@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from benchmarks import claims, claims_refine, claims_report, real_weights
+from benchmarks import claims, claims_refine, claims_report, claims_run, real_weights
 from benchmarks.claims_cells import CLAIMS, SIZES, Cell, cells_of
-from igllm_jax import make_data
+from igllm_jax import config, make_data
 from igllm_jax.errors import UserError
 from igllm_jax.scene.predictions import Predictions, write_predictions
 from tests import runs
@@ -60,6 +60,26 @@ def test_cells_have_names_of_their_own_and_the_first_seed_comes_first(size):
     assert len({cell.name for cell in cells}) == len(cells)
     seeds = [cell.seed for cell in cells if cell.claim == "rotations"]
     assert seeds == sorted(seeds) and set(seeds) == {1, 2, 3}
+
+
+def test_scenes_of_one_toy_have_data_and_settings_of_their_own(tmp_path):
+    cells = [cell for cell in cells_of(["shifts"], "tiny", seeds=1) if cell.is_single]
+    assert cells and not any(cell.is_single for cell in cells_of(["shifts"], "paper", seeds=1))
+    setting = claims.setting_of(claims.parse(["--claim", "shifts", "--out", str(tmp_path)]))
+    for cell in cells:
+        assert cell.data in claims.MAKE_DATA and cell.splits == ("val_ID", "val_OOD_texture", "val_OOD_shape")
+        trained = config.load(claims_run.train_arguments(cell, setting))[0]
+        assert f"/{cell.data}/" in trained.data.train.images
+        assert (trained.data.image_size, trained.model.vision.image_size) == (144, 144)
+
+
+def test_runs_of_older_files_are_of_the_same_group(tmp_path):
+    for seed in (1, 2):
+        content = run({"l2_unseen": 0.5}, seed=seed)
+        content["cell"] = {name: value for name, value in content["cell"].items() if seed == 2 or name != "is_single"}
+        (tmp_path / f"{seed}.json").write_text(json.dumps(content))
+    (group,) = claims_report.read_groups(tmp_path)["float_head"]
+    assert [one["cell"]["seed"] for one in group] == [1, 2]
 
 
 def test_the_page_of_two_runs(tmp_path):
