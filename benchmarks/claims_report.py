@@ -203,10 +203,26 @@ def _cogent(groups: list[Group]) -> list[str]:
     color, l2 = (estimate(most, lambda run: run["splits"]["val_ID"], metric) for metric in ("color", "l2"))
     if color is None or l2 is None:
         return []
-    aims = "reached" if color.mean >= 55 and l2.mean <= 1.0 else "not reached"
+    reached = " and ".join(
+        f"{name} {'reached' if is_reached else 'not reached'}"
+        for name, is_reached in (("55 %", color.mean >= 55), ("1.0", l2.mean <= 1.0))
+    )
     return [
-        f"With {label_of(most[0]['cell'])}: colour ID {color.mean:.1f} %, L2 {l2.mean:.2f}; aims 55 % and 1.0: {aims}."
+        f"With {label_of(most[0]['cell'])}: colour ID {color.mean:.1f} %, L2 {l2.mean:.2f}; aims: {reached}.",
+        *_shapes_by_images(own),
     ]
+
+
+def _shapes_by_images(groups: list[Group]) -> list[str]:
+    """What the paper speaks of: whether shapes are read, or taken from the colours that they had in training."""
+    if len(groups) < 2:
+        return []
+    told = []
+    for group in groups:
+        sides = [estimate(group, lambda run, at=split: run["splits"][at], "shape") for split in ("val_ID", "val_OOD")]
+        if all(side is not None for side in sides):
+            told.append(f"{group[0]['cell']['num_images']} images {' / '.join(f'{side.mean:.0f}' for side in sides)} %")
+    return [f"Right shapes, ID / OOD: {', '.join(told)}."]
 
 
 def _rotations(groups: list[Group]) -> list[str]:
