@@ -203,7 +203,7 @@ def run(experiment: Experiment, indices: Sequence[int], seed: int, out: Path) ->
     terms, compiled = terms_of(experiment.task), set()
     for index in indices:
         case = case_of(experiment.task, index, seed, experiment.change)
-        size = count_for(len(case.start.spec.objects)), count_for(case.start.num_parts)
+        size = count_for(len(case.start.spec.objects))
         started = time.process_time()
         text, options = terms.write(case.start.things), RefineOptions(moves=experiment.moves)
         (result,) = refine_texts([text], [case.image], terms, options)

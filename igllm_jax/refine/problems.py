@@ -22,6 +22,7 @@ from igllm_jax.render.lights import CLEVR_LIGHTS
 from igllm_jax.render.objects import SIZES, SOLIDS
 from igllm_jax.render.scenes import FIXED_LOCATION, scene_spec, standard_stage
 from igllm_jax.render.spec import SceneSpec
+from igllm_jax.render.toys import MOST_PIECES
 from igllm_jax.scene.code import write_call
 from igllm_jax.scene.language import Language
 from igllm_jax.scene.reading import Reading, read, scene_of
@@ -30,8 +31,7 @@ from igllm_jax.scene.scene import Object
 from igllm_jax.scene.symmetry import NO_SYMMETRY
 from igllm_jax.scene.turn import Turn
 
-# a program is compiled for so many objects or parts, and serves scenes of fewer
-COUNTS = (2, 4, 7, 10, 16, 24, 48, 96, 192, 384)
+COUNTS = (2, 4, 7, 10, 16, 24, 48)  # a program is compiled for so many objects, and serves scenes of fewer
 STANDING = ("clevr",)  # tasks whose objects stand on the ground: their height follows from their words
 FIXED_STAGE = ("so3", "sixdof", "shapenet")  # tasks whose camera and lamps are known
 
@@ -60,10 +60,6 @@ class Start:
 
     things: tuple[Object, ...]
     spec: SceneSpec
-
-    @property
-    def num_parts(self) -> int:
-        return sum(len(thing.parts) for thing in self.spec.objects)
 
 
 def start_of(text: str, terms: Terms, width: int, height: int, camera: Camera | None = None) -> Start:
@@ -101,13 +97,19 @@ def kinds_shown(language: Language) -> tuple[str, ...]:
     return KINDS if language.name in FIXED_STAGE else tuple(kind for kind in KINDS if kind in SOLIDS)
 
 
+def most_parts(language: Language, num_objects: int) -> int:
+    """Of so many objects, whatever a language's words make of them: so one program serves them all."""
+    return num_objects * (MOST_PIECES if language.name in FIXED_STAGE else 1)
+
+
 def layout_of(language: Language, most_objects: int) -> Layout:
     return Layout(most_objects, free_numbers(language), len(CLEVR_LIGHTS))
 
 
-def problem_of(start: Start, terms: Terms, layout: Layout, *, most_parts: int) -> SearchProblem:
-    """NumPy arrays, filled up. Raises: UserError where there are more parts or objects, or meshes from files."""
-    scene = pack(start.spec, most_parts=most_parts, most_objects=layout.objects, backdrop=BACKDROP_COLOR)
+def problem_of(start: Start, terms: Terms, layout: Layout) -> SearchProblem:
+    """NumPy arrays, filled up. Raises: UserError where there are more objects, or meshes from files."""
+    most = most_parts(terms.language, layout.objects)
+    scene = pack(start.spec, most_parts=most, most_objects=layout.objects, backdrop=BACKDROP_COLOR)
     pivots = np.zeros((layout.objects, 3), np.float32)
     own = np.zeros((layout.objects, len(layout.free)), np.float32)
     for position, thing in enumerate(start.spec.objects):

@@ -115,8 +115,7 @@ def group_of(starts: Sequence[Start], images: Sequence[Image.Image], terms: Term
     size = picture_size(*images[0].size)
     targets = np.stack([target_of(image, size) for image in images])
     layout = layout_of(terms.language, count_for(max(len(start.spec.objects) for start in starts)))
-    most_parts = count_for(max(start.num_parts for start in starts))
-    rows = [problem_of(start, terms, layout, most_parts=most_parts) for start in starts]
+    rows = [problem_of(start, terms, layout) for start in starts]
     problems = jax.tree.map(lambda *arrays: np.stack(arrays), *rows)
     return SceneGroup(tuple(starts), problems, targets, PictureOptions(*size, kinds_shown(terms.language), layout))
 

@@ -125,8 +125,7 @@ class Reviser:
         return PictureOptions(*self.size, kinds_shown(self.terms.language), layout_of(self.terms.language, count))
 
     def _problems(self, drafts: Sequence[Draft], how: PictureOptions) -> SearchProblem:
-        most = how.layout.objects
-        rows = [problem_of(draft.start(self.terms), self.terms, how.layout, most_parts=most) for draft in drafts]
+        rows = [problem_of(draft.start(self.terms), self.terms, how.layout) for draft in drafts]
         return jax.tree.map(lambda *arrays: np.stack(arrays), *rows)
 
     def _losses(self, drafts: Sequence[Draft]) -> np.ndarray:

@@ -32,7 +32,7 @@ from igllm_jax.refine.space import map_scenes
 from igllm_jax.refine.time_limit import TimeLimit
 from igllm_jax.refine.trace import Traced, paint, trace
 from igllm_jax.refine.vectors import SearchProblem, moves_of, prior, spread_moves
-from igllm_jax.refine.whole_turn import mended, turn_scenes
+from igllm_jax.refine.whole_turn import may_turn, mended, turn_scenes
 from igllm_jax.render.flat.rays import Array
 
 STEP = {"location": 0.04, "turn": 0.05, "camera": 0.08, "lamp": 0.3}  # scene units, radians: of the differences
@@ -225,6 +225,7 @@ def _search_together(
     at_once: int,
 ) -> State:
     state, finest, finest_targets = start_state(len(targets), how.layout.size), how, targets
+    turns = bool(may_turn(problems, how.layout).any())  # else the program that turns them need not be compiled
     for level in levels:
         size = picture_size(finest.width, finest.height, level.longer)
         how = finest._replace(width=size[0], height=size[1])
@@ -240,7 +241,7 @@ def _search_together(
             if limit.is_over or (state.stalls >= PATIENCE).all():
                 break
             state = step_batch(state, problems, targets, view, how=how, at_once=at_once)
-        if not limit.is_over:
+        if turns and not limit.is_over:
             vector = turn_scenes(state.vector, problems, targets, view, how=how, at_once=at_once)
             state = state._replace(vector=vector)
     return state

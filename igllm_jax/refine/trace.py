@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igllm_jax.refine.lens import GROUND_STEP
-from igllm_jax.render.flat.arrays import LampArrays, PartArrays, SceneArrays
+from igllm_jax.render.flat.arrays import NO_PART, LampArrays, PartArrays, SceneArrays
 from igllm_jax.render.flat.dense import (
     Hits,
     ground_points_of,
@@ -48,21 +48,24 @@ def nothing(num_parts: int, num_lamps: int, screen: Screen) -> Traced:
 
 
 def trace(scene: SceneArrays, known: Traced, is_new_part: Array, is_new_lamp: Array, screen: Screen) -> Traced:
-    """The scene's, of which all is known but that of new parts [N] and of the shadows of new lamps [L]."""
+    """The scene's, of which all is known but that of new parts [N] and of the shadows of new lamps [L]. What only fills
+    the shape costs nothing where scenes are drawn one after the other."""
     rays = pixel_rays(scene.camera, screen.width, screen.height, jnp)
     grid = ground_points_of(scene.camera, screen.width, screen.height, GROUND_STEP, jnp)
 
     def one(row: tuple[PartArrays, Traced, Array]) -> Traced:
-        part, old, is_new = row
+        part, old, is_new_one = row
+        is_seen = part.kind != NO_PART
+        is_new = is_new_one & is_seen
 
         def intersect() -> tuple[Array, Array]:
             depth, face = intersect_part(part, screen.kinds, scene.camera.position, rays, jnp)
             return jnp.broadcast_to(depth, old.depth.shape), jnp.broadcast_to(face, old.face.shape)
 
         def shadow(lamp_row: tuple[LampArrays, Array, Array]) -> Array:
-            lamp, before, is_new_one = lamp_row
-            seen = scene.has_ground & (is_new | is_new_one)
-            return jax.lax.cond(seen, lambda: is_hidden(part, screen.kinds, lamp, grid, jnp), lambda: before)
+            lamp, before, is_new_light = lamp_row
+            cast = scene.has_ground & is_seen & (is_new | is_new_light)
+            return jax.lax.cond(cast, lambda: is_hidden(part, screen.kinds, lamp, grid, jnp), lambda: before)
 
         depth, face = jax.lax.cond(is_new, intersect, lambda: (old.depth, old.face))
         return Traced(depth, face, jax.lax.map(shadow, (scene.lamps, old.is_hidden, is_new_lamp)))

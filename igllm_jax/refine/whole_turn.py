@@ -35,8 +35,8 @@ def turned(vector: Array, angle: Array, problem: SearchProblem, layout: Layout) 
 
 
 def may_turn(problem: SearchProblem, layout: Layout) -> Array:
-    """bool: whether camera and lamps are searched, and objects go with them."""
-    return problem.is_free[layout.num_own :].all() & ~problem.is_held
+    """bool, of a scene or of each of many: whether camera and lamps are searched, and objects go with them."""
+    return problem.is_free[..., layout.num_own :].all(axis=-1) & ~problem.is_held
 
 
 def mended(

@@ -11,6 +11,7 @@ from zlib import crc32
 import numpy as np
 
 PLANE = "plane"  # the one object of the tasks so3 and sixdof
+MOST_PIECES = 11  # of a toy
 
 
 @dataclass(frozen=True)

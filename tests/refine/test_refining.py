@@ -2,14 +2,16 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from igllm_jax.errors import UserError
 from igllm_jax.refine import command
 from igllm_jax.refine.problems import Terms, start_of, turns_seen
 from igllm_jax.refine.refined import FAR, UNEXPLAINED, Refined, covariance, flag_of
-from igllm_jax.refine.refining import refine_texts
+from igllm_jax.refine.refining import MOST_OBJECTS, group_of, refine_texts
 from igllm_jax.refine.reward import score, score_batch
 from igllm_jax.render.camera import clevr_camera
 from igllm_jax.render.flat.draw import draw
@@ -52,6 +54,22 @@ def words(text):
 @pytest.fixture(scope="module")
 def outcome(cases):
     return refine_texts([text for *_, text in cases], [image for _, image, _ in cases], TERMS)
+
+
+def test_one_program_serves_toys_of_any_number_of_parts():
+    terms, image = Terms(find_language("shapenet"), "6d", "deg"), Image.new("RGB", (64, 48))
+
+    def group(*shapes):
+        where = "loc=(0.0, 0.0, 0.5), rotation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)"
+        calls = [f"add(shape='{shape}', {where})" for shape in shapes]
+        return group_of([start_of("\n".join(calls), terms, 64, 48)], [image], terms)
+
+    few, many = group("lamp_1"), group("chair_2", "chair_4")
+    assert few.how == many.how
+    assert [array.shape for array in jax.tree.leaves(few.problems)] == [
+        array.shape for array in jax.tree.leaves(many.problems)
+    ]
+    assert len(group(*["chair_2"] * MOST_OBJECTS).starts[0].spec.objects) == MOST_OBJECTS
 
 
 def test_scenes_come_nearer_to_the_truth_and_words_stay(cases, outcome):

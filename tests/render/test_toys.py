@@ -13,7 +13,7 @@ from igllm_jax.render.materials import PALETTE, PALETTE_OOD, draw_materials
 from igllm_jax.render.objects import toy_object
 from igllm_jax.render.recipe import Recipe
 from igllm_jax.render.roles import Roles
-from igllm_jax.render.toys import CLASSES, toy
+from igllm_jax.render.toys import CLASSES, MOST_PIECES, toy
 from igllm_jax.render.world import WorldPart, inside_image, lowest, world_parts
 from igllm_jax.scene.rotations import euler_to_matrix, geodesic_deg
 from igllm_jax.scene.scene import Scene
@@ -41,6 +41,11 @@ def test_every_toy_is_whole(shape: str) -> None:
     assert all(np.linalg.det(part.axes) > 0 for part in parts)  # mirrored parts would have their normals inside
     low = lowest(parts)
     assert corners[:, 2].min() <= low + 1e-9 < 0
+
+
+def test_no_toy_has_more_pieces_than_the_most() -> None:
+    shapes = ["plane", *(f"{name}_{number}" for name in CLASSES for number in range(60))]
+    assert max(len(toy(shape) or ()) for shape in shapes) == MOST_PIECES
 
 
 def test_models_differ_and_stay_the_same() -> None:
