@@ -88,8 +88,8 @@ def _standing(thing: Object, language: Language) -> Object:
 
 
 def count_for(number: int) -> int:
-    """The least of COUNTS that holds so many."""
-    return next(count for count in COUNTS if count >= number)
+    """The least of COUNTS that holds so many, or of the multiples of the last."""
+    return next((count for count in COUNTS if count >= number), -(-number // COUNTS[-1]) * COUNTS[-1])
 
 
 def kinds_shown(language: Language) -> tuple[str, ...]:

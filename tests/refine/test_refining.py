@@ -9,7 +9,7 @@ from PIL import Image
 
 from igllm_jax.errors import UserError
 from igllm_jax.refine import command
-from igllm_jax.refine.problems import Terms, start_of, turns_seen
+from igllm_jax.refine.problems import Terms, count_for, start_of, turns_seen
 from igllm_jax.refine.refined import FAR, UNEXPLAINED, Refined, covariance, flag_of
 from igllm_jax.refine.refining import MOST_OBJECTS, group_of, refine_texts
 from igllm_jax.refine.reward import score, score_batch
@@ -54,6 +54,10 @@ def words(text):
 @pytest.fixture(scope="module")
 def outcome(cases):
     return refine_texts([text for *_, text in cases], [image for _, image, _ in cases], TERMS)
+
+
+def test_every_number_of_objects_has_a_program():
+    assert [count_for(number) for number in (1, 2, 5, 48, 49, 97)] == [2, 2, 7, 48, 96, 144]
 
 
 def test_one_program_serves_toys_of_any_number_of_parts():
