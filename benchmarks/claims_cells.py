@@ -15,6 +15,7 @@ REPRESENTATIONS = ("6d", "quat", "aa", "euler", "euler_int")  # the most promisi
 CURVE_POINTS = 7  # checkpoints that are scored where a cell shows its progress
 
 SINGLES = {"clevr": "clevr_single", "shapenet": "shapenet_single"}  # data sets of one object a scene
+ONE_OBJECT = ("--min_objects", "1", "--max_objects", "1")
 # data set -> `igllm make-data` of it; 8 000 images of clevr, so that 500 and 2 000 are the first of them
 MAKE_DATA = {
     "twod": ("twod", "--num_train", "10000", "--num_val", "1000"),
@@ -23,12 +24,10 @@ MAKE_DATA = {
     "sixdof": ("sixdof", "--num_train", "20000", "--num_val", "500", "--image_size", "192x128"),
     "shapenet": ("shapenet", "--num_train", "8000", "--num_val", "200", "--image_size", "240x160"),
     "clevr_single": (
-        "clevr", "--num_train", "1000", "--num_val", "200", "--image_size", "224x224",
-        "--min_objects", "1", "--max_objects", "1",
+        "clevr", "--num_train", "1000", "--num_val", "200", "--image_size", "224x224", *ONE_OBJECT,
     ),
     "shapenet_single": (
-        "shapenet", "--num_train", "8000", "--num_val", "200", "--image_size", "240x160",
-        "--min_objects", "1", "--max_objects", "1",
+        "shapenet", "--num_train", "8000", "--num_val", "200", "--image_size", "240x160", *ONE_OBJECT,
     ),
 }  # fmt: skip
 RELEASED = {"twod": "2D", "clevr": "CLEVR", "so3": "SO3", "sixdof": "6DoF", "shapenet": "ShapeNet"}

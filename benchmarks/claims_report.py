@@ -215,14 +215,12 @@ def _cogent(groups: list[Group]) -> list[str]:
 
 def _shapes_by_images(groups: list[Group]) -> list[str]:
     """What the paper speaks of: whether shapes are read, or taken from the colours that they had in training."""
-    if len(groups) < 2:
-        return []
     told = []
     for group in groups:
         sides = [estimate(group, lambda run, at=split: run["splits"][at], "shape") for split in ("val_ID", "val_OOD")]
         if all(side is not None for side in sides):
             told.append(f"{group[0]['cell']['num_images']} images {' / '.join(f'{side.mean:.0f}' for side in sides)} %")
-    return [f"Right shapes, ID / OOD: {', '.join(told)}."]
+    return [f"Right shapes, ID / OOD: {', '.join(told)}."] if len(told) > 1 else []
 
 
 def _rotations(groups: list[Group]) -> list[str]:
