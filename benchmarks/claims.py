@@ -170,9 +170,9 @@ def _stop(running: dict[str, tuple[subprocess.Popen, int]]) -> None:
 
 def refine(cells: list[Cell], setting: "Setting", options: argparse.Namespace) -> int:
     """Adds to the JSON files of cells what looking again makes of their answers; the exit code."""
-    from benchmarks.claims_refine import add_refined, is_refinable
+    from benchmarks.claims_refine import add_refined
 
-    for cell in filter(is_refinable, cells):
+    for cell in cells:
         if setting.result(cell).exists() and "refined" not in json.loads(setting.result(cell).read_text()):
             print(f"{cell.name}: {'refined' if add_refined(cell, setting) else 'its run is not in --out'}", flush=True)
     claims_report.write_page(options.results, options.page)

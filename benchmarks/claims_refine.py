@@ -11,16 +11,9 @@ from benchmarks.claims_cells import Cell
 from benchmarks.claims_run import Setting, scored
 from igllm_jax import files
 from igllm_jax.refine import command
-from igllm_jax.render.roles import is_renderable
-from igllm_jax.scene.language import find_language
 from igllm_jax.scene.predictions import model_of, read_predictions, write_predictions
 
 IMAGES = 40  # of a split
-
-
-def is_refinable(cell: Cell) -> bool:
-    """Whether its scenes can be drawn."""
-    return is_renderable(find_language(cell.task))
 
 
 def add_refined(cell: Cell, setting: Setting) -> bool:

@@ -49,6 +49,7 @@ def test_intervals_over_seeds_and_over_images():
     assert over_seeds("within_5", (80.0, 99.0, 100.0)).high == 100
     doubled = over_seeds("l2", (1.0, 2.0, 4.0))  # errors: 2 times or divided by exp(4.3027 * log(2) / sqrt(3))
     assert (doubled.low * doubled.high, doubled.high) == pytest.approx((4.0, 2 * 5.5954), rel=1e-3)
+    assert over_seeds("geod", (37.4, 117.8, 25.6)).high == 180  # no angle is larger
     two = [run({"l2": 1.0}, {"l2": [0.5, 1.5]}), run({"l2": 2.0}, {"l2": [1.75, 2.5]}, seed=2)]
     assert claims_report.estimate(two, pick, "l2") == claims_report.Estimate(1.5, 0.5, 2.5, False)
     assert claims_report.estimate([run({"l2": None}, {})], pick, "l2") is None

@@ -15,10 +15,10 @@ from igllm_jax.errors import UserError
 from igllm_jax.refine.alternatives import check_movable
 from igllm_jax.refine.problems import Terms
 from igllm_jax.refine.refined import Refined
-from igllm_jax.refine.refining import RefineOptions, refine_texts
+from igllm_jax.refine.refining import RefineOptions, check_drawable, refine_texts
 from igllm_jax.refine.revise import KINDS_OF_MOVES
 from igllm_jax.refine.search import LEVELS
-from igllm_jax.render.roles import check_renderable, default_rotation_rep, must_say_rotation_rep
+from igllm_jax.render.roles import default_rotation_rep, must_say_rotation_rep
 from igllm_jax.scene.kind import ROTATION_UNITS
 from igllm_jax.scene.language import find_language
 from igllm_jax.scene.predictions import Predictions, language_of, model_of, read_predictions, write_predictions
@@ -88,7 +88,7 @@ def _terms(options: argparse.Namespace, predictions: Predictions) -> Terms:
     if said is None and options.task is None:
         raise UserError(f"predictions {options.predictions}: the file does not say its task; add --task")
     language = said or find_language(options.task)
-    check_renderable(language)
+    check_drawable(language)
     if options.moves:
         check_movable(language)
     rep = predictions.rotation_rep or options.rotation_rep

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from igllm_jax.refine.discs import refine_disc
 from igllm_jax.refine.lens import information_left, lens, picture_size, target_of
 from igllm_jax.refine.moves import LOCATION, Moves
 from igllm_jax.refine.pictures import PictureOptions, penalties
@@ -27,6 +28,9 @@ from igllm_jax.refine.refined import Refined, covariance, flag_of, picture_loss,
 from igllm_jax.refine.revise import Reviser
 from igllm_jax.refine.search import LEVELS, Level, State, search
 from igllm_jax.refine.vectors import Layout, SearchProblem, moves_of_all
+from igllm_jax.render.roles import check_renderable
+from igllm_jax.render.twod import disc_attribute
+from igllm_jax.scene.language import Language
 
 MOST_OBJECTS = 48  # of a scene that is searched
 MOST_STARTS = 8  # of a scene, where words are tried
@@ -55,6 +59,12 @@ class SceneGroup:
     how: PictureOptions
 
 
+def check_drawable(language: Language) -> None:
+    """Raises: UserError for a language whose scenes neither are of three dimensions nor one disc."""
+    if disc_attribute(language) is None:
+        check_renderable(language)
+
+
 def refine_texts(
     texts: Sequence[str],
     images: Sequence[Image.Image],
@@ -65,6 +75,8 @@ def refine_texts(
     """The outcome of each text's search, of images of one size. What is not drawn (a scene without an object in reach,
     or with more than MOST_OBJECTS) keeps its text. others: what else a search may begin with, of each text; where words
     and numbers of objects stay (options.moves), none is looked at."""
+    if disc_attribute(terms.language) is not None:
+        return [refine_disc(text, image, terms) for text, image in zip(texts, images, strict=True)]
     options = options or RefineOptions()
     starts = [start_of(text, terms, *image.size) for text, image in zip(texts, images, strict=True)]
     outcome = _refined_starts(starts, texts, images, terms, dataclasses.replace(options, moves=()))

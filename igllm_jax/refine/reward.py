@@ -6,14 +6,16 @@ import numpy as np
 from PIL import Image
 
 from igllm_jax.errors import UserError
+from igllm_jax.refine.discs import score_disc
 from igllm_jax.refine.lens import lens
 from igllm_jax.refine.pictures import penalties
 from igllm_jax.refine.problems import Terms, count_for, start_of
 from igllm_jax.refine.refined import picture_loss
-from igllm_jax.refine.refining import MOST_OBJECTS, SceneGroup, group_of
+from igllm_jax.refine.refining import MOST_OBJECTS, SceneGroup, check_drawable, group_of
 from igllm_jax.refine.search import COARSE, Level, search
 from igllm_jax.render.camera import Camera
-from igllm_jax.render.roles import check_renderable, default_rotation_rep
+from igllm_jax.render.roles import default_rotation_rep
+from igllm_jax.render.twod import disc_attribute
 from igllm_jax.scene.language import Language, find_language
 
 WORST = -255.0
@@ -37,7 +39,7 @@ def score(
     It is minus the root of the mean square of what is compared of the two pictures, of 255 (lens.py: blurred, less a
     part of the surroundings, with a limit on what differs much). camera: where the image was seen from; None: the best
     position that a fixed number of steps finds. Text that cannot be read says no object, and scores as such. A function
-    of its arguments alone. Raises: UserError for tasks that are not of three dimensions.
+    of its arguments alone. Raises: UserError for tasks that are neither of three dimensions nor of one disc.
 
     Example: `score(image, "add(size='large', color='red', material='metal', shape='cube', loc=(0.5, -1.2, 0.7))")`.
     """
@@ -61,13 +63,15 @@ def score_batch(
     also for unequal counts.
     """
     language = find_language(task)
-    check_renderable(language)
+    check_drawable(language)
     cameras = [None] * len(images) if cameras is None else cameras
     if not len(images) == len(codes) == len(cameras):
         raise UserError(
             f"expected one code and camera for each of {len(images)} images, got {len(codes)}, {len(cameras)}"
         )
     terms = Terms(language, rotation_rep or default_rotation_rep(language), rotation_unit)
+    if disc_attribute(language) is not None:
+        return np.array([score_disc(image, code, terms) for image, code in zip(images, codes, strict=True)], np.float64)
     starts = [
         start_of(code, terms, *image.size, camera) for image, code, camera in zip(images, codes, cameras, strict=True)
     ]

@@ -41,15 +41,10 @@ def roles_of(thing: Thing, language: Language, *, rotation_rep: str, rotation_un
     return Roles(**look, location=location_of(thing, language), rotation=rotation, words=tuple(words.items()))
 
 
-def is_renderable(language: Language) -> bool:
-    """Whether its scenes are of three dimensions."""
-    locations = [function.by_role["location"] for function in language.functions if "location" in function.by_role]
-    return any(len(attribute.kind.numbers(None)) == 3 for attribute in locations)
-
-
 def check_renderable(language: Language) -> None:
     """Raises: UserError for a language whose scenes are not of three dimensions."""
-    if not is_renderable(language):
+    locations = [function.by_role["location"] for function in language.functions if "location" in function.by_role]
+    if not any(len(attribute.kind.numbers(None)) == 3 for attribute in locations):
         raise UserError(
             f"task {language.name} has no scenes to render: none of its functions has a location of three numbers "
             "(of twod, igllm_jax.data.images.draw_disc(x, y) draws the disc)"

@@ -15,11 +15,12 @@ from igllm_jax.render.jobs import LabelFile, Reader, find_meshes, label_jobs, re
 from igllm_jax.render.renderers import RendererOptions
 from igllm_jax.render.roles import check_renderable
 from igllm_jax.render.scores import RENDER_METRICS, as_measures
+from igllm_jax.render.twod import disc_attribute, disc_picture
 from igllm_jax.report.curves import RunCurves, curve_content
 from igllm_jax.report.errors import Limits, find_limits
 from igllm_jax.report.marks import Marker, compact
 from igllm_jax.report.notes import notes_of
-from igllm_jax.report.pictures import Drawn, PictureJob, data_url, disc_picture, draw_all, input_picture
+from igllm_jax.report.pictures import Drawn, PictureJob, data_url, draw_all, input_picture
 from igllm_jax.report.plots import calibration, call_points, distance_name, filters, pair_columns, rounded
 from igllm_jax.report.shapes import MOST_OBJECTS, Meshes, view_camera, view_scene
 from igllm_jax.scene.kind import ROTATION_UNITS, Settings
@@ -213,7 +214,7 @@ def _answer_entry(scene: Scene, run: _Run, drawn: Drawn | None, meshes: Meshes, 
     elif view == "2d":
         entry["points"] = call_points(reading.objects, run.own.language, MOST_OBJECTS)
         entry["pairs"] = [list(pair) for pair in comparison.pairs if max(pair) < MOST_OBJECTS]
-        if run.own.language.name == "twod":
+        if disc_attribute(run.own.language) is not None:
             entry["picture"] = data_url(disc_picture(reading.objects, run.own.language))
     return entry
 

@@ -5,13 +5,11 @@ import functools
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from igllm_jax import progress
-from igllm_jax.data.images import draw_disc
 from igllm_jax.data.tars import ImageSource
 from igllm_jax.render.folder import INPUT, PREDICTED, TRUE
 from igllm_jax.render.ir3d import IdMasks
@@ -21,11 +19,10 @@ from igllm_jax.render.scores import drawing_scores
 from igllm_jax.render.spec import SceneSpec
 from igllm_jax.scene.language import Language
 from igllm_jax.scene.reading import Reading
-from igllm_jax.scene.scene import Call, Scene
+from igllm_jax.scene.scene import Scene
 
 LONGEST_SIDE = 320  # pixels
 QUALITY = 70  # of WebP
-DISC_REACH = 2.0  # image sides; a disc beyond is not drawn
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,3 @@ def data_url(image: Image.Image) -> str:
 def input_picture(images: ImageSource | None, scene: Scene) -> Image.Image | None:
     """The scene's image; None without a source. Raises: UserError where it is not among them, or broken."""
     return None if images is None else images.read(images.find(scene.image))
-
-
-def disc_picture(items: Sequence[Call], language: Language) -> Image.Image:
-    """The image that `twod` has of its first call, white where it says no place nearby: predictions hold anything."""
-    point: Any = language.value(items[0], "location") if items else None
-    if point is None or max(abs(x - 0.5) for x in point) > DISC_REACH:
-        point = (-DISC_REACH, -DISC_REACH)
-    return draw_disc(*point)

@@ -11,8 +11,8 @@ from igllm_jax.render.export.glb import glb
 from igllm_jax.render.flat.draw import draw
 from igllm_jax.render.folder import PREDICTED
 from igllm_jax.render.jobs import Reader, code_job
+from igllm_jax.render.twod import disc_attribute, disc_picture
 from igllm_jax.report.content import view_of
-from igllm_jax.report.pictures import disc_picture
 from igllm_jax.scene.language import Language, find_language
 
 SIDE = 480  # of a drawing, at most, in pixels
@@ -36,7 +36,7 @@ def draw_answer(found: Generated, data: DataOptions, size: tuple[int, int]) -> A
     language = find_language(data.task)
     view = view_of(language)
     if view != "3d":
-        if language.name == "twod":
+        if disc_attribute(language) is not None:
             return AnswerDrawing(disc_picture(found.calls, language), None)
         return AnswerDrawing(None, None, f"scenes of {language.name} can't be drawn")
     scale = min(1.0, SIDE / max(size))
