@@ -36,7 +36,8 @@ COLUMNS = {  # claim -> (metric, heading)
     ),
 }  # fmt: skip
 ERRORS = ("l2", "l2_seen", "l2_unseen", "geod", "ace")  # others are percentages
-MOVED = ("l2", "geod")  # what looking again changes where words stay
+MOST = {"geod": 180.0}  # of an error
+MOVED = ("l2", "l2_seen", "l2_unseen", "geod")  # what looking again changes where words stay
 DIGITS = {"l2_unseen": 4, "l2_seen": 4, "l2": 3, "ace": 2}  # after the point; of others 1
 
 
@@ -63,7 +64,7 @@ def estimate(group: Group, pick: Pick, metric: str) -> Estimate | None:
     """Over the runs of a group; None where nothing was measured.
 
     Of enough seeds it is Student's interval, of errors on their logarithm: seeds differ by factors, and no error is
-    below 0. Percentages stay within 0 and 100.
+    below 0. Percentages stay within 0 and 100, angles within 180 degrees.
 
     Example: seeds that score 50, 60 and 70 % have mean 60 and the interval 35.2 to 84.8.
     """
@@ -73,17 +74,19 @@ def estimate(group: Group, pick: Pick, metric: str) -> Estimate | None:
         return None
     mean = float(values.mean())
     if len(values) >= ENOUGH_SEEDS:
-        return Estimate(mean, *_student(values, is_error=metric in ERRORS), True)
+        return Estimate(mean, *_student(values, metric), True)
     ends = np.array([report["intervals"][metric] for report in reports], np.float64)
     return Estimate(mean, float(ends[:, 0].min()), float(ends[:, 1].max()), False)
 
 
-def _student(values: np.ndarray, *, is_error: bool) -> tuple[float, float]:
+def _student(values: np.ndarray, metric: str) -> tuple[float, float]:
+    is_error = metric in ERRORS
     is_logarithm = is_error and bool((values > 0).all())
     shown = np.log(values) if is_logarithm else values
     half = stats.t.ppf(0.975, len(values) - 1) * shown.std(ddof=1) / math.sqrt(len(values))
     ends = shown.mean() - half, shown.mean() + half
-    low, high = np.exp(ends) if is_logarithm else np.clip(ends, 0, None if is_error else 100)
+    ends = np.exp(ends) if is_logarithm else ends
+    low, high = np.clip(ends, 0, MOST.get(metric) if is_error else 100)
     return float(low), float(high)
 
 
