@@ -2,8 +2,9 @@
 
 const WIDTH = 420;
 const HEIGHT = 250;
-const MARGIN = { left: 52, right: 12, top: 10, bottom: 40 };
+const MARGIN = { left: 70, right: 12, top: 10, bottom: 40 };
 const BINS = 8;
+const LETTER = 6.5; // pixels that a letter of a tick takes, at most
 
 function extent(values) {
   const known = values.filter((value) => value !== null && Number.isFinite(value));
@@ -39,10 +40,14 @@ function axes(x, y, xName, yName) {
   return { node, left, up };
 }
 
+// Ticks below the plot, on two lines by turns where they would touch.
 function xTicks(plot, values, names) {
+  const texts = names || values.map((value) => format(value));
+  const longest = Math.max(...texts.map((text) => text.length)) * LETTER;
+  const isTight = values.some((value, i) => i && plot.left(value) - plot.left(values[i - 1]) < longest);
   values.forEach((value, i) => {
-    const at = { x: plot.left(value), y: HEIGHT - MARGIN.bottom + 14, class: "tick middle" };
-    plot.node.append(shape("text", at, names ? names[i] : format(value)));
+    const line = isTight && i % 2 ? 25 : 14;
+    plot.node.append(shape("text", { x: plot.left(value), y: HEIGHT - MARGIN.bottom + line, class: "tick middle" }, texts[i]));
   });
 }
 
