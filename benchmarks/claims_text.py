@@ -82,8 +82,8 @@ patches of 12 stay at 0.23 to their end at 1 600 steps of 16, and so does what s
 patches of 8 go below 0.22 by step 1 600, batches of 8 images had not at 2 250. Stretched to a square of 80 x 80, with
 half the decoder's layers, there is time for 4 000 steps: 0.23 after 2 000, 0.17 after 2 400, 0.067 at the end. Twice
 the batch and the learning rate had 0.24 after 1 200 steps, in twice the time of each. **Whether that moment comes in
-time is a seed's luck**: of three of 6d two end at 37 and 26 degrees, the other, at 118, has not begun; hence the wide
-interval, and hence no order of representations on sixdof. **On the other ground nothing
+time is a seed's luck**: of three of 6d two end at 37 and 26 degrees, the other, at 118, has not begun; so 6d does not
+lead outside the intervals on sixdof, as it does on so3. **On the other ground nothing
 is left**: training shows one grey ground, val_OOD a green one, and a model from scratch answers what it has never
 seen with words without end, which do not parse.""",
     ),
