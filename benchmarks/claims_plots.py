@@ -19,6 +19,7 @@ PANELS = {  # claim -> (metric, axis label) of each panel
     "shifts": (("l2", "mean L2, scene units"), ("geod", "mean angle, degrees"), ("shp_cls", "right class, %")),
 }
 LEAST = 1e-3  # an interval's low end where a logarithm shows it
+FAR, PAD = 3.0, 0.05  # a mean so many times the middle one leaves the panel; of its height, above and below
 INCHES, DPI = (4.4, 3.6), 100  # of a panel
 
 Groups = list[list[dict[str, Any]]]
@@ -80,18 +81,30 @@ def _by_images(pyplot: Any, groups: Groups, estimate: Estimator) -> Any:
     figure, axes = _panels(pyplot, len(panels))
     kinds = list(dict.fromkeys(_kind(group[0]["cell"]) for group in groups))
     for axis, (metric, title) in zip(axes, panels, strict=True):
+        shown = []
         for kind in kinds:
             own = [group for group in groups if _kind(group[0]["cell"]) == kind]
             numbers = [group[0]["cell"]["num_images"] for group in own]
             for split, style in (("val_ID", "-"), ("val_OOD", "--")):
                 found = [estimate(group, lambda run, split=split: run["splits"][split], metric) for group in own]
                 _line(axis, numbers, found, COLORS[kind], style, f"{SHORT[kind]}, {split.removeprefix('val_')}")
+                shown += [one for one in found if one is not None]
         axis.set(xlabel="training images", ylabel=title, xscale="log")
+        _leave_out_far(axis, shown)
         numbers = sorted({group[0]["cell"]["num_images"] for group in groups})
         axis.set_xticks(numbers, [f"{number}" for number in numbers])
         axis.minorticks_off()
     _legend(figure, axes)
     return figure
+
+
+def _leave_out_far(axis: Any, shown: list[Any]) -> None:
+    """Lines may leave the panel where a mean is many times what others are; else those would look alike."""
+    middle = np.median([one.mean for one in shown]) if shown else 0.0
+    near = [one for one in shown if one.mean <= FAR * middle]
+    if len(near) < len(shown):
+        low, high = min(one.low for one in near), max(one.high for one in near)
+        axis.set_ylim(low - PAD * (high - low), high + PAD * (high - low))
 
 
 def _line(axis: Any, where: list[float], found: list[Any], color: str, style: str, name: str) -> None:
